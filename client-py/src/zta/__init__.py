@@ -1,0 +1,1 @@
+"""Zero trust for AI agents: the Python client."""
