@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The benchmark with optimised binaries. Started by with-postgres.sh; writes target/bench.json in the clone.
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+[[ -n ${ZTA_TEST_POSTGRES_URL:-} ]] || die "no ZTA_TEST_POSTGRES_URL: start this by \`make bench\`"
+
+out=target/bench.json
+mkdir -p "${out%/*}"
+step "building optimised binaries (minutes the first time)" cargo build --locked --release -p zta-server -p zta-bench
+export ZTA_BIN=$CARGO_TARGET_DIR/release/zta
+say "measuring"
+"$CARGO_TARGET_DIR/release/zta-bench" --out "$out"
+say "written to $out"
