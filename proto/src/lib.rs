@@ -8,6 +8,5 @@ pub mod v1 {
     tonic::include_proto!("zta.v1");
 
     /// The encoded `FileDescriptorSet` of the package, for server reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] =
-        include_bytes!(concat!(env!("OUT_DIR"), "/zta.v1.bin"));
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/zta.v1.bin"));
 }

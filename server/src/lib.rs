@@ -1,1 +1,3 @@
-
+//! ZTA server.
+pub mod model;
+pub mod store;

@@ -1,0 +1,149 @@
+-- The store of a fleet: many replicas on one database. Natural types for people who
+-- query; see migrations/README.md.
+
+CREATE TABLE log_head (
+    one      integer PRIMARY KEY CHECK (one = 1),
+    log_id   uuid    NOT NULL,
+    size     bigint NOT NULL,
+    frontier bytea    NOT NULL,
+    epoch    bigint NOT NULL
+);
+
+CREATE TABLE audit_events (
+    sequence       bigint PRIMARY KEY,
+    log_id         uuid NOT NULL,
+    event_id       uuid NOT NULL,
+    time           timestamptz NOT NULL,
+    type           text NOT NULL,
+    actor_type     text,
+    actor_id       text,
+    instance_id    uuid,
+    source         inet,
+    action_type    text,
+    action_id      text,
+    resource_type  text,
+    resource_id    text,
+    effect         text,
+    reason         text,
+    policies       text[] NOT NULL,
+    revision       bigint,
+    session_id     text,
+    task_id        text,
+    user_id        text,
+    correlation_id text,
+    trace_id       text,
+    leaf           bytea NOT NULL,
+    leaf_hash      bytea NOT NULL
+);
+
+CREATE UNIQUE INDEX audit_events_event_id ON audit_events (event_id);
+CREATE INDEX audit_events_actor ON audit_events (actor_id, sequence);
+CREATE INDEX audit_events_time ON audit_events (time);
+
+
+-- What a decision was made from, under the commitment in its leaf. Rows may be
+-- destroyed; they cannot be changed.
+CREATE TABLE audit_inputs (
+    sequence bigint PRIMARY KEY,
+    log_id   uuid NOT NULL,
+    salt     bytea NOT NULL,
+    inputs   bytea NOT NULL
+);
+
+
+CREATE TABLE checkpoints (
+    size   bigint PRIMARY KEY,
+    log_id uuid NOT NULL,
+    note   text NOT NULL
+);
+
+-- `epoch` in the tables below is the epoch of the commit that changed the row last:
+-- the change feed is "every row with an epoch greater than mine".
+CREATE TABLE agents (
+    id          text PRIMARY KEY,
+    log_id      uuid NOT NULL,
+    name        text NOT NULL UNIQUE,
+    owner       text NOT NULL,
+    roles       text[] NOT NULL,
+    state       text NOT NULL,
+    create_time timestamptz NOT NULL,
+    epoch       bigint NOT NULL
+);
+CREATE INDEX agents_epoch ON agents (epoch);
+
+CREATE TABLE users (
+    id          text PRIMARY KEY,
+    log_id      uuid NOT NULL,
+    spiffe_id   text NOT NULL UNIQUE,
+    roles       text[] NOT NULL,
+    create_time timestamptz NOT NULL,
+    epoch       bigint NOT NULL
+);
+CREATE INDEX users_epoch ON users (epoch);
+
+CREATE TABLE instances (
+    id           uuid PRIMARY KEY,
+    log_id       uuid NOT NULL,
+    principal_id text NOT NULL,
+    key_sha256   bytea NOT NULL UNIQUE,
+    generation   bigint NOT NULL,
+    revoked      boolean NOT NULL,
+    create_time  timestamptz NOT NULL,
+    epoch        bigint NOT NULL
+);
+CREATE INDEX instances_epoch ON instances (epoch);
+
+CREATE TABLE join_tokens (
+    id            text PRIMARY KEY,
+    log_id        uuid NOT NULL,
+    secret_sha256 bytea NOT NULL,
+    agent_id      text NOT NULL,
+    expire_time   timestamptz NOT NULL,
+    used          boolean NOT NULL
+);
+
+CREATE TABLE policy_texts (
+    sha256 bytea PRIMARY KEY,
+    log_id uuid NOT NULL,
+    text   text NOT NULL
+);
+
+CREATE TABLE revisions (
+    number         bigint PRIMARY KEY,
+    log_id         uuid NOT NULL,
+    author_type    text NOT NULL,
+    author_id      text NOT NULL,
+    message        text NOT NULL,
+    apply_time     timestamptz NOT NULL,
+    content_sha256 bytea NOT NULL,
+    policies       bigint NOT NULL,
+    epoch          bigint NOT NULL
+);
+
+-- The manifest of a revision: policy files in pieces (kind 'policy', each up to the
+-- end of one policy) and schema files (kind 'schema'), in order.
+CREATE TABLE revision_texts (
+    revision    bigint NOT NULL,
+    kind        text NOT NULL,
+    ordinal     bigint NOT NULL,
+    log_id      uuid NOT NULL,
+    file        text NOT NULL,
+    policy_id   text,
+    text_sha256 bytea NOT NULL,
+    PRIMARY KEY (revision, kind, ordinal)
+);
+
+CREATE TABLE blobs (
+    name   text PRIMARY KEY,
+    log_id uuid NOT NULL,
+    value  bytea NOT NULL
+);
+
+CREATE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
+END $$;
+CREATE TRIGGER audit_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_events
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
+CREATE TRIGGER audit_inputs_no_update BEFORE UPDATE ON audit_inputs
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();

@@ -1,0 +1,147 @@
+-- The embedded store. One file holds one log; log_id stands in each table all the
+-- same, so that exports of several logs can be told apart. Times are RFC 3339 in UTC
+-- with six digits, UUIDs lower-case text, lists JSON: see migrations/README.md.
+
+CREATE TABLE log_head (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    log_id   TEXT    NOT NULL,
+    size     INTEGER NOT NULL,
+    frontier BLOB    NOT NULL,
+    epoch    INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE audit_events (
+    sequence       INTEGER PRIMARY KEY,
+    log_id         TEXT NOT NULL,
+    event_id       TEXT NOT NULL,
+    time           TEXT NOT NULL,
+    type           TEXT NOT NULL,
+    actor_type     TEXT,
+    actor_id       TEXT,
+    instance_id    TEXT,
+    source         TEXT,
+    action_type    TEXT,
+    action_id      TEXT,
+    resource_type  TEXT,
+    resource_id    TEXT,
+    effect         TEXT,
+    reason         TEXT,
+    policies       TEXT NOT NULL,
+    revision       INTEGER,
+    session_id     TEXT,
+    task_id        TEXT,
+    user_id        TEXT,
+    correlation_id TEXT,
+    trace_id       TEXT,
+    leaf           BLOB NOT NULL,
+    leaf_hash      BLOB NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX audit_events_event_id ON audit_events (event_id);
+CREATE INDEX audit_events_actor ON audit_events (actor_id, sequence);
+CREATE INDEX audit_events_time ON audit_events (time);
+
+CREATE TRIGGER audit_events_no_update BEFORE UPDATE ON audit_events
+BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END;
+CREATE TRIGGER audit_events_no_delete BEFORE DELETE ON audit_events
+BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END;
+
+-- What a decision was made from, under the commitment in its leaf. Rows may be
+-- destroyed; they cannot be changed.
+CREATE TABLE audit_inputs (
+    sequence INTEGER PRIMARY KEY,
+    log_id   TEXT NOT NULL,
+    salt     BLOB NOT NULL,
+    inputs   BLOB NOT NULL
+) STRICT;
+
+CREATE TRIGGER audit_inputs_no_update BEFORE UPDATE ON audit_inputs
+BEGIN SELECT RAISE(ABORT, 'audit_inputs cannot be changed'); END;
+
+CREATE TABLE checkpoints (
+    size   INTEGER PRIMARY KEY,
+    log_id TEXT NOT NULL,
+    note   TEXT NOT NULL
+) STRICT;
+
+-- `epoch` in the tables below is the epoch of the commit that changed the row last:
+-- the change feed is "every row with an epoch greater than mine".
+CREATE TABLE agents (
+    id          TEXT PRIMARY KEY,
+    log_id      TEXT NOT NULL,
+    name        TEXT NOT NULL UNIQUE,
+    owner       TEXT NOT NULL,
+    roles       TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    create_time TEXT NOT NULL,
+    epoch       INTEGER NOT NULL
+) STRICT;
+CREATE INDEX agents_epoch ON agents (epoch);
+
+CREATE TABLE users (
+    id          TEXT PRIMARY KEY,
+    log_id      TEXT NOT NULL,
+    spiffe_id   TEXT NOT NULL UNIQUE,
+    roles       TEXT NOT NULL,
+    create_time TEXT NOT NULL,
+    epoch       INTEGER NOT NULL
+) STRICT;
+CREATE INDEX users_epoch ON users (epoch);
+
+CREATE TABLE instances (
+    id           TEXT PRIMARY KEY,
+    log_id       TEXT NOT NULL,
+    principal_id TEXT NOT NULL,
+    key_sha256   BLOB NOT NULL UNIQUE,
+    generation   INTEGER NOT NULL,
+    revoked      INTEGER NOT NULL,
+    create_time  TEXT NOT NULL,
+    epoch        INTEGER NOT NULL
+) STRICT;
+CREATE INDEX instances_epoch ON instances (epoch);
+
+CREATE TABLE join_tokens (
+    id            TEXT PRIMARY KEY,
+    log_id        TEXT NOT NULL,
+    secret_sha256 BLOB NOT NULL,
+    agent_id      TEXT NOT NULL,
+    expire_time   TEXT NOT NULL,
+    used          INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE policy_texts (
+    sha256 BLOB PRIMARY KEY,
+    log_id TEXT NOT NULL,
+    text   TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE revisions (
+    number         INTEGER PRIMARY KEY,
+    log_id         TEXT NOT NULL,
+    author_type    TEXT NOT NULL,
+    author_id      TEXT NOT NULL,
+    message        TEXT NOT NULL,
+    apply_time     TEXT NOT NULL,
+    content_sha256 BLOB NOT NULL,
+    policies       INTEGER NOT NULL,
+    epoch          INTEGER NOT NULL
+) STRICT;
+
+-- The manifest of a revision: policy files in pieces (kind 'policy', each up to the
+-- end of one policy) and schema files (kind 'schema'), in order.
+CREATE TABLE revision_texts (
+    revision    INTEGER NOT NULL,
+    kind        TEXT NOT NULL,
+    ordinal     INTEGER NOT NULL,
+    log_id      TEXT NOT NULL,
+    file        TEXT NOT NULL,
+    policy_id   TEXT,
+    text_sha256 BLOB NOT NULL,
+    PRIMARY KEY (revision, kind, ordinal)
+) STRICT;
+
+CREATE TABLE blobs (
+    name   TEXT PRIMARY KEY,
+    log_id TEXT NOT NULL,
+    value  BLOB NOT NULL
+) STRICT;

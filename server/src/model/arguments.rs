@@ -1,0 +1,299 @@
+//! Tool arguments and PEP context: JSON that a model may control. Parsed strictly,
+//! never interpreted: no key has a meaning here, `__entity` and `__extn` included.
+//!
+//! The digest that binds a decision to one exact call is SHA-256 over the RFC 8785
+//! form, with two additions, because that form knows only doubles:
+//!
+//! - an integer literal beyond ±(2^53-1) becomes the string `zta:int:<digits>`;
+//! - a string that begins with `zta:` gets `zta:str:` before it, so that no string
+//!   can pose as such an integer.
+//!
+//! The clients compute the same; `client-py/tests/vectors/argument_digest.json` holds
+//! the shared test vectors.
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The deepest nesting of objects and arrays.
+pub const DEPTH_MAX: usize = 32;
+
+/// The largest integer that RFC 8785 can carry exactly.
+const SAFE_INTEGER_MAX: i128 = (1 << 53) - 1;
+
+/// A JSON value that lost nothing in parsing: integers keep all their digits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Json {
+    /// `null`
+    Null,
+    /// `true`, `false`
+    Bool(bool),
+    /// A literal without fraction and exponent, as its digits.
+    Integer(String),
+    /// Any other number.
+    Float(f64),
+    /// A string.
+    String(String),
+    /// An array.
+    Array(Vec<Json>),
+    /// An object, in the order of the text; keys are unique.
+    Object(Vec<(String, Json)>),
+}
+
+impl Json {
+    /// The JSON type's name, for messages.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a number with a fraction or exponent",
+            Self::String(_) => "a string",
+            Self::Array(_) => "an array",
+            Self::Object(_) => "an object",
+        }
+    }
+
+    /// The value as serde_json has it, integers beyond ±(2^53-1) and look-alike
+    /// strings tagged: the form that is digested and stored.
+    pub fn tagged(&self) -> serde_json::Value {
+        use serde_json::Value;
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(b) => Value::Bool(*b),
+            Self::Integer(digits) => match digits.parse::<i128>() {
+                Ok(n) if n.abs() <= SAFE_INTEGER_MAX => Value::from(n as i64),
+                _ => Value::String(format!("zta:int:{digits}")),
+            },
+            Self::Float(f) => Value::from(*f),
+            Self::String(s) if s.starts_with("zta:") => Value::String(format!("zta:str:{s}")),
+            Self::String(s) => Value::String(s.clone()),
+            Self::Array(items) => Value::Array(items.iter().map(Self::tagged).collect()),
+            Self::Object(fields) => Value::Object(
+                fields
+                    .iter()
+                    .map(|(k, v)| (k.clone(), v.tagged()))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// A parsed JSON object with its canonical form.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arguments {
+    fields: Vec<(String, Json)>,
+    canonical: serde_json::Value,
+}
+
+impl Arguments {
+    /// No arguments, `{}`.
+    pub fn empty() -> Self {
+        Self {
+            fields: Vec::new(),
+            canonical: serde_json::Value::Object(serde_json::Map::new()),
+        }
+    }
+
+    /// Parses an object. Empty input is `{}`.
+    ///
+    /// # Errors
+    /// A sentence for the caller: not UTF-8, not JSON, not an object, a key twice,
+    /// or nested too deeply. It never quotes the input.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.is_empty() {
+            return Ok(Self::empty());
+        }
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| format!("not UTF-8 (at byte {})", e.valid_up_to()))?;
+        let raw: &RawValue = serde_json::from_str(text).map_err(|e| describe(&e))?;
+        match parse_raw(raw, 0)? {
+            Json::Object(fields) => {
+                let canonical = Json::Object(fields.clone()).tagged();
+                Ok(Self { fields, canonical })
+            }
+            other => Err(format!(
+                "expected a JSON object, found {}",
+                other.type_name()
+            )),
+        }
+    }
+
+    /// The fields in the order of the text.
+    pub fn fields(&self) -> &[(String, Json)] {
+        &self.fields
+    }
+
+    /// The tagged form (see the module's documentation).
+    pub fn tagged(&self) -> &serde_json::Value {
+        &self.canonical
+    }
+
+    /// SHA-256 over the canonical form.
+    pub fn sha256(&self) -> [u8; 32] {
+        // Serialising a Value of strings, bools and finite numbers cannot fail; were it
+        // to, the digest of nothing matches no arguments.
+        let bytes = serde_json_canonicalizer::to_vec(&self.canonical).unwrap_or_default();
+        sha256(&bytes)
+    }
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// serde_json's message without anything of the input.
+fn describe(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Eof => "it ends too early",
+        _ if error.to_string().starts_with(DUPLICATE) => "a key stands twice in an object",
+        _ => "it is not JSON",
+    };
+    format!("{what} (line {} column {})", error.line(), error.column())
+}
+
+const DUPLICATE: &str = "duplicate key";
+
+fn parse_raw(raw: &RawValue, depth: usize) -> Result<Json, String> {
+    let text = raw.get().trim_ascii();
+    let parsed = match text.as_bytes().first() {
+        Some(b'{' | b'[') if depth >= DEPTH_MAX => {
+            return Err(format!("nested more than {DEPTH_MAX} levels deep"));
+        }
+        Some(b'{') => {
+            let Fields(fields) = serde_json::from_str(text).map_err(|e| describe(&e))?;
+            let fields = fields
+                .into_iter()
+                .map(|(key, value)| Ok((key, parse_raw(value, depth + 1)?)))
+                .collect::<Result<_, String>>()?;
+            return Ok(Json::Object(fields));
+        }
+        Some(b'[') => {
+            let Items(items) = serde_json::from_str(text).map_err(|e| describe(&e))?;
+            let items = items
+                .into_iter()
+                .map(|value| parse_raw(value, depth + 1))
+                .collect::<Result<_, String>>()?;
+            return Ok(Json::Array(items));
+        }
+        Some(b'"') => serde_json::from_str(text).map(Json::String),
+        Some(b't' | b'f') => serde_json::from_str(text).map(Json::Bool),
+        Some(b'n') => serde_json::from_str::<()>(text).map(|()| Json::Null),
+        _ if text.bytes().all(|b| b == b'-' || b.is_ascii_digit()) => {
+            let digits = if text == "-0" { "0" } else { text };
+            return Ok(Json::Integer(digits.to_owned()));
+        }
+        _ => serde_json::from_str(text).map(Json::Float),
+    };
+    parsed.map_err(|e| describe(&e))
+}
+
+/// The fields of an object, still raw, refusing a key that stands twice.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for FieldsVisitor<'a> {
+            type Value = Fields<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut seen = std::collections::HashSet::new();
+                let mut fields = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    if !seen.insert(key.clone()) {
+                        return Err(M::Error::custom(DUPLICATE));
+                    }
+                    fields.push((key, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor(std::marker::PhantomData))
+    }
+}
+
+/// The items of an array, still raw.
+struct Items<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemsVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for ItemsVisitor<'a> {
+            type Value = Items<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Self::Value, S::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element::<&'de RawValue>()? {
+                    items.push(item);
+                }
+                Ok(Items(items))
+            }
+        }
+        deserializer.deserialize_seq(ItemsVisitor(std::marker::PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(text: &str) -> Result<String, String> {
+        Arguments::parse(text.as_bytes())
+            .map(|a| serde_json_canonicalizer::to_string(a.tagged()).expect("canonical"))
+    }
+
+    #[test]
+    fn what_rfc_8785_cannot_carry_is_tagged() {
+        assert_eq!(
+            canonical(r#"{"b":9007199254740991,"a":1.0}"#).as_deref(),
+            Ok(r#"{"a":1,"b":9007199254740991}"#)
+        );
+        assert_eq!(
+            canonical(r#"{"n":-9223372036854775809}"#).as_deref(),
+            Ok(r#"{"n":"zta:int:-9223372036854775809"}"#)
+        );
+        assert_eq!(
+            canonical(r#"{"s":"zta:int:1"}"#).as_deref(),
+            Ok(r#"{"s":"zta:str:zta:int:1"}"#)
+        );
+        assert_eq!(canonical(r#"{"n":-0}"#).as_deref(), Ok(r#"{"n":0}"#));
+    }
+
+    #[test]
+    fn what_is_not_one_clean_object_is_refused() {
+        for (text, why) in [
+            (r#"{"a":1,"a":2}"#, "twice"),
+            (r#"{"o":{"a":1,"\u0061":2}}"#, "twice"),
+            ("[1]", "expected a JSON object"),
+            (r#"{"a":NaN}"#, "not JSON"),
+            (r#"{"a":1"#, "ends too early"),
+            (r#"{"a":1} x"#, "not JSON"),
+            (r#"{"a":"\ud800"}"#, "not JSON"),
+            (r#"{"a":1e999}"#, "not JSON"),
+        ] {
+            let error = canonical(text).expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert!(
+            Arguments::parse(b"{\"a\":\"\xff\"}")
+                .expect_err("utf-8")
+                .contains("not UTF-8")
+        );
+        let deep = format!(
+            "{{\"a\":{}1{}}}",
+            "[".repeat(DEPTH_MAX),
+            "]".repeat(DEPTH_MAX)
+        );
+        assert!(canonical(&deep).expect_err("deep").contains("levels deep"));
+    }
+}

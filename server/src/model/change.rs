@@ -1,0 +1,102 @@
+//! What an administrative act changes in the store. A change commits in the same
+//! transaction as its event, or not at all.
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::principal::{AgentRecord, AgentState, Instance, UserRecord};
+use super::revision::Revision;
+
+/// A join token as it is stored: never the secret itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinTokenRecord {
+    /// The token's public part.
+    pub id: String,
+    /// SHA-256 of its secret.
+    pub secret_sha256: [u8; 32],
+    /// The agent it enrols.
+    pub agent_id: String,
+    /// When it ends.
+    pub expire_time: OffsetDateTime,
+    /// Whether it was used.
+    pub used: bool,
+}
+
+/// A change of the registry or of the policies.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new agent. Conflicts when the id exists, in whatever state.
+    RegisterAgent(AgentRecord),
+    /// A user with its first key, at the first start.
+    RegisterUser(UserRecord, Instance),
+    /// A new join token.
+    CreateJoinToken(JoinTokenRecord),
+    /// Uses up the join token and adds the key. Conflicts when the token was used or
+    /// has expired, when the key is enrolled already, or when the agent is revoked.
+    Enroll {
+        /// The token's public part.
+        token_id: String,
+        /// The new key.
+        instance: Instance,
+        /// Compared with the token's end.
+        now: OffsetDateTime,
+    },
+    /// The key got its next certificate. Conflicts when the generation is not the expected one.
+    Renew {
+        /// The key.
+        instance_id: Uuid,
+        /// The generation before.
+        generation: u64,
+    },
+    /// A new state. Conflicts when the current one is not among `from`.
+    SetAgentState {
+        /// The agent.
+        agent_id: String,
+        /// The states that allow the change.
+        from: Vec<AgentState>,
+        /// The new state.
+        to: AgentState,
+    },
+    /// A new revision in force. Conflicts when the one before is not in force.
+    ApplyRevision(Box<Revision>),
+}
+
+impl Change {
+    /// Whether replicas must see the change before they decide again. Everything but
+    /// a join token, which no decision looks at.
+    pub fn bumps_epoch(&self) -> bool {
+        !matches!(self, Self::CreateJoinToken(_))
+    }
+}
+
+/// Why a change could not be made. Nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The agent's id exists or existed.
+    #[error("the agent exists already")]
+    AgentExists,
+    /// There is no such agent.
+    #[error("there is no such agent")]
+    AgentNotFound,
+    /// The agent's state does not allow the change.
+    #[error("the agent is {}", .0.as_str())]
+    AgentState(AgentState),
+    /// The join token is unknown, used or expired.
+    #[error("the join token is unknown, was used before, or has expired")]
+    JoinToken,
+    /// The key is enrolled already.
+    #[error("the key is enrolled already")]
+    KeyEnrolled,
+    /// The key was renewed meanwhile.
+    #[error("the key was renewed meanwhile")]
+    Generation,
+    /// Another revision is in force.
+    #[error("revision {in_force} is in force")]
+    Revision {
+        /// The one in force.
+        in_force: u64,
+    },
+    /// The user exists already.
+    #[error("the user exists already")]
+    UserExists,
+}

@@ -1,0 +1,408 @@
+//! Events: what is on record. An event's canonical bytes are its leaf in the Merkle
+//! tree; the columns that people query are projections of the leaf, so that a verifier
+//! can recompute each of them.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::macros::format_description;
+use uuid::Uuid;
+
+use super::arguments::sha256;
+use super::decision::{Effect, Obligation};
+use super::request::EntityUid;
+
+/// The version of the leaf format.
+pub const LEAF_VERSION: u32 = 1;
+/// The largest leaf, in bytes. C2SP entry bundles have 16-bit lengths; half of that
+/// leaves room.
+pub const LEAF_BYTES_MAX: usize = 32 * 1024;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventType {
+    /// A request was decided.
+    Decision,
+    /// An administrative act was decided; if allowed, its change is in the same transaction.
+    Admin,
+    /// A principal proved its key and got an access token.
+    Login,
+    /// A credential was refused.
+    LoginFailed,
+    /// More credentials of one source were refused within a second than are listed singly.
+    LoginFailedSummary,
+    /// A key was enrolled and got its first certificate.
+    Enrolled,
+    /// A key got its next certificate.
+    Renewed,
+    /// The server started.
+    ServerStarted,
+    /// The server stopped after draining.
+    ServerStopped,
+    /// The log was created; always the first event.
+    LogCreated,
+}
+
+impl EventType {
+    /// Each type, for filters and documentation.
+    pub const ALL: [Self; 10] = [
+        Self::Decision,
+        Self::Admin,
+        Self::Login,
+        Self::LoginFailed,
+        Self::LoginFailedSummary,
+        Self::Enrolled,
+        Self::Renewed,
+        Self::ServerStarted,
+        Self::ServerStopped,
+        Self::LogCreated,
+    ];
+
+    /// The type's name in leaves and columns.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decision => "decision",
+            Self::Admin => "admin",
+            Self::Login => "login",
+            Self::LoginFailed => "login_failed",
+            Self::LoginFailedSummary => "login_failed_summary",
+            Self::Enrolled => "enrolled",
+            Self::Renewed => "renewed",
+            Self::ServerStarted => "server_started",
+            Self::ServerStopped => "server_stopped",
+            Self::LogCreated => "log_created",
+        }
+    }
+}
+
+/// One entry of the log, in the shape of its leaf. Absent fields are left out of the
+/// leaf; 64-bit integers are strings in it, because RFC 8785 knows only doubles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// [`LEAF_VERSION`].
+    pub v: u32,
+    /// The log that the event belongs to.
+    pub log_id: Uuid,
+    /// Unique; for a decision also the decision's id.
+    pub id: Uuid,
+    /// When, to the microsecond.
+    #[serde(with = "rfc3339_micros")]
+    pub time: OffsetDateTime,
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: EventType,
+    /// Who did it: the principal that a credential proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<EntityUid>,
+    /// The key that proved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Uuid>,
+    /// The network address that the call came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// The action that was evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<EntityUid>,
+    /// What it acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<EntityUid>,
+    /// Allow or deny, for decisions and administrative acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<Effect>,
+    /// Why denied or refused: a `DenyReason` or an `ErrorReason` by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The `@id` of each determining policy, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+    /// The `@id` of each policy that errored, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errored: Vec<String>,
+    /// What the PEP was told to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub obligations: Vec<Obligation>,
+    /// The revision that decided.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "opt_u64_string"
+    )]
+    pub revision: Option<u64>,
+    /// The client's name for the run of calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// The user that the guard named; unproven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The PEP's own id of the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// The W3C trace id, 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// SHA-256 of the canonical tool arguments, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments_sha256: Option<String>,
+    /// SHA-256 over salt and inputs (see [`Inputs`]), hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs_sha256: Option<String>,
+    /// What else there is to say, by type of event. Never a secret or an argument.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub detail: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Event {
+    /// An event with nothing but its type.
+    pub fn new(kind: EventType, log_id: Uuid, id: Uuid, time: OffsetDateTime) -> Self {
+        Self {
+            v: LEAF_VERSION,
+            log_id,
+            id,
+            time: to_micros(time),
+            kind,
+            actor: None,
+            instance: None,
+            source: None,
+            action: None,
+            resource: None,
+            effect: None,
+            reason: None,
+            policies: Vec::new(),
+            errored: Vec::new(),
+            obligations: Vec::new(),
+            revision: None,
+            session: None,
+            task: None,
+            user: None,
+            correlation_id: None,
+            trace_id: None,
+            arguments_sha256: None,
+            inputs_sha256: None,
+            detail: serde_json::Map::new(),
+        }
+    }
+
+    /// Adds a text to `detail`.
+    #[must_use]
+    pub fn with_detail(mut self, key: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.detail.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// The leaf: canonical JSON (RFC 8785).
+    ///
+    /// # Errors
+    /// When the leaf would be larger than [`LEAF_BYTES_MAX`].
+    pub fn leaf(&self) -> Result<Vec<u8>, LeafError> {
+        let bytes = serde_json_canonicalizer::to_vec(self)
+            .map_err(|e| LeafError::Malformed(e.to_string()))?;
+        if bytes.len() > LEAF_BYTES_MAX {
+            return Err(LeafError::TooLarge { bytes: bytes.len() });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a leaf back, and refuses one that is not in canonical form.
+    ///
+    /// # Errors
+    /// When it is not the canonical form of an event of this version.
+    pub fn from_leaf(leaf: &[u8]) -> Result<Self, LeafError> {
+        let event: Self =
+            serde_json::from_slice(leaf).map_err(|e| LeafError::Malformed(e.to_string()))?;
+        if event.v != LEAF_VERSION {
+            return Err(LeafError::Malformed(format!(
+                "version {} is not known",
+                event.v
+            )));
+        }
+        if event.leaf()? != leaf {
+            return Err(LeafError::Malformed(
+                "it is not in canonical form".to_owned(),
+            ));
+        }
+        Ok(event)
+    }
+
+    /// The columns that stand beside the leaf.
+    pub fn columns(&self) -> Columns {
+        let (actor_type, actor_id) = split(self.actor.as_ref());
+        let (action_type, action_id) = split(self.action.as_ref());
+        let (resource_type, resource_id) = split(self.resource.as_ref());
+        Columns {
+            event_id: self.id,
+            time: self.time,
+            kind: self.kind.as_str().to_owned(),
+            actor_type,
+            actor_id,
+            instance_id: self.instance,
+            source: self.source.map(|ip| ip.to_string()),
+            action_type,
+            action_id,
+            resource_type,
+            resource_id,
+            effect: self.effect.map(|e| e.as_str().to_owned()),
+            reason: self.reason.clone(),
+            policies: self.policies.clone(),
+            revision: self.revision,
+            session_id: self.session.clone(),
+            task_id: self.task.clone(),
+            user_id: self.user.clone(),
+            correlation_id: self.correlation_id.clone(),
+            trace_id: self.trace_id.clone(),
+        }
+    }
+}
+
+fn split(uid: Option<&EntityUid>) -> (Option<String>, Option<String>) {
+    uid.map(|u| (u.ty.clone(), u.id.clone())).unzip()
+}
+
+/// The time to the microsecond, the precision of the leaf and of both databases.
+pub fn to_micros(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_microsecond(time.microsecond()).unwrap_or(time)
+}
+
+/// Why a leaf cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LeafError {
+    /// Larger than [`LEAF_BYTES_MAX`].
+    #[error("the event's leaf has {bytes} bytes, at most {LEAF_BYTES_MAX} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Not a leaf.
+    #[error("not a leaf of this log: {0}")]
+    Malformed(String),
+}
+
+/// The projections of a leaf for people who query. Documented in `migrations/README.md`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Columns {
+    pub event_id: Uuid,
+    pub time: OffsetDateTime,
+    pub kind: String,
+    pub actor_type: Option<String>,
+    pub actor_id: Option<String>,
+    pub instance_id: Option<Uuid>,
+    pub source: Option<String>,
+    pub action_type: Option<String>,
+    pub action_id: Option<String>,
+    pub resource_type: Option<String>,
+    pub resource_id: Option<String>,
+    pub effect: Option<String>,
+    pub reason: Option<String>,
+    pub policies: Vec<String>,
+    pub revision: Option<u64>,
+    pub session_id: Option<String>,
+    pub task_id: Option<String>,
+    pub user_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub trace_id: Option<String>,
+}
+
+/// What a decision was made from: kept beside the log under a commitment in the leaf,
+/// so that it can be destroyed later while every proof still verifies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// 16 random bytes, so that the commitment says nothing about short inputs.
+    pub salt: [u8; 16],
+    /// Canonical JSON, redacted.
+    pub json: Vec<u8>,
+}
+
+impl Inputs {
+    /// The commitment: SHA-256 over salt, then inputs.
+    pub fn commitment(&self) -> [u8; 32] {
+        let mut bytes = Vec::with_capacity(16 + self.json.len());
+        bytes.extend_from_slice(&self.salt);
+        bytes.extend_from_slice(&self.json);
+        sha256(&bytes)
+    }
+}
+
+mod rfc3339_micros {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use time::{OffsetDateTime, PrimitiveDateTime};
+
+    const FORMAT: &[time::format_description::BorrowedFormatItem<'_>] = super::format_description!(
+        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
+    );
+
+    pub(super) fn serialize<S: Serializer>(t: &OffsetDateTime, s: S) -> Result<S::Ok, S::Error> {
+        let utc = t.to_offset(time::UtcOffset::UTC);
+        s.serialize_str(&utc.format(FORMAT).map_err(serde::ser::Error::custom)?)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OffsetDateTime, D::Error> {
+        let text = String::deserialize(d)?;
+        PrimitiveDateTime::parse(&text, FORMAT)
+            .map(PrimitiveDateTime::assume_utc)
+            .map_err(D::Error::custom)
+    }
+}
+
+mod opt_u64_string {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(n: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
+        match n {
+            Some(n) => s.collect_str(n),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+        let text = Option::<String>::deserialize(d)?;
+        text.map(|t| t.parse().map_err(D::Error::custom))
+            .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    #[test]
+    fn a_leaf_reads_back_and_another_form_of_it_does_not() {
+        let mut event = Event::new(
+            EventType::Decision,
+            Uuid::from_u128(1),
+            Uuid::from_u128(2),
+            datetime!(2026-11-22 10:00:00.123456789 UTC),
+        );
+        event.revision = Some(u64::MAX);
+        event.actor = Some(EntityUid::new("ZTA::Agent", "a\nb\"é"));
+        let leaf = event.leaf().expect("leaf");
+        let text = String::from_utf8(leaf.clone()).expect("utf-8");
+        assert!(
+            text.contains(r#""revision":"18446744073709551615""#),
+            "{text}"
+        );
+        assert!(text.contains("10:00:00.123456Z"), "{text}");
+        assert!(!text.contains('\n'));
+        assert_eq!(Event::from_leaf(&leaf).expect("read"), event);
+        let spaced = text.replacen(':', ": ", 1);
+        assert!(Event::from_leaf(spaced.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_leaf_beyond_the_limit_is_refused() {
+        let mut event = Event::new(
+            EventType::Decision,
+            Uuid::nil(),
+            Uuid::nil(),
+            OffsetDateTime::UNIX_EPOCH,
+        );
+        event.user = Some("x".repeat(LEAF_BYTES_MAX));
+        assert!(matches!(event.leaf(), Err(LeafError::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,18 @@
+//! The plain types of the domain. No I/O, no wire format, no SQL; nothing of ours
+//! is imported here and everything else may import it.
+
+pub mod arguments;
+pub mod change;
+pub mod decision;
+pub mod event;
+pub mod principal;
+pub mod redaction;
+pub mod request;
+pub mod revision;
+
+pub use change::{Change, Conflict};
+pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
+pub use event::{Columns, Event, EventType};
+pub use principal::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
+pub use request::{AccessRequest, EntityUid};
+pub use revision::{Revision, RevisionMeta, SourceFile};

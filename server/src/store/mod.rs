@@ -1,0 +1,219 @@
+//! The store: the only place that names sqlx. Two native implementations of the same
+//! traits, [`sqlite`] (embedded, one process) and [`postgres`] (many replicas). One
+//! conformance suite runs over both (`tests/it/store.rs`).
+//!
+//! All writes that matter go through [`AuditTx`]: the head row of the log is locked,
+//! events and changes are written, the head moves on, and one COMMIT makes it so.
+
+pub mod postgres;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::model::event::Inputs;
+use crate::model::{
+    AgentRecord, Change, Columns, Conflict, Effect, Instance, Revision, RevisionMeta, UserRecord,
+};
+
+/// The head row of the log: where it stands, and the clock of everything that can turn
+/// an allow into a deny.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogHead {
+    /// The log.
+    pub log_id: Uuid,
+    /// How many leaves it has.
+    pub size: u64,
+    /// The roots of the complete subtrees, largest first (RFC 6962).
+    pub frontier: Vec<[u8; 32]>,
+    /// Grows with each change that replicas must see before they decide again.
+    pub epoch: u64,
+}
+
+/// An event ready to be written.
+#[derive(Clone, Debug)]
+pub struct PreparedEvent {
+    /// The leaf's bytes.
+    pub leaf: Vec<u8>,
+    /// The RFC 6962 leaf hash.
+    pub leaf_hash: [u8; 32],
+    /// The projections of the leaf.
+    pub columns: Columns,
+    /// What stands in the side table.
+    pub inputs: Option<Inputs>,
+}
+
+/// A stored event, columns read back as they stand in the table.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Its place.
+    pub sequence: u64,
+    /// The leaf's bytes.
+    pub leaf: Vec<u8>,
+    /// The leaf hash as stored.
+    pub leaf_hash: [u8; 32],
+    /// The columns as stored.
+    pub columns: Columns,
+    /// The side table's row, if it still exists.
+    pub inputs: Option<Inputs>,
+}
+
+/// A signed checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCheckpoint {
+    /// The size it signs.
+    pub size: u64,
+    /// The C2SP signed note.
+    pub note: String,
+}
+
+/// Which events to list.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Event types by name; empty means all.
+    pub types: Vec<String>,
+    /// Only this actor's.
+    pub actor_id: Option<String>,
+    /// Only decisions with this effect.
+    pub effect: Option<Effect>,
+    /// Only at or after.
+    pub start_time: Option<OffsetDateTime>,
+    /// Only before.
+    pub end_time: Option<OffsetDateTime>,
+}
+
+/// Everything that changed after an epoch, read in one snapshot of the database.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// The epoch that these changes lead to.
+    pub epoch: u64,
+    /// Agents that are new or changed.
+    pub agents: Vec<AgentRecord>,
+    /// Users that are new or changed.
+    pub users: Vec<UserRecord>,
+    /// Keys that are new or changed.
+    pub instances: Vec<Instance>,
+    /// The revision in force, if it is another one than before.
+    pub revision: Option<Revision>,
+}
+
+/// What can go wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached, or refused; a later try may succeed.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// A COMMIT got no answer: whether it took effect must be looked up.
+    #[error("the outcome of a commit is not known: {0}")]
+    CommitUnknown(String),
+    /// The database holds something that this program cannot have written.
+    #[error("the store holds something unexpected: {0}")]
+    Corrupt(String),
+    /// The schema is missing or of another version.
+    #[error("the database schema does not fit: {0}")]
+    Schema(String),
+}
+
+/// One transaction of the audit writer. Dropped without [`AuditTx::commit`], it is
+/// rolled back.
+#[async_trait]
+pub trait AuditTx: Send {
+    /// The head row, locked by this transaction.
+    fn head(&self) -> &LogHead;
+
+    /// Makes a change, or says why not; then nothing of it is written. Rows that
+    /// change get `epoch`, the epoch that this transaction will commit.
+    async fn apply(
+        &mut self,
+        change: &Change,
+        epoch: u64,
+    ) -> Result<Result<(), Conflict>, StoreError>;
+
+    /// Writes events at consecutive sequences.
+    async fn insert(
+        &mut self,
+        first_sequence: u64,
+        events: &[PreparedEvent],
+    ) -> Result<(), StoreError>;
+
+    /// Moves the head and commits.
+    ///
+    /// # Errors
+    /// [`StoreError::CommitUnknown`] when the connection died around COMMIT.
+    async fn commit(self: Box<Self>, head: &LogHead) -> Result<(), StoreError>;
+}
+
+/// The log.
+#[async_trait]
+pub trait AuditStore: Send + Sync {
+    /// Creates the log's head row if there is none, and returns the head.
+    async fn ensure_log(&self, log_id: Uuid) -> Result<LogHead, StoreError>;
+    /// The head as committed, without a lock.
+    async fn head(&self) -> Result<LogHead, StoreError>;
+    /// Starts a transaction and locks the head row.
+    async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError>;
+    /// Where an event stands, if it is committed. Takes the head lock first, so that
+    /// a COMMIT still in flight has ended.
+    async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError>;
+    /// Events from `first` on, in order, at most `limit`, with inputs.
+    async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+    /// Events that match, `after` exclusive in the direction asked for, at most `limit`.
+    async fn list(
+        &self,
+        filter: &EventFilter,
+        after: Option<u64>,
+        descending: bool,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError>;
+    /// The newest checkpoint.
+    async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError>;
+    /// Stores a checkpoint. One of the same size must be the same; another is refused
+    /// with [`StoreError::Corrupt`].
+    async fn put_checkpoint(&self, checkpoint: &StoredCheckpoint) -> Result<(), StoreError>;
+}
+
+/// Agents, users, keys and join tokens.
+#[async_trait]
+pub trait RegistryStore: Send + Sync {
+    /// The change feed: everything after `epoch`, with the revision if it is not
+    /// `known_revision`.
+    async fn changes_since(&self, epoch: u64, known_revision: u64) -> Result<Changes, StoreError>;
+    /// A join token by its public part, whether used or not.
+    async fn join_token(
+        &self,
+        id: &str,
+    ) -> Result<Option<crate::model::change::JoinTokenRecord>, StoreError>;
+}
+
+/// Policy revisions.
+#[async_trait]
+pub trait PolicyStore: Send + Sync {
+    /// A revision with its content.
+    async fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError>;
+    /// Revisions with numbers below `before`, newest first, at most `limit`.
+    async fn revisions(&self, before: u64, limit: u32) -> Result<Vec<RevisionMeta>, StoreError>;
+}
+
+/// Small secrets and facts of the deployment: wrapped keys, the CA certificate.
+#[async_trait]
+pub trait BlobStore: Send + Sync {
+    /// The blob of that name.
+    async fn get_blob(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Stores a blob unless there is one, and returns the one that stands.
+    async fn put_blob_if_absent(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError>;
+}
+
+/// A whole store.
+#[async_trait]
+pub trait Store: AuditStore + RegistryStore + PolicyStore + BlobStore {
+    /// Brings the schema up to date.
+    async fn migrate(&self) -> Result<(), StoreError>;
+    /// Closes connections; used at the end of a drain.
+    async fn close(&self);
+}
+
+/// A store shared by the parts of the server.
+pub type SharedStore = Arc<dyn Store>;

@@ -1,0 +1,313 @@
+//! Changes of the registry and of the policies in SQLite. Called inside a savepoint of
+//! the audit writer's transaction, so a conflict leaves nothing behind.
+
+use sqlx::{Row as _, SqliteConnection};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{corrupt, list_text, parse_time, signed, time_text, translate, unsigned};
+use crate::model::arguments::sha256;
+use crate::model::change::JoinTokenRecord;
+use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, Revision, UserRecord};
+use crate::store::StoreError;
+
+type Applied = Result<Result<(), Conflict>, StoreError>;
+
+pub(super) async fn apply(
+    tx: &mut SqliteConnection,
+    log_id: Uuid,
+    change: &Change,
+    epoch: u64,
+) -> Applied {
+    let at = At {
+        log_id: log_id.to_string(),
+        epoch: signed(epoch),
+    };
+    match change {
+        Change::RegisterAgent(agent) => register_agent(tx, &at, agent).await,
+        Change::RegisterUser(user, instance) => register_user(tx, &at, user, instance).await,
+        Change::CreateJoinToken(token) => create_join_token(tx, &at, token).await,
+        Change::Enroll {
+            token_id,
+            instance,
+            now,
+        } => enroll(tx, &at, token_id, instance, *now).await,
+        Change::Renew {
+            instance_id,
+            generation,
+        } => renew(tx, &at, *instance_id, *generation).await,
+        Change::SetAgentState { agent_id, from, to } => {
+            set_agent_state(tx, &at, agent_id, from, *to).await
+        }
+        Change::ApplyRevision(revision) => apply_revision(tx, &at, revision).await,
+    }
+}
+
+/// Which log, and the epoch that changed rows get.
+struct At {
+    log_id: String,
+    epoch: i64,
+}
+
+async fn register_agent(tx: &mut SqliteConnection, at: &At, agent: &AgentRecord) -> Applied {
+    let done = sqlx::query(
+        "INSERT INTO agents (id, log_id, name, owner, roles, state, create_time, epoch) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+    )
+    .bind(&agent.id)
+    .bind(&at.log_id)
+    .bind(&agent.name)
+    .bind(&agent.owner)
+    .bind(list_text(&agent.roles))
+    .bind(agent.state.as_str())
+    .bind(time_text(agent.create_time))
+    .bind(at.epoch)
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(one_row(done.rows_affected(), Conflict::AgentExists))
+}
+
+async fn register_user(
+    tx: &mut SqliteConnection,
+    at: &At,
+    user: &UserRecord,
+    instance: &Instance,
+) -> Applied {
+    let done = sqlx::query(
+        "INSERT INTO users (id, log_id, spiffe_id, roles, create_time, epoch) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+    )
+    .bind(&user.id)
+    .bind(&at.log_id)
+    .bind(&user.spiffe_id)
+    .bind(list_text(&user.roles))
+    .bind(time_text(user.create_time))
+    .bind(at.epoch)
+    .execute(&mut *tx)
+    .await
+    .map_err(translate)?;
+    match one_row(done.rows_affected(), Conflict::UserExists) {
+        Ok(()) => insert_instance(tx, at, instance).await,
+        Err(conflict) => Ok(Err(conflict)),
+    }
+}
+
+async fn insert_instance(tx: &mut SqliteConnection, at: &At, instance: &Instance) -> Applied {
+    let done = sqlx::query(
+        "INSERT INTO instances \
+         (id, log_id, principal_id, key_sha256, generation, revoked, create_time, epoch) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+    )
+    .bind(instance.id.to_string())
+    .bind(&at.log_id)
+    .bind(&instance.principal_id)
+    .bind(&instance.key_sha256[..])
+    .bind(signed(instance.generation))
+    .bind(instance.revoked)
+    .bind(time_text(instance.create_time))
+    .bind(at.epoch)
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(one_row(done.rows_affected(), Conflict::KeyEnrolled))
+}
+
+async fn create_join_token(tx: &mut SqliteConnection, at: &At, token: &JoinTokenRecord) -> Applied {
+    match agent_state(tx, &token.agent_id).await? {
+        None => return Ok(Err(Conflict::AgentNotFound)),
+        Some(AgentState::Revoked) => return Ok(Err(Conflict::AgentState(AgentState::Revoked))),
+        Some(_) => {}
+    }
+    sqlx::query(
+        "INSERT INTO join_tokens (id, log_id, secret_sha256, agent_id, expire_time, used) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(&token.id)
+    .bind(&at.log_id)
+    .bind(&token.secret_sha256[..])
+    .bind(&token.agent_id)
+    .bind(time_text(token.expire_time))
+    .bind(token.used)
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(Ok(()))
+}
+
+async fn enroll(
+    tx: &mut SqliteConnection,
+    at: &At,
+    token_id: &str,
+    instance: &Instance,
+    now: OffsetDateTime,
+) -> Applied {
+    let row = sqlx::query(
+        "UPDATE join_tokens SET used = 1 WHERE id = $1 AND used = 0 RETURNING agent_id, expire_time",
+    )
+    .bind(token_id)
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(translate)?;
+    let Some(row) = row else {
+        return Ok(Err(Conflict::JoinToken));
+    };
+    let agent_id: String = row.try_get(0).map_err(translate)?;
+    let expire_time = parse_time(row.try_get(1).map_err(translate)?)?;
+    if now >= expire_time || agent_id != instance.principal_id {
+        return Ok(Err(Conflict::JoinToken));
+    }
+    match agent_state(tx, &agent_id).await? {
+        Some(AgentState::Revoked) => Ok(Err(Conflict::AgentState(AgentState::Revoked))),
+        Some(_) => insert_instance(tx, at, instance).await,
+        None => Ok(Err(Conflict::AgentNotFound)),
+    }
+}
+
+async fn renew(tx: &mut SqliteConnection, at: &At, instance_id: Uuid, generation: u64) -> Applied {
+    let done = sqlx::query(
+        "UPDATE instances SET generation = generation + 1, epoch = $1 \
+         WHERE id = $2 AND generation = $3 AND revoked = 0",
+    )
+    .bind(at.epoch)
+    .bind(instance_id.to_string())
+    .bind(signed(generation))
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(one_row(done.rows_affected(), Conflict::Generation))
+}
+
+async fn set_agent_state(
+    tx: &mut SqliteConnection,
+    at: &At,
+    agent_id: &str,
+    from: &[AgentState],
+    to: AgentState,
+) -> Applied {
+    match agent_state(tx, agent_id).await? {
+        None => return Ok(Err(Conflict::AgentNotFound)),
+        Some(state) if !from.contains(&state) => return Ok(Err(Conflict::AgentState(state))),
+        Some(_) => {}
+    }
+    sqlx::query("UPDATE agents SET state = $1, epoch = $2 WHERE id = $3")
+        .bind(to.as_str())
+        .bind(at.epoch)
+        .bind(agent_id)
+        .execute(tx)
+        .await
+        .map_err(translate)?;
+    Ok(Ok(()))
+}
+
+async fn agent_state(
+    tx: &mut SqliteConnection,
+    id: &str,
+) -> Result<Option<AgentState>, StoreError> {
+    let state: Option<String> = sqlx::query_scalar("SELECT state FROM agents WHERE id = $1")
+        .bind(id)
+        .fetch_optional(tx)
+        .await
+        .map_err(translate)?;
+    state
+        .map(|s| AgentState::parse(&s).ok_or_else(|| corrupt("an unknown agent state")))
+        .transpose()
+}
+
+async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &Revision) -> Applied {
+    let newest: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM revisions")
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(translate)?;
+    let in_force = unsigned(newest.unwrap_or(0))?;
+    let meta = &revision.meta;
+    if in_force + 1 != meta.number {
+        return Ok(Err(Conflict::Revision { in_force }));
+    }
+    sqlx::query(
+        "INSERT INTO revisions (number, log_id, author_type, author_id, message, apply_time, \
+         content_sha256, policies, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(signed(meta.number))
+    .bind(&at.log_id)
+    .bind(&meta.author.ty)
+    .bind(&meta.author.id)
+    .bind(&meta.message)
+    .bind(time_text(meta.apply_time))
+    .bind(&meta.content_sha256[..])
+    .bind(meta.policies)
+    .bind(at.epoch)
+    .execute(&mut *tx)
+    .await
+    .map_err(translate)?;
+    let mut manifest = Manifest {
+        tx,
+        at,
+        revision: signed(meta.number),
+    };
+    for (ordinal, chunk) in revision.chunks.iter().enumerate() {
+        manifest
+            .add(
+                "policy",
+                ordinal,
+                &chunk.file,
+                chunk.policy_id.as_deref(),
+                &chunk.text,
+            )
+            .await?;
+    }
+    for (ordinal, file) in revision.schema_files.iter().enumerate() {
+        manifest
+            .add("schema", ordinal, &file.name, None, &file.text)
+            .await?;
+    }
+    Ok(Ok(()))
+}
+
+struct Manifest<'a> {
+    tx: &'a mut SqliteConnection,
+    at: &'a At,
+    revision: i64,
+}
+
+impl Manifest<'_> {
+    async fn add(
+        &mut self,
+        kind: &str,
+        ordinal: usize,
+        file: &str,
+        policy_id: Option<&str>,
+        text: &str,
+    ) -> Result<(), StoreError> {
+        let hash = sha256(text.as_bytes());
+        sqlx::query(
+            "INSERT INTO policy_texts (sha256, log_id, text) VALUES ($1, $2, $3) \
+             ON CONFLICT (sha256) DO NOTHING",
+        )
+        .bind(&hash[..])
+        .bind(&self.at.log_id)
+        .bind(text)
+        .execute(&mut *self.tx)
+        .await
+        .map_err(translate)?;
+        sqlx::query(
+            "INSERT INTO revision_texts (revision, kind, ordinal, log_id, file, policy_id, \
+             text_sha256) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(self.revision)
+        .bind(kind)
+        .bind(signed(ordinal as u64))
+        .bind(&self.at.log_id)
+        .bind(file)
+        .bind(policy_id)
+        .bind(&hash[..])
+        .execute(&mut *self.tx)
+        .await
+        .map_err(translate)?;
+        Ok(())
+    }
+}
+
+fn one_row(rows: u64, otherwise: Conflict) -> Result<(), Conflict> {
+    if rows == 1 { Ok(()) } else { Err(otherwise) }
+}
