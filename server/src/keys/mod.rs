@@ -1,0 +1,145 @@
+//! The server's own signing keys.
+//!
+//! Callers sign through [`SigningKey`] and never see private bytes, so that a
+//! key can move into hardware without them noticing. Where the keys lie is the
+//! business of a [`KeyService`]: files for an embedded server ([`local`]),
+//! sealed rows in the database for a fleet ([`wrapped`]).
+
+pub(crate) mod local;
+pub(crate) mod pem;
+pub(crate) mod software;
+pub(crate) mod wrapped;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub(crate) use local::LocalKeys;
+pub(crate) use software::SoftwareKey;
+pub(crate) use wrapped::{KeyringSecret, WrappedKeyStore, WrappedKeys};
+
+/// The keys a server owns. Each has one purpose and is used for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum KeyName {
+    /// Signs certificates.
+    Ca,
+    /// Signs access tokens.
+    Token,
+    /// Signs checkpoints of the audit log.
+    Log,
+    /// Proves the server in TLS handshakes.
+    ServerTls,
+}
+
+impl KeyName {
+    /// Every key, in the order in which a first start makes them.
+    pub(crate) const ALL: [Self; 4] = [Self::Ca, Self::Token, Self::Log, Self::ServerTls];
+
+    /// The stable name: file stem, row key, and part of what a sealed key is bound to.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ca => "ca",
+            Self::Token => "token",
+            Self::Log => "log",
+            Self::ServerTls => "server-tls",
+        }
+    }
+
+    /// The algorithm this key must have; a stored key of another one is refused.
+    pub(crate) const fn algorithm(self) -> KeyAlgorithm {
+        match self {
+            Self::Ca | Self::Token | Self::ServerTls => KeyAlgorithm::EcdsaP256,
+            Self::Log => KeyAlgorithm::Ed25519,
+        }
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A signature algorithm with its encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum KeyAlgorithm {
+    /// ECDSA on P-256 with SHA-256; signatures are ASN.1 DER.
+    EcdsaP256,
+    /// Ed25519; signatures are the 64 bytes of RFC 8032.
+    Ed25519,
+}
+
+/// A private key that can be used but not read.
+pub(crate) trait SigningKey: Send + Sync + fmt::Debug {
+    /// The algorithm, and with it the encoding of signatures.
+    fn algorithm(&self) -> KeyAlgorithm;
+
+    /// The public key as a DER `SubjectPublicKeyInfo`.
+    fn public_key_spki_der(&self) -> &[u8];
+
+    /// Signs `message` itself (not a digest of it).
+    ///
+    /// # Errors
+    /// [`KeyError::Sign`] when the key cannot be used; nothing was signed.
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError>;
+}
+
+/// Where the server's keys lie.
+#[async_trait]
+pub(crate) trait KeyService: Send + Sync {
+    /// The key `name`, made on first use. Two callers that race get the same key.
+    ///
+    /// # Errors
+    /// A key that exists but cannot be read safely is never replaced.
+    async fn load_or_create(&self, name: KeyName) -> Result<Arc<dyn SigningKey>, KeyError>;
+}
+
+/// Why a key could not be loaded, made or used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyError {
+    /// Others may read (or the group may write) where private keys lie.
+    #[error("`{path}` has mode {mode:03o}, which lets others at private keys; run `chmod {wanted:03o} {path}`", path = path.display())]
+    Permissions {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// The permission bits that are accepted.
+        wanted: u32,
+    },
+    /// The operating system refused.
+    #[error("cannot {act} `{path}`: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The reason given.
+        source: std::io::Error,
+    },
+    /// Stored bytes are not a key of the expected algorithm.
+    #[error("the stored key `{0}` is damaged or of another algorithm; restore it from a backup")]
+    Malformed(KeyName),
+    /// A sealed key does not open: another keyring secret, another log, or altered bytes.
+    #[error(
+        "the stored key `{0}` does not open with the secret of `keyring_file`; use the secret it was sealed with"
+    )]
+    Unseal(KeyName),
+    /// The keyring secret is too weak to seal keys with.
+    #[error("the secret of `keyring_file` {0}; make one with `openssl rand -base64 48`")]
+    WeakSecret(&'static str),
+    /// The store of sealed keys failed.
+    #[error("the store of sealed keys failed: {0}")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The cryptographic library could not make a key.
+    #[error("cannot generate a key")]
+    Generate,
+    /// The cryptographic library could not seal a key.
+    #[error("cannot seal a key")]
+    Seal,
+    /// The key could not sign.
+    #[error("cannot sign with the key")]
+    Sign,
+}
