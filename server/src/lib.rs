@@ -1,3 +1,8 @@
 //! ZTA server.
 pub mod model;
 pub mod store;
+
+#[allow(dead_code, unused_imports, reason = "`app` wires it next")]
+mod identity;
+#[allow(dead_code, unused_imports, reason = "`app` wires it next")]
+mod keys;

@@ -1,0 +1,386 @@
+//! The certificate authority of a trust domain.
+//!
+//! It certifies exactly what the server has decided: the name, the lifetime and
+//! the usages come from arguments, and of the one who asks only the public key
+//! is taken (see [`PublicKey::from_csr`]).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm,
+};
+use rustls::pki_types::{CertificateDer, DnsName};
+use time::{Duration, OffsetDateTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
+
+use super::public_key::PublicKey;
+use super::sha256;
+use super::spiffe::{SpiffeId, TrustDomain};
+use crate::keys::{KeyAlgorithm, SigningKey, pem};
+
+/// The lifetime of a principal's certificate unless configured otherwise.
+pub(crate) const SVID_LIFETIME: Duration = Duration::HOUR;
+/// The longest lifetime of a principal's certificate.
+pub(crate) const SVID_LIFETIME_MAX: Duration = Duration::DAY;
+/// The longest lifetime of the server's own certificate.
+pub(crate) const SERVER_LIFETIME_MAX: Duration = Duration::days(30);
+
+const CA_LIFETIME: Duration = Duration::days(3653);
+/// Certificates begin a little in the past, for clients whose clock is behind.
+const BACKDATE: Duration = Duration::MINUTE;
+/// The upper bound that X.520 sets for a common name.
+const COMMON_NAME_LEN_MAX: usize = 64;
+
+/// Why the CA could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaError {
+    /// The CA key is not ECDSA P-256.
+    #[error("the CA's key is not ECDSA P-256")]
+    KeyUnsupported,
+    /// The stored certificate cannot be read, or is not that of a CA.
+    #[error("the stored CA certificate is damaged or not that of a CA")]
+    Malformed,
+    /// The stored certificate is of another key.
+    #[error("the stored CA certificate does not belong to the CA's key")]
+    OtherKey,
+    /// The stored certificate is of another trust domain.
+    #[error("the stored CA certificate is not of trust domain `{0}`")]
+    OtherTrustDomain(TrustDomain),
+    /// The CA's own time has passed or not begun.
+    #[error("the CA certificate does not hold at this time")]
+    OutsideValidity,
+    /// A lifetime that is not positive or too long.
+    #[error("a certificate's lifetime is more than 0 and at most {max}")]
+    Lifetime {
+        /// The longest one allowed.
+        max: Duration,
+    },
+    /// A principal of another trust domain.
+    #[error("`{0}` is not in the CA's trust domain")]
+    Foreign(SpiffeId),
+    /// A server name that is neither a DNS name nor an IP address.
+    #[error("`{0}` is neither a DNS name nor an IP address")]
+    ServerName(String),
+    /// The library failed to build or sign the certificate.
+    #[error("cannot sign the certificate: {0}")]
+    Sign(#[from] rcgen::Error),
+    /// No random serial number could be drawn.
+    #[error("no randomness for a serial number")]
+    Random,
+}
+
+/// A certificate that the CA has just signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IssuedCertificate {
+    /// The certificate.
+    pub(crate) der: Vec<u8>,
+    /// Its serial number, in lower-case hex, for the record.
+    pub(crate) serial: String,
+    /// The first moment at which it holds.
+    pub(crate) not_before: OffsetDateTime,
+    /// The last moment at which it holds.
+    pub(crate) not_after: OffsetDateTime,
+}
+
+impl IssuedCertificate {
+    /// The certificate as PEM.
+    pub(crate) fn pem(&self) -> String {
+        certificate_pem(&self.der)
+    }
+}
+
+/// A CA, ready to sign.
+pub(crate) struct Ca {
+    issuer: Issuer<'static, CaKey>,
+    der: Vec<u8>,
+    trust_domain: TrustDomain,
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+}
+
+impl Ca {
+    /// A new self-signed root certificate (DER) for `key`, good for ten years.
+    ///
+    /// Each call makes another one: the caller stores the first and loads that
+    /// ever after, or principals enrolled under different roots cannot meet.
+    pub(crate) fn create(
+        key: &Arc<dyn SigningKey>,
+        trust_domain: &TrustDomain,
+        now: OffsetDateTime,
+    ) -> Result<Vec<u8>, CaError> {
+        let key = CaKey::new(Arc::clone(key))?;
+        let mut common_name = format!("ZTA CA {trust_domain}");
+        common_name.truncate(COMMON_NAME_LEN_MAX);
+        let (mut params, _) = parameters(&common_name, now, now + CA_LIFETIME)?;
+        params.subject_alt_names = vec![uri_name(&trust_domain.uri())?];
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Ok(params.self_signed(&key)?.der().to_vec())
+    }
+
+    /// The CA of a stored certificate and its key.
+    pub(crate) fn load(
+        key: Arc<dyn SigningKey>,
+        der: Vec<u8>,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, CaError> {
+        let key = CaKey::new(key)?;
+        let (not_before, not_after) = read_root(&der, &key, trust_domain)?;
+        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(der.as_slice()), key)?;
+        Ok(Self {
+            issuer,
+            der,
+            trust_domain: trust_domain.clone(),
+            not_before,
+            not_after,
+        })
+    }
+
+    /// The root certificate.
+    pub(crate) fn certificate_der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The root certificate as PEM.
+    pub(crate) fn certificate_pem(&self) -> String {
+        certificate_pem(&self.der)
+    }
+
+    /// SHA-256 of the root certificate: what a join token carries.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        sha256(&self.der)
+    }
+
+    /// The trust domain whose principals it certifies.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The last moment at which the root holds.
+    pub(crate) fn not_after(&self) -> OffsetDateTime {
+        self.not_after
+    }
+
+    /// A principal's certificate (X509-SVID) for `key`: one URI name, for both
+    /// ends of a TLS connection, at most [`SVID_LIFETIME_MAX`].
+    pub(crate) fn issue_svid(
+        &self,
+        key: &PublicKey,
+        id: &SpiffeId,
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CaError> {
+        if !id.is_in(&self.trust_domain) {
+            return Err(CaError::Foreign(id.clone()));
+        }
+        let names = vec![uri_name(id.as_str())?];
+        let usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        let mut subject = id.last_segment().to_owned();
+        subject.truncate(COMMON_NAME_LEN_MAX);
+        self.issue(
+            key,
+            &subject,
+            names,
+            usages,
+            (lifetime, SVID_LIFETIME_MAX),
+            now,
+        )
+    }
+
+    /// The server's own certificate for `names` (DNS names and IP addresses).
+    /// It holds no URI name and so can never pass for a principal.
+    pub(crate) fn issue_server(
+        &self,
+        key: &PublicKey,
+        names: &[String],
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CaError> {
+        let names = names
+            .iter()
+            .map(|name| server_name(name))
+            .collect::<Result<Vec<_>, _>>()?;
+        if names.is_empty() {
+            return Err(CaError::ServerName(String::new()));
+        }
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(
+            key,
+            "ZTA server",
+            names,
+            usages,
+            (lifetime, SERVER_LIFETIME_MAX),
+            now,
+        )
+    }
+
+    fn issue(
+        &self,
+        key: &PublicKey,
+        common_name: &str,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        (lifetime, max): (Duration, Duration),
+        now: OffsetDateTime,
+    ) -> Result<IssuedCertificate, CaError> {
+        if !lifetime.is_positive() || lifetime > max {
+            return Err(CaError::Lifetime { max });
+        }
+        if now < self.not_before || now >= self.not_after {
+            return Err(CaError::OutsideValidity);
+        }
+        // A leaf that outlived its root would fail in the field at a time nobody expects.
+        let not_after = (now + lifetime).min(self.not_after);
+        let (mut params, serial) = parameters(common_name, now, not_after)?;
+        params.subject_alt_names = names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&SubjectKey(key), &self.issuer)?;
+        Ok(IssuedCertificate {
+            der: certificate.der().to_vec(),
+            serial,
+            not_before: params.not_before,
+            not_after: params.not_after,
+        })
+    }
+}
+
+impl fmt::Debug for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ca")
+            .field("trust_domain", &self.trust_domain)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `der` as a PEM certificate.
+pub(crate) fn certificate_pem(der: &[u8]) -> String {
+    pem::encode("CERTIFICATE", der).to_string()
+}
+
+/// What all certificates share, and the serial number in hex.
+fn parameters(
+    common_name: &str,
+    now: OffsetDateTime,
+    not_after: OffsetDateTime,
+) -> Result<(CertificateParams, String), CaError> {
+    let mut serial = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut serial).map_err(|_| CaError::Random)?;
+    // Positive and without a leading zero byte, so that every tool prints these very digits.
+    serial[0] = serial[0] & 0x7f | 0x40;
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, common_name);
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    // Certificates know whole seconds only; what is recorded must be what is signed.
+    params.not_before = (now - BACKDATE).truncate_to_second();
+    params.not_after = not_after.truncate_to_second();
+    Ok((params, hex::encode(serial)))
+}
+
+/// The validity of a root certificate that fits key and trust domain.
+fn read_root(
+    der: &[u8],
+    key: &CaKey,
+    trust_domain: &TrustDomain,
+) -> Result<(OffsetDateTime, OffsetDateTime), CaError> {
+    let (rest, root) = X509Certificate::from_der(der).map_err(|_| CaError::Malformed)?;
+    let usage = root.key_usage().map_err(|_| CaError::Malformed)?;
+    let signs = usage.is_some_and(|usage| usage.value.key_cert_sign());
+    if !rest.is_empty() || !root.is_ca() || !signs {
+        return Err(CaError::Malformed);
+    }
+    if root.public_key().raw != key.key.public_key_spki_der() {
+        return Err(CaError::OtherKey);
+    }
+    let names = root
+        .subject_alternative_name()
+        .map_err(|_| CaError::Malformed)?;
+    let own_uri = trust_domain.uri();
+    let is_own = names.is_some_and(|names| {
+        names.value.general_names.as_slice() == [GeneralName::URI(own_uri.as_str())]
+    });
+    if !is_own {
+        return Err(CaError::OtherTrustDomain(trust_domain.clone()));
+    }
+    let validity = root.validity();
+    Ok((
+        validity.not_before.to_datetime(),
+        validity.not_after.to_datetime(),
+    ))
+}
+
+fn uri_name(uri: &str) -> Result<SanType, CaError> {
+    Ok(SanType::URI(uri.try_into()?))
+}
+
+fn server_name(name: &str) -> Result<SanType, CaError> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(address));
+    }
+    DnsName::try_from(name).map_err(|_| CaError::ServerName(name.to_owned()))?;
+    Ok(SanType::DnsName(name.try_into()?))
+}
+
+/// Our signing key, as rcgen wants to see it.
+struct CaKey {
+    key: Arc<dyn SigningKey>,
+    public_key: PublicKey,
+}
+
+impl CaKey {
+    fn new(key: Arc<dyn SigningKey>) -> Result<Self, CaError> {
+        if key.algorithm() != KeyAlgorithm::EcdsaP256 {
+            return Err(CaError::KeyUnsupported);
+        }
+        let public_key =
+            PublicKey::from_spki(key.public_key_spki_der()).map_err(|_| CaError::KeyUnsupported)?;
+        Ok(Self { key, public_key })
+    }
+}
+
+impl PublicKeyData for CaKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.public_key.point()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl rcgen::SigningKey for CaKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.key
+            .sign(message)
+            .map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+struct SubjectKey<'a>(&'a PublicKey);
+
+impl PublicKeyData for SubjectKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.point()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+#[cfg(test)]
+mod tests;
