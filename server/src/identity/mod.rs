@@ -4,9 +4,12 @@
 //! arguments, and values or named errors go out.
 
 pub(crate) mod ca;
+pub(crate) mod challenge;
+pub(crate) mod join_token;
 pub(crate) mod peer;
 pub(crate) mod public_key;
 pub(crate) mod spiffe;
+pub(crate) mod token;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
