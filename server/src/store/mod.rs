@@ -106,6 +106,9 @@ pub enum StoreError {
     /// The database cannot be reached, or refused; a later try may succeed.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// The database refuses what was written for what is in it; the same again fails again.
+    #[error("the store refuses it: {0}")]
+    Refused(String),
     /// A COMMIT got no answer: whether it took effect must be looked up.
     #[error("the outcome of a commit is not known: {0}")]
     CommitUnknown(String),

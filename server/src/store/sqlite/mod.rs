@@ -120,6 +120,10 @@ fn translate(error: sqlx::Error) -> StoreError {
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Decode(_)
         | sqlx::Error::ColumnNotFound(_) => StoreError::Corrupt(error.to_string()),
+        // Constraint and type errors: a retry of the same data fails the same way.
+        sqlx::Error::Database(e) if e.kind() != sqlx::error::ErrorKind::Other => {
+            StoreError::Refused(e.to_string())
+        }
         other => StoreError::Unavailable(other.to_string()),
     }
 }

@@ -1,0 +1,218 @@
+//! Checkpoints: the tree's size and root, signed. The format is C2SP tlog-checkpoint in
+//! a C2SP signed note with an Ed25519 signature.
+//!
+//! Ed25519 is deterministic, so two replicas that sign one size write the same bytes.
+//! What if we crash here: the checkpoint is signed again for the same tree, byte for byte.
+
+use std::time::Duration;
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use uuid::Uuid;
+
+use super::merkle::{Frontier, Hash};
+use crate::keys::SigningKey;
+use crate::model::arguments::sha256;
+use crate::store::{SharedStore, StoreError, StoredCheckpoint};
+
+/// How often a growing log gets a checkpoint.
+pub const INTERVAL: Duration = Duration::from_secs(1);
+/// The note format's type byte of Ed25519 keys.
+const ED25519_TYPE: u8 = 1;
+/// What stands before the key in an Ed25519 SubjectPublicKeyInfo (RFC 8410).
+const SPKI_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+/// The log's name in checkpoints; also the name of its key.
+pub fn origin(trust_domain: &str, log_id: Uuid) -> String {
+    format!("{trust_domain}/log/{log_id}")
+}
+
+/// Why a checkpoint does not verify.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Not a signed note with a checkpoint in it.
+    #[error("the checkpoint is malformed: {0}")]
+    Malformed(&'static str),
+    /// It names another log.
+    #[error("the checkpoint is of another log, `{0}`")]
+    Origin(String),
+    /// No signature by this log's key.
+    #[error("no signature of the checkpoint is by this log's key")]
+    Signature,
+    /// The key is not Ed25519.
+    #[error("the log's key is not an Ed25519 key")]
+    Key,
+    /// The key could not sign.
+    #[error("the log's key could not sign")]
+    Sign,
+}
+
+/// The public half of a log's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifierKey {
+    origin: String,
+    public: [u8; 32],
+}
+
+impl VerifierKey {
+    /// From the key's SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// When it is not an Ed25519 key.
+    pub fn from_spki(origin: String, spki: &[u8]) -> Result<Self, CheckpointError> {
+        let raw = spki
+            .strip_prefix(&SPKI_PREFIX)
+            .ok_or(CheckpointError::Key)?;
+        let public = raw.try_into().map_err(|_| CheckpointError::Key)?;
+        Ok(Self { origin, public })
+    }
+
+    /// The log's name.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The key in the note format's text form, `<name>+<id>+<key>`.
+    pub fn vkey(&self) -> String {
+        let mut key = vec![ED25519_TYPE];
+        key.extend_from_slice(&self.public);
+        format!(
+            "{}+{}+{}",
+            self.origin,
+            hex::encode(self.id()),
+            BASE64.encode(key)
+        )
+    }
+
+    /// The first four bytes of SHA-256 over name, newline, type and key.
+    fn id(&self) -> [u8; 4] {
+        let mut bytes = self.origin.clone().into_bytes();
+        bytes.extend_from_slice(&[b'\n', ED25519_TYPE]);
+        bytes.extend_from_slice(&self.public);
+        let hash = sha256(&bytes);
+        [hash[0], hash[1], hash[2], hash[3]]
+    }
+
+    /// Verifies a signed checkpoint; returns the size and root that it signs.
+    ///
+    /// # Errors
+    /// When it is malformed, of another log, or not signed by this key.
+    pub fn open(&self, note: &str) -> Result<(u64, Hash), CheckpointError> {
+        let split = note
+            .rfind("\n\n")
+            .ok_or(CheckpointError::Malformed("no signatures"))?;
+        let (text, signatures) = (&note[..=split], &note[split + 2..]);
+        let mut lines = text.lines();
+        let mut line = || {
+            lines
+                .next()
+                .ok_or(CheckpointError::Malformed("too few lines"))
+        };
+        let (name, size, root) = (line()?, line()?, line()?);
+        if name != self.origin {
+            return Err(CheckpointError::Origin(name.to_owned()));
+        }
+        let canonical = |n: &u64| n.to_string() == size;
+        let size = size
+            .parse()
+            .ok()
+            .filter(canonical)
+            .ok_or(CheckpointError::Malformed("size"))?;
+        let root = BASE64.decode(root).ok().and_then(|r| r.try_into().ok());
+        let root = root.ok_or(CheckpointError::Malformed("root"))?;
+        let key = UnparsedPublicKey::new(&ED25519, &self.public);
+        let ours = signatures.lines().filter_map(|line| {
+            let (name, encoded) = line.strip_prefix("— ")?.split_once(' ')?;
+            let bytes = BASE64.decode(encoded).ok()?;
+            (name == self.origin && bytes.get(..4)? == self.id()).then_some(bytes)
+        });
+        for bytes in ours {
+            if key.verify(text.as_bytes(), &bytes[4..]).is_ok() {
+                return Ok((size, root));
+            }
+        }
+        Err(CheckpointError::Signature)
+    }
+}
+
+/// Signs the checkpoint of a tree.
+///
+/// # Errors
+/// When the key is not Ed25519 or cannot sign.
+pub(crate) fn sign(
+    key: &dyn SigningKey,
+    origin: &str,
+    tree: &Frontier,
+) -> Result<StoredCheckpoint, CheckpointError> {
+    let verifier = VerifierKey::from_spki(origin.to_owned(), key.public_key_spki_der())?;
+    let text = format!(
+        "{origin}\n{}\n{}\n",
+        tree.size(),
+        BASE64.encode(tree.root())
+    );
+    let signature = key
+        .sign(text.as_bytes())
+        .map_err(|_| CheckpointError::Sign)?;
+    let mut bytes = verifier.id().to_vec();
+    bytes.extend_from_slice(&signature);
+    let note = format!("{text}\n— {origin} {}\n", BASE64.encode(bytes));
+    Ok(StoredCheckpoint {
+        size: tree.size(),
+        note,
+    })
+}
+
+/// Signs and stores the checkpoint of the log as it stands now, unless it has one.
+///
+/// # Errors
+/// When the store fails or holds another checkpoint of that size.
+pub(crate) async fn advance(
+    store: &SharedStore,
+    key: &dyn SigningKey,
+    origin: &str,
+) -> Result<Option<StoredCheckpoint>, StoreError> {
+    let head = store.head().await?;
+    let signed = store.latest_checkpoint().await?.map_or(0, |c| c.size);
+    if head.size <= signed {
+        return Ok(None);
+    }
+    let tree = Frontier::new(head.size, head.frontier)
+        .ok_or_else(|| StoreError::Corrupt("the head's frontier does not fit its size".into()))?;
+    let checkpoint = sign(key, origin, &tree).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    store.put_checkpoint(&checkpoint).await?;
+    Ok(Some(checkpoint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::merkle::leaf_hash;
+    use crate::keys::SoftwareKey;
+    use crate::keys::{KeyAlgorithm, SigningKey as _};
+
+    #[test]
+    fn only_this_logs_key_over_these_bytes_verifies() {
+        let key = SoftwareKey::generate(KeyAlgorithm::Ed25519).expect("key");
+        let mut tree = Frontier::default();
+        tree.push(leaf_hash(b"a"));
+        let origin = origin("zta.local", Uuid::nil());
+        let note = sign(&key, &origin, &tree).expect("sign").note;
+        let verifier =
+            VerifierKey::from_spki(origin.clone(), key.public_key_spki_der()).expect("spki");
+        assert_eq!(verifier.open(&note), Ok((1, tree.root())));
+        assert_eq!(
+            verifier.open(&note.replacen("\n1\n", "\n2\n", 1)),
+            Err(CheckpointError::Signature)
+        );
+        assert_eq!(
+            verifier.open(&note.replacen("\n1\n", "\n01\n", 1)),
+            Err(CheckpointError::Malformed("size"))
+        );
+        let other = SoftwareKey::generate(KeyAlgorithm::Ed25519).expect("key");
+        let other = VerifierKey::from_spki(origin, other.public_key_spki_der()).expect("spki");
+        assert_eq!(other.open(&note), Err(CheckpointError::Signature));
+    }
+}

@@ -1,0 +1,10 @@
+//! What happened, provably: every decision, login and administrative act is a leaf of
+//! an RFC 6962 Merkle tree, durable before the answer leaves.
+
+pub mod checkpoint;
+pub mod merkle;
+pub mod sequencer;
+pub mod throttle;
+pub mod verify;
+
+pub use sequencer::{AppendError, Appended, Audit, Record};

@@ -1,0 +1,368 @@
+//! The one writer of the log on this replica, and the only place where events get their
+//! sequence.
+//!
+//! Calls queue; while one batch is in COMMIT the next one collects. Each batch is one
+//! transaction under the lock of the head row: the epoch is compared, changes are made,
+//! events are written, the frontier moves on. Nobody is answered before the COMMIT is.
+//!
+//! What if we crash here: before COMMIT nothing happened and nobody was answered; after
+//! it, events stand in the log whose callers never heard of them. The reverse, an answer
+//! without its event, cannot happen.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::merkle::{Frontier, leaf_hash};
+use crate::model::event::{Inputs, LeafError};
+use crate::model::{Change, Conflict, Event};
+use crate::store::{AuditTx, LogHead, PreparedEvent, SharedStore, StoreError};
+
+/// Calls that may wait for the writer; the next one is refused.
+pub const QUEUE_MAX: usize = 8192;
+/// Events of one transaction.
+pub const BATCH_MAX: usize = 512;
+/// How often the outcome of a COMMIT without an answer is looked up before giving up.
+const LOOKUPS_MAX: u32 = 20;
+
+/// What is to be put on record.
+#[derive(Debug)]
+pub struct Record {
+    /// The event.
+    pub event: Event,
+    /// What stands beside it, under the commitment in the event.
+    pub inputs: Option<Inputs>,
+    /// The epoch that the event was decided under; `None` for an event that reports a
+    /// fact and is true in any epoch.
+    pub epoch: Option<u64>,
+    /// The change that commits with the event.
+    pub change: Option<Change>,
+}
+
+impl Record {
+    /// A fact: an event without a change that holds in any epoch.
+    pub fn fact(event: Event) -> Self {
+        Self {
+            event,
+            inputs: None,
+            epoch: None,
+            change: None,
+        }
+    }
+}
+
+/// An event on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// The epoch after its commit.
+    pub epoch: u64,
+}
+
+/// Why an event is not on record. None of these may end in an allow.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The world changed since the decision: catch up to `epoch` and decide again.
+    #[error("decided under an older epoch than {epoch}")]
+    Stale {
+        /// The epoch to catch up to.
+        epoch: u64,
+    },
+    /// The change cannot be made.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The queue is full.
+    #[error("more than {QUEUE_MAX} calls wait for the audit writer")]
+    Overloaded,
+    /// The event does not make a leaf.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+    /// The store did not take it, or may have without saying so.
+    #[error("{0}")]
+    Store(String),
+    /// The writer has ended.
+    #[error("the audit writer has ended")]
+    Closed,
+}
+
+struct Submission {
+    event: PreparedEvent,
+    epoch: Option<u64>,
+    change: Option<Change>,
+    reply: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+/// The way to the writer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    log_id: Uuid,
+    queue: mpsc::Sender<Submission>,
+}
+
+impl Audit {
+    /// The way to a writer on this store, and the writer itself, to be run as a task.
+    pub fn new(log_id: Uuid, store: SharedStore) -> (Self, Sequencer) {
+        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+        (Self { log_id, queue }, Sequencer { store, receiver })
+    }
+
+    /// The log.
+    pub fn log_id(&self) -> Uuid {
+        self.log_id
+    }
+
+    /// How many calls wait.
+    pub fn queued(&self) -> usize {
+        QUEUE_MAX - self.queue.capacity()
+    }
+
+    /// Puts an event on record and returns once it is durable.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; the event then has no place in the log that the caller
+    /// could name, and nothing may be answered on the strength of it.
+    pub async fn append(&self, record: Record) -> Result<Appended, AppendError> {
+        let leaf = record.event.leaf()?;
+        let event = PreparedEvent {
+            leaf_hash: leaf_hash(&leaf),
+            leaf,
+            columns: record.event.columns(),
+            inputs: record.inputs,
+        };
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission {
+            event,
+            epoch: record.epoch,
+            change: record.change,
+            reply,
+        };
+        self.queue.try_send(submission).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
+        })?;
+        answer.await.map_err(|_| AppendError::Closed)?
+    }
+}
+
+/// The writer. One per replica; the head row's lock orders replicas.
+pub struct Sequencer {
+    store: SharedStore,
+    receiver: mpsc::Receiver<Submission>,
+}
+
+type Reply = oneshot::Sender<Result<Appended, AppendError>>;
+
+/// A batch inside its transaction.
+struct Batch {
+    head: LogHead,
+    frontier: Frontier,
+    first: u64,
+    events: Vec<PreparedEvent>,
+    waiting: Vec<Reply>,
+}
+
+impl Sequencer {
+    /// Writes batches until every [`Audit`] is gone.
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while self.receiver.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            // A caller that went away before its batch began needs no record: it has
+            // had no answer and will get none.
+            batch.retain(|s| !s.reply.is_closed());
+            if !batch.is_empty() {
+                commit_or_split(&self.store, std::mem::take(&mut batch)).await;
+            }
+        }
+    }
+}
+
+/// Commits a batch. If the store refuses it for what is in it, each event gets a
+/// transaction of its own, so that one bad event does not poison the rest.
+async fn commit_or_split(store: &SharedStore, batch: Vec<Submission>) {
+    match commit(store, batch).await {
+        Ok(()) => {}
+        Err((batch, error)) if batch.len() > 1 && matches!(error, StoreError::Refused(_)) => {
+            for submission in batch {
+                if let Err((one, error)) = commit(store, vec![submission]).await {
+                    fail(one, &error);
+                }
+            }
+        }
+        Err((batch, error)) => fail(batch, &error),
+    }
+}
+
+fn fail(batch: Vec<Submission>, error: &StoreError) {
+    tracing::error!(events = batch.len(), %error, "events could not be put on record");
+    for submission in batch {
+        let _ = submission
+            .reply
+            .send(Err(AppendError::Store(error.to_string())));
+    }
+}
+
+/// One transaction. On an error the submissions come back, unanswered.
+async fn commit(
+    store: &SharedStore,
+    submissions: Vec<Submission>,
+) -> Result<(), (Vec<Submission>, StoreError)> {
+    let mut tx = match store.begin().await {
+        Ok(tx) => tx,
+        Err(error) => return Err((submissions, error)),
+    };
+    let head = tx.head().clone();
+    let Some(frontier) = Frontier::new(head.size, head.frontier.clone()) else {
+        let error = StoreError::Corrupt("the head's frontier does not fit its size".to_owned());
+        return Err((submissions, error));
+    };
+    let mut kept = Vec::with_capacity(submissions.len());
+    let mut refused = Vec::new();
+    let mut epoch = head.epoch;
+    // Decisions stand before changes: they were made in the epoch that the changes end.
+    let (decisions, changes): (Vec<_>, Vec<_>) =
+        submissions.into_iter().partition(|s| s.change.is_none());
+    for submission in decisions {
+        match submission.epoch.is_some_and(|decided| decided < epoch) {
+            true => refused.push((submission, AppendError::Stale { epoch })),
+            false => kept.push(submission),
+        }
+    }
+    let mut changes = changes.into_iter();
+    while let Some(submission) = changes.next() {
+        match apply(tx.as_mut(), &submission, &mut epoch).await {
+            Ok(()) => kept.push(submission),
+            Err(Ok(refusal)) => refused.push((submission, refusal)),
+            Err(Err(error)) => {
+                kept.push(submission);
+                kept.extend(changes);
+                kept.extend(refused.into_iter().map(|(s, _)| s));
+                return Err((kept, error));
+            }
+        }
+    }
+    let batch = Batch {
+        first: head.size,
+        head: LogHead { epoch, ..head },
+        frontier,
+        events: Vec::new(),
+        waiting: Vec::new(),
+    };
+    let result = write(store, tx, batch, kept).await;
+    match result {
+        Ok(()) => {
+            for (submission, refusal) in refused {
+                let _ = submission.reply.send(Err(refusal));
+            }
+            Ok(())
+        }
+        Err((mut back, error)) => {
+            back.extend(refused.into_iter().map(|(s, _)| s));
+            Err((back, error))
+        }
+    }
+}
+
+/// Makes a change; the inner `Err` of the error is the store's, the inner `Ok` a refusal
+/// of this one change.
+async fn apply(
+    tx: &mut dyn AuditTx,
+    submission: &Submission,
+    epoch: &mut u64,
+) -> Result<(), Result<AppendError, StoreError>> {
+    if submission.epoch.is_some_and(|decided| decided < *epoch) {
+        return Err(Ok(AppendError::Stale { epoch: *epoch }));
+    }
+    let Some(change) = &submission.change else {
+        return Ok(());
+    };
+    let next = *epoch + u64::from(change.bumps_epoch());
+    match tx.apply(change, next).await {
+        Ok(Ok(())) => {
+            *epoch = next;
+            Ok(())
+        }
+        Ok(Err(conflict)) => Err(Ok(AppendError::Conflict(conflict))),
+        Err(error) => Err(Err(error)),
+    }
+}
+
+/// Inserts, commits and answers.
+async fn write(
+    store: &SharedStore,
+    mut tx: Box<dyn AuditTx>,
+    mut batch: Batch,
+    submissions: Vec<Submission>,
+) -> Result<(), (Vec<Submission>, StoreError)> {
+    if submissions.is_empty() {
+        return Ok(());
+    }
+    let mut rest = Vec::with_capacity(submissions.len());
+    for Submission {
+        event,
+        epoch,
+        change,
+        reply,
+    } in submissions
+    {
+        batch.frontier.push(event.leaf_hash);
+        batch.events.push(event);
+        batch.waiting.push(reply);
+        rest.push((epoch, change));
+    }
+    batch.head.size = batch.frontier.size();
+    batch.head.frontier = batch.frontier.roots().to_vec();
+    let written = match tx.insert(batch.first, &batch.events).await {
+        Ok(()) => tx.commit(&batch.head).await,
+        Err(error) => Err(error),
+    };
+    let first = match written {
+        Ok(()) => batch.first,
+        Err(StoreError::CommitUnknown(why)) => match look_up(store, &batch.events[0], &why).await {
+            Ok(sequence) => sequence,
+            Err(error) => return Err((rejoin(batch, rest), error)),
+        },
+        Err(error) => return Err((rejoin(batch, rest), error)),
+    };
+    let epoch = batch.head.epoch;
+    for (sequence, reply) in (first..).zip(batch.waiting) {
+        let _ = reply.send(Ok(Appended { sequence, epoch }));
+    }
+    Ok(())
+}
+
+fn rejoin(batch: Batch, rest: Vec<(Option<u64>, Option<Change>)>) -> Vec<Submission> {
+    batch
+        .events
+        .into_iter()
+        .zip(batch.waiting)
+        .zip(rest)
+        .map(|((event, reply), (epoch, change))| Submission {
+            event,
+            epoch,
+            change,
+            reply,
+        })
+        .collect()
+}
+
+/// Whether a COMMIT without an answer took effect: a batch is there whole or not at all,
+/// so its first event tells.
+async fn look_up(store: &SharedStore, event: &PreparedEvent, why: &str) -> Result<u64, StoreError> {
+    tracing::warn!(%why, "a commit got no answer; looking its outcome up");
+    let mut last = StoreError::Unavailable(why.to_owned());
+    for attempt in 1..=LOOKUPS_MAX {
+        match store.find(event.columns.event_id).await {
+            Ok(Some(sequence)) => return Ok(sequence),
+            Ok(None) => {
+                return Err(StoreError::Unavailable(format!(
+                    "the commit did not take effect: {why}"
+                )));
+            }
+            Err(error) => last = error,
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 50)).await;
+    }
+    Err(last)
+}

@@ -1,0 +1,251 @@
+//! Recomputes a whole log from its stored rows: each leaf hash, each column from its
+//! leaf, each commitment, the roots, and the signed checkpoints.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::checkpoint::{CheckpointError, VerifierKey};
+use super::merkle::{Frontier, Hash, leaf_hash};
+use crate::model::{Columns, Event};
+use crate::store::{LogHead, SharedStore, StoreError, StoredEvent};
+
+/// Rows read at a time.
+const PAGE: u32 = 2000;
+
+/// What was proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The log.
+    pub log_id: Uuid,
+    /// How many leaves were recomputed.
+    pub size: u64,
+    /// The root over them.
+    pub root: Hash,
+    /// The size that the newest checkpoint signs, if there is one.
+    pub checkpoint_size: Option<u64>,
+    /// Inputs that were compared with their commitments.
+    pub inputs: u64,
+    /// Decisions whose inputs are gone; their events still verify.
+    pub inputs_missing: u64,
+}
+
+/// Why the log does not verify, with the first bad record.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A row is not what its leaf says, or stands where it does not belong.
+    #[error("record {sequence}: {what}")]
+    Record {
+        /// The first bad record.
+        sequence: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The rows are good by themselves but are not the tree that was signed or headed.
+    #[error("{0}")]
+    Tree(String),
+    /// The newest checkpoint does not verify.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The store could not be read; nothing was proved.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Verifies a stored log up to the head as it stands when called.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub async fn verify(store: &SharedStore, key: &VerifierKey) -> Result<Proof, VerifyError> {
+    // The checkpoint first: the log only grows, so its tree is within the head's.
+    let checkpoint = store.latest_checkpoint().await?;
+    let head = store.head().await?;
+    let signed = checkpoint.map(|c| key.open(&c.note)).transpose()?;
+    let mut verifier = Verifier::new(head.log_id);
+    let mut root_at_checkpoint = signed
+        .filter(|(size, _)| *size == 0)
+        .map(|_| Frontier::default().root());
+    let mut next = 0;
+    while next < head.size {
+        let rows = store.read(next, PAGE).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows.iter().take_while(|row| row.sequence < head.size) {
+            verifier.feed(row)?;
+            if signed.is_some_and(|(size, _)| size == verifier.tree.size()) {
+                root_at_checkpoint = Some(verifier.tree.root());
+            }
+        }
+        next = verifier.tree.size();
+        if rows.len() < PAGE as usize {
+            break;
+        }
+    }
+    verifier
+        .finish(&head, signed, root_at_checkpoint, store)
+        .await
+}
+
+/// The state of a verification.
+struct Verifier {
+    log_id: Uuid,
+    tree: Frontier,
+    ids: HashSet<Uuid>,
+    inputs: u64,
+    inputs_missing: u64,
+}
+
+impl Verifier {
+    fn new(log_id: Uuid) -> Self {
+        Self {
+            log_id,
+            tree: Frontier::default(),
+            ids: HashSet::new(),
+            inputs: 0,
+            inputs_missing: 0,
+        }
+    }
+
+    fn feed(&mut self, row: &StoredEvent) -> Result<(), VerifyError> {
+        let expected = self.tree.size();
+        if row.sequence != expected {
+            let what = format!("is missing (the next one is {})", row.sequence);
+            return Err(VerifyError::Record {
+                sequence: expected,
+                what,
+            });
+        }
+        let bad = |what: String| VerifyError::Record {
+            sequence: row.sequence,
+            what,
+        };
+        let hash = leaf_hash(&row.leaf);
+        if hash != row.leaf_hash {
+            return Err(bad(
+                "the stored leaf hash is not the hash of the leaf".into()
+            ));
+        }
+        let event = Event::from_leaf(&row.leaf).map_err(|e| bad(e.to_string()))?;
+        if event.log_id != self.log_id {
+            return Err(bad("the leaf belongs to another log".into()));
+        }
+        if !self.ids.insert(event.id) {
+            return Err(bad(
+                "an event of the same id stands earlier in the log".into()
+            ));
+        }
+        if let Some(column) = differing_column(&event.columns(), &row.columns) {
+            return Err(bad(format!(
+                "the column `{column}` is not what the leaf says"
+            )));
+        }
+        self.compare_inputs(&event, row).map_err(bad)?;
+        self.tree.push(hash);
+        Ok(())
+    }
+
+    fn compare_inputs(&mut self, event: &Event, row: &StoredEvent) -> Result<(), String> {
+        match (&event.inputs_sha256, &row.inputs) {
+            (Some(commitment), Some(inputs)) if *commitment == hex::encode(inputs.commitment()) => {
+                self.inputs += 1;
+            }
+            (Some(_), Some(_)) => return Err("the inputs are not those of the commitment".into()),
+            (Some(_), None) => self.inputs_missing += 1,
+            (None, Some(_)) => {
+                return Err("inputs stand beside it that the leaf does not commit to".into());
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    async fn finish(
+        self,
+        head: &LogHead,
+        signed: Option<(u64, Hash)>,
+        root_at_checkpoint: Option<Hash>,
+        store: &SharedStore,
+    ) -> Result<Proof, VerifyError> {
+        let tree = |what: String| Err(VerifyError::Tree(what));
+        if self.tree.size() < head.size {
+            let sequence = self.tree.size();
+            let what = format!(
+                "is missing, and all after it (the head says {} records)",
+                head.size
+            );
+            return Err(VerifyError::Record { sequence, what });
+        }
+        if self.tree.roots() != head.frontier {
+            return tree("the records are not the tree that the head row describes".into());
+        }
+        if let Some((size, root)) = signed {
+            if size > head.size {
+                return tree(format!(
+                    "a checkpoint signs {size} records, the log has {}",
+                    head.size
+                ));
+            }
+            if root_at_checkpoint != Some(root) {
+                return tree(format!(
+                    "the first {size} records are not those that the checkpoint signs"
+                ));
+            }
+        }
+        self.nothing_beyond(head, store).await?;
+        Ok(Proof {
+            log_id: head.log_id,
+            size: head.size,
+            root: self.tree.root(),
+            checkpoint_size: signed.map(|(size, _)| size),
+            inputs: self.inputs,
+            inputs_missing: self.inputs_missing,
+        })
+    }
+
+    /// Rows beyond the head were not written by the server: it moves the head in the
+    /// same transaction. A server at work may have moved it meanwhile.
+    async fn nothing_beyond(&self, head: &LogHead, store: &SharedStore) -> Result<(), VerifyError> {
+        let beyond = store.read(head.size, 1).await?;
+        let now = store.head().await?;
+        match beyond.first() {
+            Some(row) if row.sequence >= now.size => {
+                let what = "stands beyond the head of the log".to_owned();
+                Err(VerifyError::Record {
+                    sequence: row.sequence,
+                    what,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The first column that is not what it should be.
+fn differing_column(expected: &Columns, stored: &Columns) -> Option<&'static str> {
+    let (e, s) = (expected, stored);
+    [
+        ("event_id", e.event_id == s.event_id),
+        ("time", e.time == s.time),
+        ("type", e.kind == s.kind),
+        ("actor_type", e.actor_type == s.actor_type),
+        ("actor_id", e.actor_id == s.actor_id),
+        ("instance_id", e.instance_id == s.instance_id),
+        ("source", e.source == s.source),
+        ("action_type", e.action_type == s.action_type),
+        ("action_id", e.action_id == s.action_id),
+        ("resource_type", e.resource_type == s.resource_type),
+        ("resource_id", e.resource_id == s.resource_id),
+        ("effect", e.effect == s.effect),
+        ("reason", e.reason == s.reason),
+        ("policies", e.policies == s.policies),
+        ("revision", e.revision == s.revision),
+        ("session_id", e.session_id == s.session_id),
+        ("task_id", e.task_id == s.task_id),
+        ("user_id", e.user_id == s.user_id),
+        ("correlation_id", e.correlation_id == s.correlation_id),
+        ("trace_id", e.trace_id == s.trace_id),
+    ]
+    .into_iter()
+    .find_map(|(name, same)| (!same).then_some(name))
+}

@@ -1,0 +1,142 @@
+//! Exactly Cedar's own semantics over given policies, entities and requests, in the
+//! format of Cedar's integration tests. For testing; never a decision.
+
+use std::str::FromStr as _;
+
+use cedar_policy::{
+    AuthorizationError, Authorizer, Context, Decision, Entities, EntityId, EntityTypeName,
+    EntityUid as CedarUid, PolicyId, PolicySet, Request, Schema,
+};
+
+use crate::model::{Effect, EntityUid};
+
+/// The policies, schema and entities of a test.
+#[derive(Debug)]
+pub struct CedarSetup {
+    policies: PolicySet,
+    schema: Option<Schema>,
+    entities: Entities,
+}
+
+/// One request of a test.
+#[derive(Clone, Debug)]
+pub struct CedarItem {
+    /// The principal.
+    pub principal: EntityUid,
+    /// The action.
+    pub action: EntityUid,
+    /// The resource.
+    pub resource: EntityUid,
+    /// The context in Cedar's JSON form; empty for none.
+    pub context_json: String,
+    /// Whether the request is checked against the schema.
+    pub validate_request: bool,
+}
+
+/// What Cedar says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CedarResult {
+    /// Allow or deny.
+    pub effect: Effect,
+    /// The determining policies, sorted.
+    pub policies: Vec<String>,
+    /// The policies that errored, sorted.
+    pub errored: Vec<String>,
+}
+
+impl CedarSetup {
+    /// Parses a test's policies, schema and entities. Policies keep Cedar's own ids
+    /// (`policy0`, `policy1`, …).
+    ///
+    /// # Errors
+    /// Which of the three does not parse, and why.
+    pub fn parse(policies: &str, schema: &str, entities_json: &str) -> Result<Self, String> {
+        let policies = PolicySet::from_str(policies).map_err(|e| format!("policies: {e}"))?;
+        let schema = if schema.trim().is_empty() {
+            None
+        } else {
+            let (schema, _) =
+                Schema::from_cedarschema_str(schema).map_err(|e| format!("schema: {e}"))?;
+            Some(schema)
+        };
+        let entities = if entities_json.trim().is_empty() {
+            Entities::empty()
+        } else {
+            Entities::from_json_str(entities_json, schema.as_ref())
+                .map_err(|e| format!("entities: {}", chain(&e)))?
+        };
+        Ok(Self {
+            policies,
+            schema,
+            entities,
+        })
+    }
+}
+
+/// Evaluates one request.
+///
+/// # Errors
+/// Why the request cannot be evaluated at all.
+pub fn evaluate_cedar(setup: &CedarSetup, item: &CedarItem) -> Result<CedarResult, String> {
+    let action = uid(&item.action)?;
+    let schema = setup.schema.as_ref();
+    let context = if item.context_json.trim().is_empty() {
+        Context::empty()
+    } else {
+        Context::from_json_str(&item.context_json, schema.map(|s| (s, &action)))
+            .map_err(|e| format!("context: {}", chain(&e)))?
+    };
+    let request = Request::new(
+        uid(&item.principal)?,
+        action,
+        uid(&item.resource)?,
+        context,
+        schema.filter(|_| item.validate_request),
+    )
+    .map_err(|e| format!("request: {}", chain(&e)))?;
+    let response = Authorizer::new().is_authorized(&request, &setup.policies, &setup.entities);
+    let mut policies: Vec<String> = response
+        .diagnostics()
+        .reason()
+        .map(ToString::to_string)
+        .collect();
+    let mut errored: Vec<String> = response
+        .diagnostics()
+        .errors()
+        .map(|e| errored_id(e).to_string())
+        .collect();
+    policies.sort_unstable();
+    errored.sort_unstable();
+    let effect = match response.decision() {
+        Decision::Allow => Effect::Allow,
+        Decision::Deny => Effect::Deny,
+    };
+    Ok(CedarResult {
+        effect,
+        policies,
+        errored,
+    })
+}
+
+/// The policy that errored.
+pub(super) fn errored_id(error: &AuthorizationError) -> &PolicyId {
+    match error {
+        AuthorizationError::PolicyEvaluationError(e) => e.policy_id(),
+    }
+}
+
+fn uid(uid: &EntityUid) -> Result<CedarUid, String> {
+    let ty = EntityTypeName::from_str(&uid.ty).map_err(|e| format!("`{}`: {e}", uid.ty))?;
+    Ok(CedarUid::from_type_name_and_id(ty, EntityId::new(&uid.id)))
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,521 @@
+//! From files to a revision that can decide: parse, strict validation, and the index of
+//! what each action takes. What fails here is never active.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::str::FromStr as _;
+
+use cedar_policy::{
+    Entities, Entity, EntityUid as CedarUid, PolicyId, PolicySet, Schema, SchemaFragment,
+    ValidationMode, Validator,
+};
+use miette::Diagnostic as _;
+
+use super::limits::{FILES_MAX, SOURCE_BYTES_MAX};
+use super::shape::{Attribute, SchemaJson, Shape};
+use super::source::{BUILTIN_SCHEMA, PolicySource};
+use crate::model::request::{CALL_TOOL, NAMESPACE};
+use crate::model::revision::PolicyChunk;
+use crate::model::{EntityUid, SourceFile};
+
+/// Something wrong with a policy set, at a place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The file, empty where there is no single place.
+    pub file: String,
+    /// 1-based; 0 where unknown.
+    pub line: u32,
+    /// 1-based; 0 where unknown.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub help: String,
+    /// The policy's `@id`, if it concerns one.
+    pub policy_id: String,
+}
+
+/// A policy set ready to decide. Immutable.
+#[derive(Debug)]
+pub struct Compiled {
+    pub(super) schema: Schema,
+    pub(super) policies: PolicySet,
+    /// Per policy: the obligations it asks for and the reason it gives.
+    pub(super) notes: HashMap<PolicyId, Note>,
+    pub(super) actions: HashMap<EntityUid, ActionInfo>,
+    /// A declared tool's id to its own action.
+    pub(super) tools: HashMap<String, EntityUid>,
+    /// The policy files cut after each policy.
+    pub chunks: Vec<PolicyChunk>,
+    /// What should be looked at but does not stand in the way.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Compiled {
+    /// How many policies it holds.
+    pub fn policy_count(&self) -> u32 {
+        u32::try_from(self.policies.num_of_policies()).unwrap_or(u32::MAX)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Note {
+    pub(super) forbid: bool,
+    pub(super) obligations: Vec<String>,
+    pub(super) reason: Option<String>,
+}
+
+/// What is known of an action before any request comes.
+#[derive(Debug)]
+pub(super) struct ActionInfo {
+    pub(super) uid: CedarUid,
+    /// The action and all its ancestors, ready to be put beside a request's entities.
+    pub(super) entities: Vec<Entity>,
+    pub(super) resource_types: HashSet<String>,
+    pub(super) request: BTreeMap<String, Attribute>,
+    /// `Some` for a declared tool.
+    pub(super) input: Option<BTreeMap<String, Attribute>>,
+}
+
+/// Compiles a policy set.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its place.
+pub fn compile(source: &PolicySource) -> Result<Compiled, Vec<Diagnostic>> {
+    within_limits(source)?;
+    let (schema, json) = parse_schemas(&source.schemas)?;
+    let (policies, notes, chunks, starts) = parse_policies(&source.policies)?;
+    let warnings = validate(&schema, &policies, &starts)?;
+    let actions = actions(&schema, &json)?;
+    let tools = tools(&actions)?;
+    Ok(Compiled {
+        schema,
+        policies,
+        notes,
+        actions,
+        tools,
+        chunks,
+        warnings,
+    })
+}
+
+fn plain(message: String, help: &str) -> Diagnostic {
+    Diagnostic {
+        message,
+        help: help.to_owned(),
+        ..Diagnostic::default()
+    }
+}
+
+fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
+    let files = source.policies.iter().chain(&source.schemas);
+    let bytes: usize = files.clone().map(|f| f.text.len()).sum();
+    let mut errors = Vec::new();
+    if bytes > SOURCE_BYTES_MAX {
+        let message =
+            format!("the files have {bytes} bytes, at most {SOURCE_BYTES_MAX} are allowed");
+        errors.push(plain(message, ""));
+    }
+    if files.clone().count() > FILES_MAX {
+        errors.push(plain(format!("there are more than {FILES_MAX} files"), ""));
+    }
+    let mut names = HashSet::new();
+    for file in files {
+        if file.name.is_empty() || file.name.len() > 255 || file.name.chars().any(char::is_control)
+        {
+            errors.push(plain(
+                "a file's name must have 1 to 255 printable characters".into(),
+                "",
+            ));
+        } else if !names.insert(&file.name) {
+            let message = format!("two files are named `{}`", file.name);
+            errors.push(plain(message, "give each file its own name"));
+        }
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
+}
+
+/// 1-based line and column of a byte offset.
+fn place(text: &str, offset: usize) -> (u32, u32) {
+    let before = text.get(..offset.min(text.len())).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    (line as u32, column as u32)
+}
+
+/// Cedar's own diagnostic with its place in the file.
+fn located(file: &SourceFile, error: &dyn miette::Diagnostic) -> Diagnostic {
+    let offset = error
+        .labels()
+        .and_then(|mut l| l.next())
+        .map(|l| l.offset());
+    let (line, column) = offset.map_or((0, 0), |o| place(&file.text, o));
+    Diagnostic {
+        file: file.name.clone(),
+        line,
+        column,
+        message: error.to_string(),
+        help: error.help().map(|h| h.to_string()).unwrap_or_default(),
+        policy_id: String::new(),
+    }
+}
+
+fn parse_schemas(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> {
+    let builtin = SourceFile {
+        name: "(built in)".into(),
+        text: BUILTIN_SCHEMA.into(),
+    };
+    let mut fragments = Vec::new();
+    let mut json = Vec::new();
+    let mut errors = Vec::new();
+    for (i, file) in std::iter::once(&builtin).chain(files).enumerate() {
+        match SchemaFragment::from_cedarschema_str(&file.text) {
+            Ok((fragment, _)) => {
+                let reserved = fragment.namespaces().flatten().any(|n| {
+                    let name = n.to_string();
+                    name == NAMESPACE || name.starts_with("ZTA::")
+                });
+                if i > 0 && reserved {
+                    errors.push(Diagnostic {
+                        file: file.name.clone(),
+                        message: "the namespace `ZTA` is built in and cannot be declared".into(),
+                        help: "declare your types in a namespace of your own".into(),
+                        ..Diagnostic::default()
+                    });
+                }
+                match fragment.clone().to_json_value() {
+                    Ok(value) => json.push(value),
+                    Err(e) => errors.push(located(file, &e)),
+                }
+                fragments.push(fragment);
+            }
+            Err(e) => errors.push(located(file, &e)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let schema = Schema::from_schema_fragments(fragments).map_err(|e| {
+        vec![plain(
+            e.to_string(),
+            &e.help().map(|h| h.to_string()).unwrap_or_default(),
+        )]
+    })?;
+    Ok((schema, SchemaJson::new(json)))
+}
+
+/// Where a policy begins, for messages.
+struct Start {
+    file: String,
+    line: u32,
+}
+
+type Parsed = (
+    PolicySet,
+    HashMap<PolicyId, Note>,
+    Vec<PolicyChunk>,
+    HashMap<PolicyId, Start>,
+);
+
+fn parse_policies(files: &[SourceFile]) -> Result<Parsed, Vec<Diagnostic>> {
+    let mut set = PolicySet::new();
+    let (mut notes, mut starts) = (HashMap::new(), HashMap::new());
+    let (mut chunks, mut errors) = (Vec::new(), Vec::new());
+    for file in files {
+        let parsed = match PolicySet::from_str(&file.text) {
+            Ok(parsed) => parsed,
+            Err(list) => {
+                errors.extend(list.iter().map(|e| located(file, e)));
+                continue;
+            }
+        };
+        if parsed.num_of_templates() > 0 {
+            errors.push(Diagnostic {
+                file: file.name.clone(),
+                message: "policy templates cannot be applied from files".into(),
+                help: "write the policy without `?principal` and `?resource`".into(),
+                ..Diagnostic::default()
+            });
+            continue;
+        }
+        for cut in cut_file(file, &parsed) {
+            match cut {
+                Ok((chunk, line, Some(policy))) => {
+                    let id = policy.id().clone();
+                    let duplicate = starts
+                        .get(&id)
+                        .map(|s: &Start| format!("`{}` line {}", s.file, s.line));
+                    if let Some(first) = duplicate {
+                        errors.push(Diagnostic {
+                            file: file.name.clone(),
+                            line,
+                            message: format!("the @id `{id}` is taken by a policy in {first}"),
+                            help: "give each policy an @id of its own".into(),
+                            policy_id: id.to_string(),
+                            ..Diagnostic::default()
+                        });
+                        continue;
+                    }
+                    notes.insert(id.clone(), note(&policy));
+                    starts.insert(
+                        id,
+                        Start {
+                            file: file.name.clone(),
+                            line,
+                        },
+                    );
+                    chunks.push(chunk);
+                    if let Err(e) = set.add(policy) {
+                        errors.push(located(file, &e));
+                    }
+                }
+                Ok((chunk, _, None)) => chunks.push(chunk),
+                Err(error) => errors.push(error),
+            }
+        }
+    }
+    if errors.is_empty() {
+        Ok((set, notes, chunks, starts))
+    } else {
+        Err(errors)
+    }
+}
+
+/// A piece of a file, the line its policy begins in, and the policy under its `@id`.
+type Cut = Result<(PolicyChunk, u32, Option<cedar_policy::Policy>), Diagnostic>;
+
+/// Cuts a file after each policy, so that the pieces joined are the file again.
+fn cut_file(file: &SourceFile, parsed: &PolicySet) -> Vec<Cut> {
+    // Cedar names them policy0, policy1, … in the order of the text.
+    let mut policies: Vec<_> = parsed.policies().collect();
+    policies.sort_by_key(|p| {
+        p.id()
+            .to_string()
+            .trim_start_matches("policy")
+            .parse::<usize>()
+            .ok()
+    });
+    let mut cuts = Vec::with_capacity(policies.len() + 1);
+    let mut cursor = 0;
+    for policy in policies {
+        let text = policy.to_cedar().unwrap_or_default();
+        let Some(found) = file.text[cursor..].find(&text) else {
+            let message = "a policy could not be found again in its file".to_owned();
+            cuts.push(Err(Diagnostic {
+                file: file.name.clone(),
+                message,
+                ..Diagnostic::default()
+            }));
+            continue;
+        };
+        let (start, end) = (cursor + found, cursor + found + text.len());
+        let line = place(&file.text, start).0;
+        let text = file.text[cursor..end].to_owned();
+        cursor = end;
+        cuts.push(
+            match policy.annotation("id").filter(|id| valid_policy_id(id)) {
+                None => Err(Diagnostic {
+                    file: file.name.clone(),
+                    line,
+                    message: "a policy needs an @id of 1 to 128 printable characters".into(),
+                    help: "write @id(\"…\") before it: ids are how decisions name policies".into(),
+                    ..Diagnostic::default()
+                }),
+                Some(id) => {
+                    let chunk = PolicyChunk {
+                        file: file.name.clone(),
+                        policy_id: Some(id.into()),
+                        text,
+                    };
+                    Ok((chunk, line, Some(policy.new_id(PolicyId::new(id)))))
+                }
+            },
+        );
+    }
+    if cursor < file.text.len() || file.text.is_empty() {
+        let text = file.text[cursor..].to_owned();
+        cuts.push(Ok((
+            PolicyChunk {
+                file: file.name.clone(),
+                policy_id: None,
+                text,
+            },
+            0,
+            None,
+        )));
+    }
+    cuts
+}
+
+fn valid_policy_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && !id.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+fn note(policy: &cedar_policy::Policy) -> Note {
+    let obligations = policy.annotation("obligation").unwrap_or_default();
+    Note {
+        forbid: policy.effect() == cedar_policy::Effect::Forbid,
+        obligations: obligations
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        reason: policy.annotation("reason").map(str::to_owned),
+    }
+}
+
+fn validate(
+    schema: &Schema,
+    policies: &PolicySet,
+    starts: &HashMap<PolicyId, Start>,
+) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let at = |id: &PolicyId, message: String, help: String| {
+        let start = starts.get(id);
+        Diagnostic {
+            file: start.map(|s| s.file.clone()).unwrap_or_default(),
+            line: start.map_or(0, |s| s.line),
+            column: 0,
+            message,
+            help,
+            policy_id: id.to_string(),
+        }
+    };
+    let help = |d: &dyn miette::Diagnostic| d.help().map(|h| h.to_string()).unwrap_or_default();
+    let result = Validator::new(schema.clone()).validate(policies, ValidationMode::Strict);
+    let errors: Vec<_> = result
+        .validation_errors()
+        .map(|e| at(e.policy_id(), e.to_string(), help(e)))
+        .collect();
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok(result
+        .validation_warnings()
+        .map(|w| at(w.policy_id(), w.to_string(), help(w)))
+        .collect())
+}
+
+/// Cedar's entity reference as ours.
+pub(super) fn plain_uid(uid: &CedarUid) -> EntityUid {
+    EntityUid::new(uid.type_name().to_string(), uid.id().unescaped())
+}
+
+fn actions(
+    schema: &Schema,
+    json: &SchemaJson,
+) -> Result<HashMap<EntityUid, ActionInfo>, Vec<Diagnostic>> {
+    let entities = schema
+        .action_entities()
+        .map_err(|e| vec![plain(e.to_string(), "")])?;
+    let mut actions = HashMap::new();
+    let mut errors = Vec::new();
+    for uid in schema.actions() {
+        let resource_types: HashSet<String> = schema
+            .resources_for_action(uid)
+            .map(|types| types.map(ToString::to_string).collect())
+            .unwrap_or_default();
+        // An action that applies to nothing only groups others.
+        if resource_types.is_empty() {
+            continue;
+        }
+        match action(uid, resource_types, &entities, json) {
+            Ok(info) => {
+                actions.insert(plain_uid(uid), info);
+            }
+            Err(why) => errors.push(plain(
+                format!("action {uid}: {why}"),
+                "a context has `zta: ZTA::Facts`, `request: ZTA::PepContext` and, for a tool, `input`",
+            )),
+        }
+    }
+    if errors.is_empty() {
+        Ok(actions)
+    } else {
+        Err(errors)
+    }
+}
+
+fn action(
+    uid: &CedarUid,
+    resource_types: HashSet<String>,
+    entities: &Entities,
+    json: &SchemaJson,
+) -> Result<ActionInfo, String> {
+    let namespace = uid.type_name().namespace();
+    let context = json
+        .action_context(&namespace, uid.id().unescaped())
+        .ok_or("it declares no context")?;
+    let Shape::Record(mut context) = json.shape(&namespace, context)? else {
+        return Err("its context is not a record".to_owned());
+    };
+    let input = context
+        .remove("input")
+        .map(|attribute| match attribute.shape {
+            Shape::Record(attributes) => Ok(attributes),
+            _ => Err("`input` is not a record".to_owned()),
+        });
+    let Some(Shape::Record(request)) = context.remove("request").map(|a| a.shape) else {
+        return Err("its context has no record `request`".to_owned());
+    };
+    if context.remove("zta").is_none() {
+        return Err("its context has no `zta`".to_owned());
+    }
+    if let Some((name, _)) = context.iter().find(|(_, attribute)| attribute.required) {
+        return Err(format!(
+            "its context requires `{name}`, which no request can give"
+        ));
+    }
+    Ok(ActionInfo {
+        uid: uid.clone(),
+        entities: with_ancestors(uid, entities),
+        resource_types,
+        request,
+        input: input.transpose()?,
+    })
+}
+
+/// The action and its ancestors as entities: all that `action in …` can reach.
+fn with_ancestors(uid: &CedarUid, entities: &Entities) -> Vec<Entity> {
+    let mut out: Vec<Entity> = entities.get(uid).cloned().into_iter().collect();
+    if let Some(ancestors) = entities.ancestors(uid) {
+        out.extend(ancestors.filter_map(|a| entities.get(a)).cloned());
+    }
+    out
+}
+
+/// Declared tools: actions below `call_tool`, found by their id alone, so that a PEP
+/// need not know which tools are declared.
+fn tools(
+    actions: &HashMap<EntityUid, ActionInfo>,
+) -> Result<HashMap<String, EntityUid>, Vec<Diagnostic>> {
+    let parent = EntityUid::action(CALL_TOOL);
+    let mut tools: HashMap<String, EntityUid> = HashMap::new();
+    let mut errors = Vec::new();
+    for (uid, info) in actions {
+        let below = info.entities.iter().any(|e| plain_uid(&e.uid()) == parent) && *uid != parent;
+        if !below {
+            continue;
+        }
+        if info.input.is_none() {
+            errors.push(plain(
+                format!("action {uid}: a declared tool has a typed `input` in its context"),
+                "declare its arguments, or leave the tool undeclared",
+            ));
+        }
+        if let Some(other) = tools.insert(uid.id.clone(), uid.clone()) {
+            errors.push(plain(
+                format!("the tool `{}` is declared twice: {other} and {uid}", uid.id),
+                "a tool's id is declared once in all namespaces",
+            ));
+        }
+    }
+    if errors.is_empty() {
+        Ok(tools)
+    } else {
+        Err(errors)
+    }
+}

@@ -1,0 +1,22 @@
+//! What the rules say: policy sets as compiled revisions, and their evaluation. The
+//! only home of `cedar_policy`.
+
+mod cedar;
+mod compile;
+mod convert;
+mod evaluate;
+mod shape;
+mod source;
+
+pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
+pub use compile::{Compiled, Diagnostic, compile};
+pub use evaluate::{Facts, PolicyError};
+pub use source::{PolicySource, builtin_source, content_sha256};
+
+/// The limits of a policy set.
+pub mod limits {
+    /// Bytes of all files of a policy set together.
+    pub const SOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;
+    /// Files of a policy set.
+    pub const FILES_MAX: usize = 1024;
+}
