@@ -11,6 +11,10 @@ needs() { # needs TARGET...: whether this run is for one of them
     [[ " $* " == *" $target "* ]]
 }
 
+# Removed at the end, also of an interrupted run.
+leftovers=()
+trap 'rm -rf "${leftovers[@]}"' EXIT
+
 packages=() # Debian packages that are missing
 lacking=()  # what no package of ours can mend
 
@@ -30,8 +34,10 @@ find_missing() {
         fi
     fi
     if needs check test; then
-        command -v cargo-clippy >/dev/null || lacking+=("clippy: rustup component add clippy")
-        command -v cargo-fmt >/dev/null || lacking+=("rustfmt: rustup component add rustfmt")
+        if [[ -n $rust ]]; then
+            cargo clippy --version >/dev/null 2>&1 || lacking+=("clippy: rustup component add clippy")
+            cargo fmt --version >/dev/null 2>&1 || lacking+=("rustfmt: rustup component add rustfmt")
+        fi
         [[ -x $BUF ]] || command -v npm >/dev/null || packages+=(nodejs npm)
     fi
     if needs bench test; then
@@ -43,15 +49,14 @@ find_missing() {
 install_packages() {
     ((${#packages[@]})) || return 0
     if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
-        lacking+=("these packages: sudo apt-get install --yes ${packages[*]}")
+        lacking+=("packages: sudo apt-get update && sudo apt-get install --yes ${packages[*]}")
         return 0
     fi
     # Debian's postgresql would create and start a cluster of its own; we only want the programs.
     local no_cluster=/etc/postgresql-common/createcluster.d/zta-build.conf
     if [[ " ${packages[*]} " == *" postgresql "* ]]; then
         mkdir -p "${no_cluster%/*}"
-        # shellcheck disable=SC2064 # the name is known now and local
-        trap "rm -f '$no_cluster'" EXIT
+        leftovers+=("$no_cluster")
         echo 'create_main_cluster = false' >"$no_cluster"
     fi
     step "apt-get update" apt-get update --quiet --quiet
@@ -71,22 +76,19 @@ stop_if_lacking() {
 into() {
     local folder=$1 partial=$1.partial.$$
     shift
-    rm -rf "$partial"
+    leftovers+=("$partial")
     mkdir -p "$partial"
-    "$@" "$partial" || {
-        rm -rf "$partial"
-        return 1
-    }
+    "$@" "$partial" || return
     rm -rf "$folder"
-    mv "$partial" "$folder"
+    mv --no-target-directory "$partial" "$folder"
 }
 
 build_cargo_deny() {
     # Its speed is of no account here, its build time is: two and a half minutes on two cores.
     CARGO_TARGET_DIR=$1/build CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-        cargo install cargo-deny --version "$CARGO_DENY_VERSION" --locked --root "$1"
-    rm -rf "$1/build"
+        cargo install cargo-deny --version "$CARGO_DENY_VERSION" --locked --root "$1" &&
+        rm -rf "$1/build"
 }
 
 fetch_buf() {
