@@ -1,1 +1,45 @@
-"""Zero trust for AI agents: the Python client."""
+"""Zero trust for AI agents: every tool call is decided by policy before it runs.
+
+Three lines guard an agent::
+
+    guard = zta.Guard({"research": "~/.zta/research"})
+    agent = Agent(name="research", tools=[...], plugins=[guard.strands()])
+    agent("...")
+
+`Guard` enforces inside a framework and never raises into it. `Client` and `AsyncClient` ask and
+administer. `zta.v1` holds the generated stubs. `zta.testing` helps to test your own agents.
+"""
+
+from zta._client import AsyncClient, Client
+from zta._enroll import enroll
+from zta._errors import (
+    ArgumentsError,
+    ConfigurationError,
+    CredentialError,
+    EnrollmentError,
+    RpcError,
+    ZtaError,
+)
+from zta._guard import Guard
+from zta._identity import Credential
+from zta._messages import Decision, Session, ToolCall
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentsError",
+    "AsyncClient",
+    "Client",
+    "ConfigurationError",
+    "Credential",
+    "CredentialError",
+    "Decision",
+    "EnrollmentError",
+    "Guard",
+    "RpcError",
+    "Session",
+    "ToolCall",
+    "ZtaError",
+    "__version__",
+    "enroll",
+]

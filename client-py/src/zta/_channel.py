@@ -1,0 +1,305 @@
+"""One authenticated channel that outlives its certificates.
+
+grpc's client credentials cannot be reloaded, so each new certificate means a new channel. A call
+holds a lease on the channel it began on; the old one closes when its last lease ends, so that no
+call fails for a renewal. After a fork the child makes its own channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from zta._errors import RpcError, from_grpc
+from zta._identity import Credential
+
+OPTIONS = [
+    # A proxy of the environment cannot pass mutual TLS on, and must not see where agents call.
+    ("grpc.enable_http_proxy", 0),
+    # A new certificate must not ride on a connection that was made with the old one.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+_ANSWER_MARGIN_S = 1.0
+_abandoned: list[object] = []
+_sources: weakref.WeakSet[ConnectionSource] = weakref.WeakSet()
+
+
+class Connection:
+    """A channel made with one certificate."""
+
+    def __init__(self, credential: Credential) -> None:
+        self.credential = credential
+        self.leases = 0
+        self.retired = False
+        self._callables: dict[tuple[str, str], Any] = {}
+        self.channel = grpc.secure_channel(
+            credential.endpoint,
+            grpc.ssl_channel_credentials(
+                credential.ca_pem, credential.key_pem, credential.certificate_pem
+            ),
+            options=OPTIONS,
+        )
+
+    def callable(self, kind: str, method: str, serializer: Any, deserializer: Any) -> Any:
+        """The channel's multicallable for a method, made once."""
+        key = (kind, method)
+        if key not in self._callables:
+            make = getattr(self.channel, kind)
+            self._callables[key] = make(method, serializer, deserializer)
+        return self._callables[key]
+
+
+class ConnectionSource:
+    """Owns the current connection of one credential."""
+
+    def __init__(self, credential: Credential, on_use: Callable[[], None]) -> None:
+        self._credential = credential
+        self._on_use = on_use
+        self._lock = threading.Lock()
+        self._current: Connection | None = None
+        self._closed = False
+        _sources.add(self)
+
+    def acquire(self) -> Connection:
+        """Lease the current connection; each lease is given back by `release`."""
+        self._on_use()
+        with self._lock:
+            if self._closed:
+                raise RpcError(grpc.StatusCode.CANCELLED, "the client is closed")
+            if self._current is None:
+                self._current = Connection(self._credential)
+            self._current.leases += 1
+            return self._current
+
+    def release(self, connection: Connection) -> None:
+        """Give a lease back."""
+        with self._lock:
+            connection.leases -= 1
+            close = connection.retired and connection.leases == 0
+        if close:
+            # This may be a thread of grpc's own, which close() waits for.
+            threading.Thread(target=connection.channel.close, daemon=True).start()
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Connection]:
+        """A lease for the length of a block."""
+        connection = self.acquire()
+        try:
+            yield connection
+        finally:
+            self.release(connection)
+
+    def replace(self, credential: Credential) -> None:
+        """Use a new certificate from the next call on."""
+        with self._lock:
+            self._credential = credential
+        self._retire()
+
+    def close(self) -> None:
+        """Refuse further calls; the channel closes when the calls in flight have ended."""
+        with self._lock:
+            self._closed = True
+        self._retire()
+
+    def _retire(self) -> None:
+        with self._lock:
+            connection, self._current = self._current, None
+            if connection is None:
+                return
+            connection.retired = True
+            close = connection.leases == 0
+        if close:
+            connection.channel.close()
+
+    def after_fork(self) -> None:
+        """Forget the parent's channel: its threads are not in this process."""
+        self._lock = threading.Lock()
+        if self._current is not None:
+            # Never closed and never collected: that would wait for those threads.
+            _abandoned.append(self._current)
+            self._current = None
+
+
+def _after_fork_in_child() -> None:
+    for source in list(_sources):
+        source.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class _Method:
+    """A method on whatever connection is current when it is called."""
+
+    def __init__(
+        self, source: ConnectionSource, timeout_s: float, kind: str, method: str, codec: Any
+    ) -> None:
+        self._source, self._timeout_s = source, timeout_s
+        self._kind, self._method, self._codec = kind, method, codec
+
+    def _on(self, connection: Connection) -> Any:
+        return connection.callable(self._kind, self._method, *self._codec)
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("timeout") is None:
+            options["timeout"] = self._timeout_s
+        return options
+
+
+class _BlockingMethod(_Method):
+    """Unary-unary, as grpc has it but raising RpcError."""
+
+    def __call__(self, request: Any, **options: Any) -> Any:
+        with self._source.lease() as connection:
+            try:
+                return self._on(connection)(request, **self._options(options))
+            except grpc.RpcError as error:
+                raise from_grpc(error) from None
+
+    def future(self, request: Any, **options: Any) -> grpc.Future[Any]:
+        """Start the call; the lease ends with it."""
+        connection = self._source.acquire()
+        try:
+            call = self._on(connection).future(request, **self._options(options))
+        except BaseException:
+            self._source.release(connection)
+            raise
+        call.add_done_callback(lambda _call: self._source.release(connection))
+        future: grpc.Future[Any] = call
+        return future
+
+
+class _AwaitableMethod(_BlockingMethod):
+    """Unary-unary for asyncio, on any loop and thread, over the same blocking channel."""
+
+    async def __call__(self, request: Any, **options: Any) -> Any:
+        options = self._options(options)
+        return await wait_for(self.future(request, **options), options["timeout"])
+
+
+class _StreamMethod(_Method):
+    """Any streaming method; an answer stream may outlive the certificate it began with."""
+
+    def __call__(self, request: Any, **options: Any) -> Any:
+        connection = self._source.acquire()
+        try:
+            call = self._on(connection)(request, **options)
+        except BaseException:
+            self._source.release(connection)
+            raise
+        call.add_done_callback(lambda _call: self._source.release(connection))
+        return call
+
+
+async def wait_for(call: grpc.Future[Any], timeout_s: float) -> Any:
+    """Await a call of a blocking channel from the running loop; cancelling cancels the call."""
+    loop = asyncio.get_running_loop()
+    finished: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not finished.done():
+            finished.set_result(None)
+
+    def done(_call: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(wake)
+
+    call.add_done_callback(done)
+    try:
+        # grpc keeps the deadline; this one is for a core that is wedged.
+        await asyncio.wait({finished}, timeout=timeout_s + _ANSWER_MARGIN_S)
+    finally:
+        if not call.done():
+            call.cancel()
+    if not call.done():
+        raise RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer")
+    try:
+        return call.result()
+    except (grpc.RpcError, grpc.FutureCancelledError) as error:
+        raise from_grpc(error) from None
+
+
+class RenewingChannel(grpc.Channel):
+    """A `grpc.Channel` for any generated stub, always on the current certificate."""
+
+    def __init__(self, source: ConnectionSource, timeout_s: float, *, awaitable: bool) -> None:
+        self._source, self._timeout_s = source, timeout_s
+        self._unary = _AwaitableMethod if awaitable else _BlockingMethod
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool = False,
+    ) -> Any:
+        """A unary method."""
+        codec = (request_serializer, response_deserializer)
+        return self._unary(self._source, self._timeout_s, "unary_unary", method, codec)
+
+    def _stream(self, kind: str, method: str, serializer: Any, deserializer: Any) -> Any:
+        codec = (serializer, deserializer)
+        return _StreamMethod(self._source, self._timeout_s, kind, method, codec)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool = False,
+    ) -> Any:
+        """A method that answers with a stream."""
+        return self._stream("unary_stream", method, request_serializer, response_deserializer)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool = False,
+    ) -> Any:
+        """A method that takes a stream."""
+        return self._stream("stream_unary", method, request_serializer, response_deserializer)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool = False,
+    ) -> Any:
+        """A method that takes and answers with a stream."""
+        return self._stream("stream_stream", method, request_serializer, response_deserializer)
+
+    def subscribe(self, callback: Any, try_to_connect: bool = False) -> None:
+        """Watch the state of the connection that is current now."""
+        with self._source.lease() as connection:
+            connection.channel.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Any) -> None:
+        """End a `subscribe`."""
+        with self._source.lease() as connection:
+            connection.channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        """Close the client's connection for good."""
+        self._source.close()
+
+    def __enter__(self) -> RenewingChannel:
+        return self
+
+    def __exit__(self, *_error: object) -> bool | None:
+        self.close()
+        return None

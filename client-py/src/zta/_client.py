@@ -1,0 +1,284 @@
+"""The two clients: `Client` blocks, `AsyncClient` is for asyncio. Both raise RpcError.
+
+They differ in how they wait and in nothing else; what they say is in `_messages`. Each runs over
+one blocking channel, which unlike grpc's asyncio channel is not tied to an event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, cast
+
+import grpc
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from zta import v1
+from zta._channel import RenewingChannel
+from zta._errors import CredentialError, RpcError
+from zta._identity import KEY, Credential, load_key
+from zta._messages import Decision, Session, ToolCall, authorize_request, read_decision
+from zta._renewal import Renewer
+
+_CHALLENGE_CONTEXT = b"zta-challenge-v1\0"
+_TIMEOUT_MS = 5_000
+
+
+class _Base:
+    """What both clients own: an identity that renews itself, and a channel that follows it."""
+
+    def __init__(
+        self,
+        credential: str | os.PathLike[str] | Credential | None = None,
+        *,
+        server: str | None = None,
+        timeout_ms: int = _TIMEOUT_MS,
+        sharing: _Base | None = None,
+    ) -> None:
+        """Use a credential folder (or `ZTA_CREDENTIAL`) and its server (or `server`, `ZTA_SERVER`).
+
+        `timeout_ms` bounds each call that names no timeout of its own. With `sharing`, the
+        identity and the connection are those of another client, which closes them.
+        """
+        self._timeout_s: float
+        self._renewer: Renewer
+        if sharing is not None:
+            self._timeout_s, self._renewer = sharing._timeout_s, sharing._renewer
+            return
+        if credential is None:
+            credential = os.environ.get("ZTA_CREDENTIAL")
+            if not credential:
+                raise CredentialError("name a credential folder, or set ZTA_CREDENTIAL")
+        if not isinstance(credential, Credential):
+            credential = Credential.load(credential, server or os.environ.get("ZTA_SERVER"))
+        if timeout_ms <= 0:
+            raise ValueError("timeout_ms must be positive")
+        self._timeout_s = timeout_ms / 1000
+        self._renewer = Renewer(credential)
+
+    @property
+    def credential(self) -> Credential:
+        """The credential in use now."""
+        return self._renewer.credential
+
+    def _channel(self, *, awaitable: bool) -> RenewingChannel:
+        return RenewingChannel(self._renewer.source, self._timeout_s, awaitable=awaitable)
+
+    def _requests(
+        self, calls: Sequence[ToolCall | v1.AuthorizeRequest], session: Session | None
+    ) -> list[v1.AuthorizeRequest]:
+        return [
+            call
+            if isinstance(call, v1.AuthorizeRequest)
+            else authorize_request(call, session or Session(), self.credential.name)
+            for call in calls
+        ]
+
+    def _signed(self, challenge: bytes) -> v1.AuthenticateRequest:
+        credential = self.credential
+        key = load_key(credential.key_pem, credential.folder / KEY)
+        signature = key.sign(_CHALLENGE_CONTEXT + challenge, ec.ECDSA(hashes.SHA256()))
+        return v1.AuthenticateRequest(
+            signed_challenge=v1.SignedChallenge(challenge=challenge, signature=signature)
+        )
+
+
+def _once_more(error: RpcError, attempt: int, deadline: float) -> bool:
+    """Whether to ask again: a connection may have gone away between two calls (fork, restart).
+
+    Safe for decisions: one that was recorded and did not arrive lets nothing run.
+    """
+    unavailable = error.code == grpc.StatusCode.UNAVAILABLE and error.reason is None
+    return unavailable and attempt == 0 and deadline > time.monotonic()
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
+def _batch(
+    requests: list[v1.AuthorizeRequest], response: v1.BatchAuthorizeResponse
+) -> list[Decision | RpcError]:
+    if len(response.items) != len(requests):
+        raise RpcError(grpc.StatusCode.INTERNAL, "the answer does not have one item per request")
+    results: list[Decision | RpcError] = []
+    for request, item in zip(requests, response.items, strict=True):
+        if item.HasField("decision"):
+            results.append(read_decision(request, item.decision))
+        else:
+            results.append(_item_error(item.error))
+    return results
+
+
+def _item_error(error: v1.ItemError) -> RpcError:
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+    code = codes.get(error.code, grpc.StatusCode.UNKNOWN)
+    return RpcError(code, error.message, error.reason or None)
+
+
+class Client(_Base):
+    """A blocking client under one identity. Safe to share between threads."""
+
+    def __init__(
+        self,
+        credential: str | os.PathLike[str] | Credential | None = None,
+        *,
+        server: str | None = None,
+        timeout_ms: int = _TIMEOUT_MS,
+    ) -> None:
+        """See `_Base`: a credential folder, and its server unless another is named."""
+        super().__init__(credential, server=server, timeout_ms=timeout_ms)
+        self.channel: grpc.Channel = self._channel(awaitable=False)
+        """An authenticated channel for any stub of `zta.v1`; it renews itself."""
+        self.authorization = v1.AuthorizationServiceStub(self.channel)
+        self.authentication = v1.AuthenticationServiceStub(self.channel)
+        self.agents = v1.AgentServiceStub(self.channel)
+        self.policies = v1.PolicyServiceStub(self.channel)
+        self.audit = v1.AuditServiceStub(self.channel)
+
+    def authorize(
+        self,
+        call: ToolCall | v1.AuthorizeRequest,
+        *,
+        session: Session | None = None,
+        timeout_ms: int | None = None,
+    ) -> Decision:
+        """Have one call decided. A deny is an answer; an RpcError is a deny for an enforcer."""
+        request = self._requests([call], session)[0]
+        deadline = time.monotonic() + (timeout_ms / 1000 if timeout_ms else self._timeout_s)
+        for attempt in range(2):
+            try:
+                response = self.authorization.Authorize(request, timeout=_left_s(deadline))
+                return read_decision(request, response)
+            except RpcError as error:
+                if not _once_more(error, attempt, deadline):
+                    raise
+        raise AssertionError("the second attempt returns or raises")
+
+    def batch_authorize(
+        self,
+        calls: Sequence[ToolCall | v1.AuthorizeRequest],
+        *,
+        session: Session | None = None,
+        timeout_ms: int | None = None,
+    ) -> list[Decision | RpcError]:
+        """Have up to 64 calls decided, in order; an item that could not be is an RpcError."""
+        requests = self._requests(calls, session)
+        timeout_s = timeout_ms / 1000 if timeout_ms else self._timeout_s
+        response = self.authorization.BatchAuthorize(
+            v1.BatchAuthorizeRequest(requests=requests), timeout=timeout_s
+        )
+        return _batch(requests, response)
+
+    def authenticate(self) -> v1.AuthenticateResponse:
+        """Sign a challenge for an access token that is bound to this client's certificate."""
+        challenge = self.authentication.GetChallenge(v1.GetChallengeRequest()).challenge
+        return self.authentication.Authenticate(self._signed(challenge))
+
+    def close(self) -> None:
+        """Stop renewing and close the connection."""
+        self._renewer.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Base):
+    """A client for asyncio under one identity. It may be used from any event loop."""
+
+    def __init__(
+        self,
+        credential: str | os.PathLike[str] | Credential | None = None,
+        *,
+        server: str | None = None,
+        timeout_ms: int = _TIMEOUT_MS,
+        sharing: _Base | None = None,
+    ) -> None:
+        """See `_Base`: a credential folder, and its server unless another is named."""
+        super().__init__(credential, server=server, timeout_ms=timeout_ms, sharing=sharing)
+        self.channel: Any = self._channel(awaitable=True)
+        """For any stub of `zta.v1`: its unary methods return awaitables."""
+
+        self.authorization = cast(
+            "v1.authorization_service_pb2_grpc.AuthorizationServiceAsyncStub",
+            v1.AuthorizationServiceStub(self.channel),
+        )
+        self.authentication = cast(
+            "v1.authentication_service_pb2_grpc.AuthenticationServiceAsyncStub",
+            v1.AuthenticationServiceStub(self.channel),
+        )
+        self.agents = cast(
+            "v1.agent_service_pb2_grpc.AgentServiceAsyncStub", v1.AgentServiceStub(self.channel)
+        )
+        self.policies = cast(
+            "v1.policy_service_pb2_grpc.PolicyServiceAsyncStub",
+            v1.PolicyServiceStub(self.channel),
+        )
+        self.audit = cast(
+            "v1.audit_service_pb2_grpc.AuditServiceAsyncStub", v1.AuditServiceStub(self.channel)
+        )
+
+    async def authorize(
+        self,
+        call: ToolCall | v1.AuthorizeRequest,
+        *,
+        session: Session | None = None,
+        timeout_ms: int | None = None,
+    ) -> Decision:
+        """Have one call decided. A deny is an answer; an RpcError is a deny for an enforcer."""
+        request = self._requests([call], session)[0]
+        deadline = time.monotonic() + (timeout_ms / 1000 if timeout_ms else self._timeout_s)
+        for attempt in range(2):
+            try:
+                response = await self.authorization.Authorize(request, timeout=_left_s(deadline))
+                return read_decision(request, response)
+            except RpcError as error:
+                if not _once_more(error, attempt, deadline):
+                    raise
+        raise AssertionError("the second attempt returns or raises")
+
+    async def batch_authorize(
+        self,
+        calls: Sequence[ToolCall | v1.AuthorizeRequest],
+        *,
+        session: Session | None = None,
+        timeout_ms: int | None = None,
+    ) -> list[Decision | RpcError]:
+        """Have up to 64 calls decided, in order; an item that could not be is an RpcError."""
+        requests = self._requests(calls, session)
+        timeout_s = timeout_ms / 1000 if timeout_ms else self._timeout_s
+        response = await self.authorization.BatchAuthorize(
+            v1.BatchAuthorizeRequest(requests=requests), timeout=timeout_s
+        )
+        return _batch(requests, response)
+
+    async def authenticate(self) -> v1.AuthenticateResponse:
+        """Sign a challenge for an access token that is bound to this client's certificate."""
+        challenge = (await self.authentication.GetChallenge(v1.GetChallengeRequest())).challenge
+        return await self.authentication.Authenticate(self._signed(challenge))
+
+    async def aclose(self) -> None:
+        """Stop renewing and close the connection."""
+        self._renewer.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,213 @@
+"""A policy decision server in this process, which decides from a table."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography import x509
+
+from zta import v1
+from zta._arguments import digest, parse
+from zta._errors import ArgumentsError
+from zta._guard import Guard
+from zta._identity import create_folder, write_folder
+from zta.testing._pki import Authority, key_pem, new_key
+
+_HOST = "127.0.0.1"
+Fault = Callable[[str, v1.AuthorizeRequest, Any], "v1.AuthorizeResponse | bytes"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One decision that the fake gave."""
+
+    agent: str
+    request: v1.AuthorizeRequest
+    response: v1.AuthorizeResponse
+
+    @property
+    def tool(self) -> str:
+        """The id of the resource."""
+        return self.request.resource.id
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the answer was an allow."""
+        return self.response.effect == v1.EFFECT_ALLOW
+
+
+class FakeServer:
+    """Answers Authorize, BatchAuthorize and Renew over mutual TLS.
+
+    `allow` names, for each agent, the tools it may call; everything else is NOT_PERMITTED.
+    `forbid` maps a tool to the id of the policy that forbids it to everyone.
+    """
+
+    def __init__(
+        self,
+        allow: Mapping[str, Iterable[str]] | None = None,
+        forbid: Mapping[str, str] | None = None,
+        *,
+        lifetime_s: float = 3600.0,
+    ) -> None:
+        """Prepare a server; `start` or a `with` block starts it."""
+        self.allow = {agent: set(tools) for agent, tools in (allow or {}).items()}
+        self.forbid = dict(forbid or {})
+        self.records: list[Recorded] = []
+        """Every decision that was given, in order."""
+        self.renewals: list[str] = []
+        """The agents whose certificates were renewed."""
+        self.fault: Fault | None = None
+        """Replaces the table: return any answer, raw bytes, or abort with the grpc context."""
+        self.obligations: tuple[str, ...] = ()
+        """Asked for with each allow."""
+        self.endpoint = ""
+        self._lifetime = datetime.timedelta(seconds=lifetime_s)
+        self._authority = Authority()
+        self._server_pair = self._authority.server()
+        self._lock = threading.Lock()
+        self._folder = Path(tempfile.mkdtemp(prefix="zta-fake-"))
+        self._server: grpc.Server | None = None
+
+    def start(self) -> FakeServer:
+        """Listen; after `stop` on the same port again."""
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+        server.add_generic_rpc_handlers((_handlers(self),))
+        credentials = grpc.ssl_server_credentials(
+            [self._server_pair], self._authority.pem, require_client_auth=True
+        )
+        port = server.add_secure_port(self.endpoint or f"{_HOST}:0", credentials)
+        server.start()
+        self._server, self.endpoint = server, f"{_HOST}:{port}"
+        return self
+
+    def stop(self) -> None:
+        """Stop at once; calls in flight fail."""
+        if self._server is not None:
+            self._server.stop(None).wait()
+            self._server = None
+
+    def credential(self, agent: str) -> Path:
+        """A credential folder for an agent, made at the first ask."""
+        folder = self._folder / agent
+        if not folder.exists():
+            key = new_key()
+            create_folder(folder, key_pem(key))
+            issued = self._authority.agent(agent, key.public_key(), self._lifetime)
+            write_folder(folder, endpoint=self.endpoint, key_pem=key_pem(key), issued=issued)
+        return folder
+
+    def guard(self, *agents: str, **options: Any) -> Guard:
+        """A guard for agents of these names, each under an identity of its own."""
+        return Guard({agent: self.credential(agent) for agent in agents}, **options)
+
+    def decide(self, agent: str, request: v1.AuthorizeRequest) -> v1.AuthorizeResponse:
+        """What the table says."""
+        tool = request.resource.id
+        answer = v1.AuthorizeResponse(
+            effect=v1.EFFECT_DENY,
+            decision_id=str(uuid.uuid4()),
+            correlation_id=request.correlation_id,
+            revision=1,
+            action=request.action,
+        )
+        if not _digest_fits(request):
+            answer.reason = v1.DENY_REASON_INVALID_ARGUMENTS
+            answer.message = "the digest does not fit the arguments"
+        elif tool in self.forbid:
+            answer.reason = v1.DENY_REASON_FORBIDDEN
+            answer.policy_ids.append(self.forbid[tool])
+            answer.message = f"policy {self.forbid[tool]} forbids {tool}"
+        elif tool in self.allow.get(agent, ()):
+            answer.effect = v1.EFFECT_ALLOW
+            answer.policy_ids.append(f"{agent}-tools")
+            answer.message = f"permitted by {agent}-tools"
+            answer.obligations.extend(v1.Obligation(name=name) for name in self.obligations)
+        else:
+            answer.reason = v1.DENY_REASON_NOT_PERMITTED
+            answer.message = f"no policy permits {agent} to call {tool}"
+        with self._lock:
+            answer.sequence = len(self.records)
+            self.records.append(Recorded(agent, request, answer))
+        return answer
+
+    def renew(self, agent: str, certificate_pem: bytes) -> v1.RenewResponse:
+        """A fresh certificate for the key of the one that the caller showed."""
+        shown = x509.load_pem_x509_certificate(certificate_pem)
+        with self._lock:
+            self.renewals.append(agent)
+        issued = self._authority.agent(agent, shown.public_key(), self._lifetime)
+        return v1.RenewResponse(certificate=issued)
+
+    def __enter__(self) -> FakeServer:
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _digest_fits(request: v1.AuthorizeRequest) -> bool:
+    try:
+        return digest(parse(request.arguments_json)) == request.arguments_sha256
+    except ArgumentsError:
+        return False
+
+
+def _caller(context: grpc.ServicerContext) -> tuple[str, bytes]:
+    """The agent's name and certificate, from the handshake."""
+    peer: Mapping[str, Any] = context.auth_context()
+    names = [name.decode() for name in peer.get("peer_spiffe_id", ())]
+    if len(names) != 1:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate names no agent")
+    return names[0].rsplit("/", 1)[-1], peer["x509_pem_cert"][0]
+
+
+def _handlers(fake: FakeServer) -> grpc.GenericRpcHandler:
+    def authorize(request: v1.AuthorizeRequest, context: grpc.ServicerContext) -> Any:
+        agent, _ = _caller(context)
+        if fake.fault is not None:
+            return fake.fault(agent, request, context)
+        return fake.decide(agent, request)
+
+    def batch(request: v1.BatchAuthorizeRequest, context: grpc.ServicerContext) -> Any:
+        agent, _ = _caller(context)
+        items = [
+            v1.BatchAuthorizeItem(
+                correlation_id=item.correlation_id, decision=fake.decide(agent, item)
+            )
+            for item in request.requests
+        ]
+        return v1.BatchAuthorizeResponse(items=items)
+
+    def renew(_request: v1.RenewRequest, context: grpc.ServicerContext) -> Any:
+        return fake.renew(*_caller(context))
+
+    methods: dict[str, tuple[Any, Any]] = {
+        "/zta.v1.AuthorizationService/Authorize": (authorize, v1.AuthorizeRequest),
+        "/zta.v1.AuthorizationService/BatchAuthorize": (batch, v1.BatchAuthorizeRequest),
+        "/zta.v1.AgentService/Renew": (renew, v1.RenewRequest),
+    }
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            if details.method not in methods:
+                return None
+            function, message = methods[details.method]
+            return grpc.unary_unary_rpc_method_handler(function, message.FromString, _serialize)
+
+    return Handlers()
+
+
+def _serialize(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
