@@ -45,7 +45,7 @@ _FAILED = "Error: the tool call failed."
 
 @dataclass(frozen=True)
 class _Asker:
-    """Asks for one agent. Raises no Exception."""
+    """Asks for one agent."""
 
     guard: Guard
     agent: str
@@ -214,9 +214,9 @@ class _GuardedWorkbench(Workbench):
         try:
             server = self._asker.mcp_servers.get(self._inner, "mcp")
             call = _describe(self._inner, server, original, name, arguments)
+            return await self._asker.decide(call)
         except Exception as error:  # noqa: BLE001 - an exception would make the run hang
             return adapter_failed(self._asker.agent, error)
-        return await self._asker.decide(call)
 
     async def list_tools(self) -> Any:
         """The tools; what is listed is not what is permitted."""

@@ -77,9 +77,9 @@ class StrandsGuard(Plugin):
                 _make_innermost(context.agent, self._wrap)
                 return refused(_NOT_INNERMOST, "GUARD_FAILED")
             call = describe(context.tool, context.tool_use, self._mcp_servers)
+            return await self._guard.decide_async(agent, call, session=self._session)
         except Exception as error:  # noqa: BLE001 - a framework that changed must not open the way
             return adapter_failed(agent, error)
-        return await self._guard.decide_async(agent, call, session=self._session)
 
 
 def describe(tool: Any, tool_use: Any, mcp_servers: Mapping[Any, str]) -> ToolCall:

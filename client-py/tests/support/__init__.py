@@ -1,0 +1,52 @@
+"""What the tests of several frameworks share."""
+
+import contextvars
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+READ = ("read_file", {"path": "a"})
+DELETE = ("delete_file", {"path": "b"})
+
+
+@dataclass
+class Ran:
+    """Which tool bodies ran, in order."""
+
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+
+    def __call__(self, tool: str, argument: Any) -> None:
+        self.calls.append((tool, argument))
+
+
+@dataclass
+class Outcome:
+    """What came of a run."""
+
+    ran: list[tuple[str, Any]]
+    seen: str
+    """Everything that the model was shown."""
+    final: str
+
+
+def within(seconds: float, function: Callable[[], Any]) -> Any:
+    """Run in a thread of its own: a hung framework cannot be cancelled, only left behind."""
+    results: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+    context = contextvars.copy_context()
+
+    def target() -> None:
+        try:
+            results.put((context.run(function), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=target, daemon=True).start()
+    try:
+        value, error = results.get(timeout=seconds)
+    except queue.Empty:
+        raise AssertionError(f"the run hung for {seconds} s") from None
+    if error is not None:
+        raise error
+    return value
