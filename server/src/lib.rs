@@ -5,6 +5,8 @@ pub mod policy;
 pub mod store;
 
 #[allow(dead_code, unused_imports, reason = "`app` wires it next")]
+mod api;
+#[allow(dead_code, unused_imports, reason = "`app` wires it next")]
 mod identity;
 #[allow(dead_code, unused_imports, reason = "`app` wires it next")]
 mod keys;

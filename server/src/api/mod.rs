@@ -1,0 +1,3 @@
+//! The front doors: they translate, and never decide.
+
+pub(crate) mod tls;
