@@ -18,4 +18,6 @@ pub(crate) use config::{TlsConfigError, TlsMaterial, TlsReload};
 pub(crate) use connection::{Connection, PeerInfo};
 
 #[cfg(test)]
+mod served_tests;
+#[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::{PrincipalName, SpiffeId, TrustDomain};
 use crate::keys::{KeyAlgorithm, SigningKey, SoftwareKey};
 
-const NOW: OffsetDateTime = datetime!(2026-11-22 12:00 UTC);
+pub(super) const NOW: OffsetDateTime = datetime!(2026-11-22 12:00 UTC);
 
 #[derive(Debug)]
 struct Clock(OffsetDateTime);
@@ -40,7 +40,7 @@ impl TimeProvider for Clock {
     }
 }
 
-fn trust_domain() -> TrustDomain {
+pub(super) fn trust_domain() -> TrustDomain {
     TrustDomain::parse("zta.local").expect("a trust domain")
 }
 
@@ -52,19 +52,19 @@ fn public_key(key: &dyn SigningKey) -> PublicKey {
     PublicKey::from_spki(key.public_key_spki_der()).expect("P-256")
 }
 
-fn ca_of(domain: &TrustDomain) -> Ca {
+pub(super) fn ca_of(domain: &TrustDomain) -> Ca {
     let key: Arc<dyn SigningKey> = Arc::new(software_key());
     let root = Ca::create(&key, domain, NOW).expect("a root");
     Ca::load(key, root, domain).expect("its CA")
 }
 
 /// A client's certificate with its key.
-struct Credential {
+pub(super) struct Credential {
     certificate: Vec<u8>,
     key: SoftwareKey,
 }
 
-fn agent(ca: &Ca, name: &str) -> Credential {
+pub(super) fn agent(ca: &Ca, name: &str) -> Credential {
     let key = software_key();
     let name = PrincipalName::parse(name).expect("a name");
     let id = SpiffeId::agent(ca.trust_domain(), &name);
@@ -84,7 +84,7 @@ fn server_certificate(ca: &Ca, key: &dyn SigningKey) -> IssuedCertificate {
         .expect("a certificate")
 }
 
-fn material(server: &Ca, clients: &Ca, now: OffsetDateTime) -> TlsMaterial {
+pub(super) fn material(server: &Ca, clients: &Ca, now: OffsetDateTime) -> TlsMaterial {
     let key = software_key();
     TlsMaterial {
         chain: vec![server_certificate(server, &key).der],
@@ -156,7 +156,16 @@ impl ResolvesClientCert for Shows {
     }
 }
 
-fn client(
+pub(super) fn client(
+    server: &Ca,
+    credential: Option<&Credential>,
+    version: &'static SupportedProtocolVersion,
+) -> TlsConnector {
+    client_speaking(b"h2", server, credential, version)
+}
+
+pub(super) fn client_speaking(
+    protocol: &[u8],
     server: &Ca,
     credential: Option<&Credential>,
     version: &'static SupportedProtocolVersion,
@@ -181,11 +190,11 @@ fn client(
             builder.with_client_cert_resolver(Arc::new(Shows(shown)))
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     TlsConnector::from(Arc::new(config))
 }
 
-async fn connect(
+pub(super) async fn connect(
     address: SocketAddr,
     connector: &TlsConnector,
 ) -> std::io::Result<TlsStream<TcpStream>> {
@@ -194,7 +203,7 @@ async fn connect(
     connector.connect(name, socket).await
 }
 
-const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
+pub(super) const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
 async fn failure_of(credential: &Credential, ca: &Ca, now: OffsetDateTime) -> HandshakeFailure {
     let mut door = Door::open(material(ca, ca, now), Limits::default()).await;
