@@ -18,6 +18,7 @@ trap 'rm -rf "$partial"' EXIT
 mkdir -p "$partial"
 
 random_hex() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
+random_hex >"$partial/postgres_password"
 owner=$(random_hex)
 service=$(random_hex)
 printf '%s' "$owner" >"$partial/postgres_owner_password"

@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Run once by the Postgres image, on an empty database: the role that the server works under.
-# It owns nothing. `zta migrate`, as zta_owner, grants it what the server does and no more.
+# Run once by the Postgres image, on an empty database, as its superuser. Two roles without special rights:
+# `zta_owner` owns the tables and is used by `zta migrate` alone; the server works as `zta_service`, which
+# owns nothing and may do what the migrations grant it.
 set -euo pipefail
 
-# The password travels by standard input: on a command line every process of the container could read it.
+# The passwords travel by standard input: on a command line every process of the container could read them.
 psql --quiet --no-psqlrc --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname="$POSTGRES_DB" <<SQL
-\set password \`cat /run/secrets/postgres_service_password\`
-CREATE ROLE zta_service LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD :'password';
+\set owner_password \`cat /run/secrets/postgres_owner_password\`
+\set service_password \`cat /run/secrets/postgres_service_password\`
+CREATE ROLE zta_owner LOGIN PASSWORD :'owner_password';
+CREATE ROLE zta_service LOGIN PASSWORD :'service_password';
 REVOKE ALL ON DATABASE "$POSTGRES_DB" FROM PUBLIC;
+ALTER DATABASE "$POSTGRES_DB" OWNER TO zta_owner;
 GRANT CONNECT ON DATABASE "$POSTGRES_DB" TO zta_service;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+ALTER SCHEMA public OWNER TO zta_owner;
+GRANT USAGE ON SCHEMA public TO zta_service;
 SQL
