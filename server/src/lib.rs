@@ -1,12 +1,31 @@
-//! ZTA server.
+//! The policy decision server of ZTA, zero trust for AI agents.
+//!
+//! | module | what it is | may import |
+//! |---|---|---|
+//! | [`model`] | plain types of the domain | nothing of ours |
+//! | `keys`, [`store`] | signing keys; the databases | `model` |
+//! | [`policy`] | what the rules say | `model`, `store` |
+//! | `identity`, [`audit`] | who is asking; what happened | `model`, `store`, `keys` |
+//! | `replica` | what this replica knows, of one epoch | the capabilities, `store`, `model` |
+//! | `pdp` | the one path to a decision | `replica`, the capabilities, `model` |
+//! | `operations` | administrative acts: decide, write, record | `pdp`, the capabilities, `model` |
+//! | `api` | front doors: translate, never decide | `operations`, `pdp`, `model`, types of `identity` |
+//! | [`app`] | the composition root | everything |
+//!
+//! Capabilities (`identity`, `policy`, `audit`) never import each other; they meet in
+//! `pdp`. `tests/it/architecture.rs` holds this table true.
+
+pub mod app;
 pub mod audit;
+pub mod config;
 pub mod model;
 pub mod policy;
 pub mod store;
+pub mod telemetry;
 
-#[allow(dead_code, unused_imports, reason = "`app` wires it next")]
 mod api;
-#[allow(dead_code, unused_imports, reason = "`app` wires it next")]
 mod identity;
-#[allow(dead_code, unused_imports, reason = "`app` wires it next")]
 mod keys;
+mod operations;
+mod pdp;
+mod replica;

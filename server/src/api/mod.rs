@@ -1,3 +1,9 @@
 //! The front doors: they translate, and never decide.
 
+pub(crate) mod caller;
+pub(crate) mod grpc;
+pub(crate) mod http;
+pub(crate) mod observe;
+pub(crate) mod server;
+pub(crate) mod status;
 pub(crate) mod tls;

@@ -8,6 +8,7 @@ pub(crate) mod challenge;
 pub(crate) mod join_token;
 pub(crate) mod peer;
 pub(crate) mod public_key;
+pub(crate) mod registry;
 pub(crate) mod spiffe;
 pub(crate) mod token;
 

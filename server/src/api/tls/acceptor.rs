@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{CertificateError, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
@@ -295,6 +295,7 @@ async fn secure(
             Ok(Connection::plaintext(
                 socket,
                 PeerInfo {
+                    established: Instant::now(),
                     source,
                     certificate,
                 },
@@ -334,6 +335,7 @@ async fn handshake(
     Ok(Connection::tls(
         stream,
         PeerInfo {
+            established: Instant::now(),
             source,
             certificate,
         },

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -20,6 +21,8 @@ pub(crate) struct PeerInfo {
     pub(crate) source: SocketAddr,
     /// The verified client certificate, if one was presented.
     pub(crate) certificate: Option<Arc<PeerCertificate>>,
+    /// When the handshake proved possession of the certificate's key.
+    pub(crate) established: Instant,
 }
 
 /// A connection that requests are read from.

@@ -13,9 +13,9 @@ pub(crate) mod acceptor;
 pub(crate) mod config;
 pub(crate) mod connection;
 
-pub(crate) use acceptor::{Acceptor, FailedHandshake, HandshakeFailure, Incoming, Limits};
+pub(crate) use acceptor::{Acceptor, FailedHandshake, Incoming, Limits};
 pub(crate) use config::{TlsConfigError, TlsMaterial, TlsReload};
-pub(crate) use connection::{Connection, PeerInfo};
+pub(crate) use connection::PeerInfo;
 
 #[cfg(test)]
 mod served_tests;

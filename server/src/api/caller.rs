@@ -1,0 +1,29 @@
+//! The credential of a call: the connection's certificate and the metadata's token.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use tonic::Request;
+
+use super::tls::PeerInfo;
+use crate::identity::registry::Credential;
+use crate::identity::token::TokenError;
+
+/// What a call brings to prove who makes it. Proves nothing by itself: the PDP
+/// authenticates it, on every call.
+pub(crate) fn credential<T>(request: &Request<T>, now: OffsetDateTime) -> Credential {
+    let peer = request.extensions().get::<PeerInfo>();
+    let token = request.metadata().get("authorization").map(|value| {
+        let text = value.to_str().map_err(|_| TokenError::Malformed)?;
+        match text.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Arc::from(token)),
+            _ => Err(TokenError::Malformed),
+        }
+    });
+    Credential {
+        certificate: peer.and_then(|p| p.certificate.clone()),
+        handshake_time: peer.map_or(now, |p| now - p.established.elapsed()),
+        source: peer.map(|p| p.source.ip()),
+        token,
+    }
+}

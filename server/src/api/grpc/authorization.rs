@@ -1,0 +1,237 @@
+//! `zta.v1.AuthorizationService`.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tonic::{Request, Response, Status};
+use tonic_types::StatusExt as _;
+use zta_proto::v1;
+use zta_proto::v1::authorization_service_server::AuthorizationService;
+
+use super::{bounded, consistency_token, entity, optional, timestamp, wire_uid};
+use crate::api::caller::credential;
+use crate::api::status::{field, limit};
+use crate::identity::registry::Credential;
+use crate::model::arguments::Arguments;
+use crate::model::request::ACTION_TYPE;
+use crate::model::{AccessRequest, Decision, DenyReason, Effect};
+use crate::pdp::Pdp;
+use crate::telemetry::Metrics;
+
+/// Bytes of a tool's arguments.
+const ARGUMENTS_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a PEP's context.
+const CONTEXT_BYTES_MAX: usize = 64 * 1024;
+/// Requests of one batch.
+const BATCH_MAX: usize = 64;
+/// Obligations that a PEP may name.
+const OBLIGATIONS_MAX: usize = 64;
+/// Bytes of the names that a client chooses: sessions, tasks, users, correlation ids.
+const NAME_BYTES_MAX: usize = 256;
+
+/// The door.
+pub(crate) struct AuthorizationDoor {
+    pub(crate) pdp: Arc<Pdp>,
+    pub(crate) metrics: Metrics,
+}
+
+#[tonic::async_trait]
+impl AuthorizationService for AuthorizationDoor {
+    async fn authorize(
+        &self,
+        request: Request<v1::AuthorizeRequest>,
+    ) -> Result<Response<v1::AuthorizeResponse>, Status> {
+        let credential = credential(&request, (self.pdp.clock)());
+        self.decide(&credential, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn batch_authorize(
+        &self,
+        request: Request<v1::BatchAuthorizeRequest>,
+    ) -> Result<Response<v1::BatchAuthorizeResponse>, Status> {
+        let credential = credential(&request, (self.pdp.clock)());
+        let requests = request.into_inner().requests;
+        if requests.is_empty() {
+            return Err(field("requests", "is empty"));
+        }
+        if requests.len() > BATCH_MAX {
+            return Err(limit("requests", requests.len(), BATCH_MAX));
+        }
+        // Together, so that the audit writer takes them as one batch.
+        let items = requests
+            .into_iter()
+            .map(|request| self.item(&credential, request));
+        Ok(Response::new(v1::BatchAuthorizeResponse {
+            items: join_all(items).await,
+        }))
+    }
+}
+
+impl AuthorizationDoor {
+    async fn item(
+        &self,
+        credential: &Credential,
+        request: v1::AuthorizeRequest,
+    ) -> v1::BatchAuthorizeItem {
+        use v1::batch_authorize_item::Result as Item;
+        let correlation_id = request.correlation_id.clone();
+        let result = match self.decide(credential, request).await {
+            Ok(decision) => Item::Decision(decision),
+            Err(status) => Item::Error(v1::ItemError {
+                code: status.code() as i32,
+                message: status.message().to_owned(),
+                reason: status
+                    .get_details_error_info()
+                    .map(|i| i.reason)
+                    .unwrap_or_default(),
+            }),
+        };
+        v1::BatchAuthorizeItem {
+            correlation_id,
+            result: Some(result),
+        }
+    }
+
+    async fn decide(
+        &self,
+        credential: &Credential,
+        request: v1::AuthorizeRequest,
+    ) -> Result<v1::AuthorizeResponse, Status> {
+        let correlation_id = request.correlation_id.clone();
+        let request = parse(request)?;
+        let decision = self.pdp.decide(credential, &request).await?;
+        self.metrics.decided(&decision);
+        Ok(answer(decision, correlation_id))
+    }
+}
+
+/// The wire's request as ours. What a model controls and gets wrong (its arguments) is
+/// a deny on record; what the PEP gets wrong is an error.
+fn parse(request: v1::AuthorizeRequest) -> Result<AccessRequest, Status> {
+    let action = entity("action", request.action, Some(ACTION_TYPE))?;
+    let resource = entity("resource", request.resource, None)?;
+    if request.context_json.len() > CONTEXT_BYTES_MAX {
+        return Err(limit(
+            "context_json",
+            request.context_json.len(),
+            CONTEXT_BYTES_MAX,
+        ));
+    }
+    if request.supported_obligations.len() > OBLIGATIONS_MAX {
+        let n = request.supported_obligations.len();
+        return Err(limit("supported_obligations", n, OBLIGATIONS_MAX));
+    }
+    for name in &request.supported_obligations {
+        bounded("supported_obligations", name, NAME_BYTES_MAX)?;
+    }
+    Ok(AccessRequest {
+        action,
+        resource,
+        arguments: arguments(&request.arguments_json, &request.arguments_sha256)?,
+        pep_context: Arguments::parse(&request.context_json),
+        session_id: optional("session_id", request.session_id, NAME_BYTES_MAX)?,
+        task_id: optional("task_id", request.task_id, NAME_BYTES_MAX)?,
+        user: optional("user", request.user, NAME_BYTES_MAX)?,
+        correlation_id: optional("correlation_id", request.correlation_id, NAME_BYTES_MAX)?,
+        supported_obligations: request.supported_obligations,
+        trace_id: trace_id(&request.traceparent)?,
+    })
+}
+
+type ParsedArguments = Option<Result<Arguments, String>>;
+
+fn arguments(json: &[u8], sha256: &[u8]) -> Result<ParsedArguments, Status> {
+    if !matches!(sha256.len(), 0 | 32) {
+        return Err(field("arguments_sha256", "must be empty or 32 bytes"));
+    }
+    if json.is_empty() && sha256.is_empty() {
+        return Ok(None);
+    }
+    if json.len() > ARGUMENTS_BYTES_MAX {
+        let why = format!(
+            "{} bytes are over the limit of {ARGUMENTS_BYTES_MAX}",
+            json.len()
+        );
+        return Ok(Some(Err(why)));
+    }
+    let parsed = Arguments::parse(json).and_then(|arguments| {
+        if sha256.is_empty() || arguments.sha256() == sha256 {
+            return Ok(arguments);
+        }
+        Err("their digest is not the one that the PEP computed".to_owned())
+    });
+    Ok(Some(parsed))
+}
+
+/// The trace id of a W3C traceparent; empty is absent.
+fn trace_id(traceparent: &str) -> Result<Option<String>, Status> {
+    if traceparent.is_empty() {
+        return Ok(None);
+    }
+    let parts: Vec<&str> = traceparent.split('-').collect();
+    let lower_hex = |s: &str| {
+        s.bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    match parts.as_slice() {
+        [version, trace, span, flags, ..]
+            if version.len() == 2
+                && trace.len() == 32
+                && span.len() == 16
+                && flags.len() == 2
+                && parts.iter().all(|p| lower_hex(p)) =>
+        {
+            Ok(Some((*trace).to_owned()))
+        }
+        _ => Err(field("traceparent", "is not a W3C traceparent")),
+    }
+}
+
+fn answer(decision: Decision, correlation_id: String) -> v1::AuthorizeResponse {
+    let token = consistency_token(&decision);
+    let verdict = decision.verdict;
+    let effect = match verdict.effect() {
+        Effect::Allow => v1::Effect::Allow,
+        Effect::Deny => v1::Effect::Deny,
+    };
+    v1::AuthorizeResponse {
+        effect: effect.into(),
+        reason: verdict
+            .deny
+            .map_or(v1::DenyReason::Unspecified, wire_reason)
+            .into(),
+        message: verdict.message,
+        decision_id: decision.id.to_string(),
+        sequence: decision.sequence,
+        policy_ids: verdict.policies,
+        errored_policy_ids: verdict.errored,
+        obligations: verdict
+            .obligations
+            .into_iter()
+            .map(|o| v1::Obligation {
+                name: o.name,
+                policy_id: o.policy,
+            })
+            .collect(),
+        revision: decision.revision,
+        consistency_token: token,
+        correlation_id,
+        decide_time: timestamp(decision.time),
+        action: Some(wire_uid(&verdict.action)),
+    }
+}
+
+fn wire_reason(reason: DenyReason) -> v1::DenyReason {
+    match reason {
+        DenyReason::Forbidden => v1::DenyReason::Forbidden,
+        DenyReason::NotPermitted => v1::DenyReason::NotPermitted,
+        DenyReason::EvaluationError => v1::DenyReason::EvaluationError,
+        DenyReason::InvalidArguments => v1::DenyReason::InvalidArguments,
+        DenyReason::ObligationUnsupported => v1::DenyReason::ObligationUnsupported,
+        DenyReason::Suspended => v1::DenyReason::Suspended,
+        DenyReason::Isolated => v1::DenyReason::Isolated,
+        DenyReason::Revoked => v1::DenyReason::Revoked,
+    }
+}

@@ -1,0 +1,112 @@
+//! All doors on one port: gRPC with health and reflection, and the plain HTTP paths.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
+use zta_proto::v1;
+use zta_proto::v1::agent_service_server::AgentServiceServer;
+use zta_proto::v1::audit_service_server::AuditServiceServer;
+use zta_proto::v1::authentication_service_server::AuthenticationServiceServer;
+use zta_proto::v1::authorization_service_server::AuthorizationServiceServer;
+use zta_proto::v1::policy_service_server::PolicyServiceServer;
+
+use super::grpc::agents::AgentDoor;
+use super::grpc::audit::AuditDoor;
+use super::grpc::authentication::AuthenticationDoor;
+use super::grpc::authorization::AuthorizationDoor;
+use super::grpc::policies::PolicyDoor;
+use super::http::{Pages, routes};
+use super::observe::Observe;
+use super::tls::Incoming;
+use crate::config::Limits;
+use crate::operations::Operations;
+use crate::telemetry::Metrics;
+
+/// Everything that the doors need.
+pub(crate) struct Doors {
+    pub(crate) operations: Arc<Operations>,
+    pub(crate) metrics: Metrics,
+    pub(crate) pages: Pages,
+    pub(crate) limits: Limits,
+}
+
+/// Health of the server as `grpc.health.v1` shows it.
+pub(crate) type Health = tonic_health::server::HealthReporter;
+
+impl Doors {
+    /// Serves connections until `stop` completes, then lets calls in flight end. The
+    /// caller sets the deadline: by itself this waits for the last open call.
+    ///
+    /// # Errors
+    /// When the transport fails.
+    pub(crate) async fn serve(
+        self,
+        incoming: Incoming,
+        stop: impl Future<Output = ()>,
+        health: Health,
+    ) -> Result<(), tonic::transport::Error> {
+        let max = self.limits.message_bytes_max;
+        let operations = || Arc::clone(&self.operations);
+        let authorization = AuthorizationDoor {
+            pdp: Arc::clone(&self.operations.pdp),
+            metrics: self.metrics.clone(),
+        };
+        let mut services = Routes::builder();
+        services
+            .add_service(
+                AuthorizationServiceServer::new(authorization).max_decoding_message_size(max),
+            )
+            .add_service(
+                AuthenticationServiceServer::new(AuthenticationDoor(operations()))
+                    .max_decoding_message_size(max),
+            )
+            .add_service(
+                AgentServiceServer::new(AgentDoor(operations())).max_decoding_message_size(max),
+            )
+            .add_service(
+                PolicyServiceServer::new(PolicyDoor(operations())).max_decoding_message_size(max),
+            )
+            .add_service(
+                AuditServiceServer::new(AuditDoor(operations())).max_decoding_message_size(max),
+            );
+        services.add_service(HealthServer::new(HealthService::from_health_reporter(
+            health,
+        )));
+        add_reflection(&mut services);
+        let router = services
+            .routes()
+            .into_axum_router()
+            .merge(routes(self.pages));
+        tonic::transport::Server::builder()
+            .accept_http1(true)
+            .tcp_nodelay(true)
+            .max_concurrent_streams(self.limits.streams_per_connection_max)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .timeout(Duration::from_millis(self.limits.request_timeout_ms))
+            .layer(Observe::new(self.metrics))
+            .add_routes(Routes::from(router))
+            .serve_with_incoming_shutdown(incoming, stop)
+            .await
+    }
+}
+
+/// Reflection, in the version of today and in the one that older tools speak.
+fn add_reflection(services: &mut RoutesBuilder) {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (builder().build_v1(), builder().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => {
+            services.add_service(v1).add_service(v1alpha);
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "no reflection: the descriptors do not load");
+        }
+    }
+}

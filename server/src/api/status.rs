@@ -1,0 +1,254 @@
+//! Errors as gRPC statuses of the richer model: each with an `ErrorInfo` whose reason
+//! stands in `zta/v1/error_reason.proto`. The one place that maps them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use zta_proto::v1::ErrorReason;
+
+use crate::audit::AppendError;
+use crate::identity::challenge::ChallengeError;
+use crate::identity::registry::AuthenticationError;
+use crate::identity::token::TokenError;
+use crate::model::{AgentState, Conflict};
+use crate::operations::OperationError;
+use crate::pdp::PdpError;
+use crate::policy::PolicyError;
+
+/// The domain of every `ErrorInfo`.
+pub(crate) const DOMAIN: &str = "zta";
+/// When to try again after a refusal that passes.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The reason's name on the wire.
+pub(crate) fn reason_name(reason: ErrorReason) -> &'static str {
+    reason.as_str_name().trim_start_matches("ERROR_REASON_")
+}
+
+/// A status with its reason.
+pub(crate) fn status(code: Code, reason: ErrorReason, message: impl Into<String>) -> Status {
+    detailed(code, reason, message, ErrorDetails::new())
+}
+
+fn detailed(
+    code: Code,
+    reason: ErrorReason,
+    message: impl Into<String>,
+    mut details: ErrorDetails,
+) -> Status {
+    details.set_error_info(reason_name(reason), DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+fn retriable(reason: ErrorReason, message: String) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_retry_info(Some(RETRY));
+    detailed(Code::Unavailable, reason, message, details)
+}
+
+/// A field of the request is no good.
+pub(crate) fn field(name: &str, why: impl Into<String>) -> Status {
+    let why = why.into();
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation(name, &why);
+    detailed(
+        Code::InvalidArgument,
+        ErrorReason::FieldInvalid,
+        format!("{name}: {why}"),
+        details,
+    )
+}
+
+/// A documented limit is exceeded.
+pub(crate) fn limit(name: &str, size: usize, max: usize) -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([
+        ("limit".to_owned(), name.to_owned()),
+        ("max".to_owned(), max.to_string()),
+    ]);
+    details.set_error_info(reason_name(ErrorReason::LimitExceeded), DOMAIN, metadata);
+    let message = format!("{name}: {size} is over the limit of {max}");
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// A defect of ours: the caller gets an id, the log the error.
+pub(crate) fn internal(error: &dyn std::fmt::Display) -> Status {
+    let id = uuid::Uuid::new_v4();
+    tracing::error!(%id, %error, "internal error");
+    status(
+        Code::Internal,
+        ErrorReason::Internal,
+        format!("internal error {id}; look for this id in the server's log"),
+    )
+}
+
+impl From<PdpError> for Status {
+    fn from(error: PdpError) -> Self {
+        let message = error.to_string();
+        match error {
+            PdpError::Authentication(e) => authentication(&e, message),
+            PdpError::Policy(e) => policy(&e, message),
+            PdpError::NotReady => retriable(ErrorReason::NotReady, message),
+            PdpError::Stale => retriable(ErrorReason::StoreUnavailable, message),
+            PdpError::Conflict(e) => conflict(&e, message),
+            PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
+            PdpError::Append(AppendError::Overloaded) => {
+                retriable(ErrorReason::Overloaded, message)
+            }
+            PdpError::Append(AppendError::Leaf(_)) => {
+                status(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
+            }
+            PdpError::Append(_) | PdpError::Store(_) => {
+                // The store's own words may name hosts and files: they are for the log.
+                tracing::error!(error = %message, "the store or the audit is not available");
+                retriable(
+                    ErrorReason::StoreUnavailable,
+                    "the audit record could not be written, so nothing was decided; try again"
+                        .into(),
+                )
+            }
+        }
+    }
+}
+
+fn authentication(error: &AuthenticationError, message: String) -> Status {
+    let reason = match error {
+        AuthenticationError::CredentialMissing => ErrorReason::CredentialMissing,
+        AuthenticationError::CertificateExpired => ErrorReason::CertificateExpired,
+        AuthenticationError::KeyUnknown => ErrorReason::KeyUnknown,
+        AuthenticationError::PrincipalUnknown => ErrorReason::PrincipalUnknown,
+        AuthenticationError::Token(TokenError::Expired) => ErrorReason::TokenExpired,
+        AuthenticationError::Token(TokenError::Binding | TokenError::Subject) => {
+            ErrorReason::TokenBinding
+        }
+        AuthenticationError::Token(_) => ErrorReason::TokenInvalid,
+    };
+    status(Code::Unauthenticated, reason, message)
+}
+
+fn policy(error: &PolicyError, message: String) -> Status {
+    match error {
+        PolicyError::ActionUnknown(_) => {
+            status(Code::InvalidArgument, ErrorReason::ActionUnknown, message)
+        }
+        PolicyError::ResourceType { .. } | PolicyError::ToolMismatch { .. } => status(
+            Code::InvalidArgument,
+            ErrorReason::ResourceTypeInvalid,
+            message,
+        ),
+        PolicyError::Internal(_) => internal(&message),
+    }
+}
+
+fn conflict(error: &Conflict, message: String) -> Status {
+    let precondition = |reason, subject: &str| {
+        let mut details = ErrorDetails::new();
+        details.add_precondition_failure_violation(reason_name(reason), subject, &message);
+        detailed(Code::FailedPrecondition, reason, message.clone(), details)
+    };
+    match error {
+        Conflict::AgentExists | Conflict::UserExists => status(
+            Code::AlreadyExists,
+            ErrorReason::AgentExists,
+            format!("{message}; registering again never changes or replaces one"),
+        ),
+        Conflict::AgentNotFound => status(Code::NotFound, ErrorReason::AgentNotFound, message),
+        Conflict::AgentState(state) => {
+            contained_or(*state, precondition(ErrorReason::StateConflict, "agent"))
+        }
+        Conflict::JoinToken => status(
+            Code::Unauthenticated,
+            ErrorReason::JoinTokenInvalid,
+            message,
+        ),
+        Conflict::KeyEnrolled => precondition(ErrorReason::StateConflict, "key"),
+        Conflict::Generation => precondition(ErrorReason::GenerationConflict, "certificate"),
+        Conflict::Revision { .. } => precondition(ErrorReason::RevisionConflict, "revision"),
+    }
+}
+
+/// A final state says so by its own reason.
+fn contained_or(state: AgentState, otherwise: Status) -> Status {
+    if state == AgentState::Revoked {
+        let message = "the agent is revoked, for good; register another one";
+        return status(Code::FailedPrecondition, ErrorReason::Revoked, message);
+    }
+    otherwise
+}
+
+impl From<OperationError> for Status {
+    fn from(error: OperationError) -> Self {
+        let message = error.to_string();
+        match error {
+            OperationError::Pdp(e) => e.into(),
+            OperationError::Denied(decision) => {
+                let by = decision.verdict.policies.join(", ");
+                let metadata = HashMap::from([
+                    ("decision_id".to_owned(), decision.id.to_string()),
+                    ("sequence".to_owned(), decision.sequence.to_string()),
+                    ("policies".to_owned(), by),
+                ]);
+                let mut details = ErrorDetails::new();
+                details.set_error_info(reason_name(ErrorReason::NotPermitted), DOMAIN, metadata);
+                Status::with_error_details(Code::PermissionDenied, message, details)
+            }
+            OperationError::Contained(state) => {
+                let reason = match state {
+                    AgentState::Suspended => ErrorReason::Suspended,
+                    AgentState::Isolated => ErrorReason::Isolated,
+                    AgentState::Active | AgentState::Revoked => ErrorReason::Revoked,
+                };
+                status(Code::PermissionDenied, reason, message)
+            }
+            OperationError::Field { field: name, why } => field(name, why),
+            OperationError::AgentNotFound(_) => {
+                status(Code::NotFound, ErrorReason::AgentNotFound, message)
+            }
+            OperationError::RevisionNotFound(_) => {
+                status(Code::NotFound, ErrorReason::RevisionNotFound, message)
+            }
+            OperationError::JoinToken => status(
+                Code::Unauthenticated,
+                ErrorReason::JoinTokenInvalid,
+                message,
+            ),
+            OperationError::Csr(_) => {
+                status(Code::InvalidArgument, ErrorReason::CsrInvalid, message)
+            }
+            OperationError::ChallengeInvalid => status(
+                Code::Unauthenticated,
+                ErrorReason::ChallengeInvalid,
+                message,
+            ),
+            OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
+                status(Code::ResourceExhausted, ErrorReason::RateLimited, message)
+            }
+            OperationError::Signature => status(
+                Code::Unauthenticated,
+                ErrorReason::SignatureInvalid,
+                message,
+            ),
+            OperationError::PolicyInvalid(diagnostics) => {
+                let mut details = ErrorDetails::new();
+                for d in diagnostics.iter().take(64) {
+                    let at = format!("{}:{}:{}", d.file, d.line, d.column);
+                    details.add_bad_request_violation(at, d.message.clone());
+                }
+                detailed(
+                    Code::InvalidArgument,
+                    ErrorReason::PolicyInvalid,
+                    message,
+                    details,
+                )
+            }
+            OperationError::Lockout => {
+                status(Code::FailedPrecondition, ErrorReason::Lockout, message)
+            }
+            OperationError::Challenge(_) | OperationError::Ca(_) | OperationError::Token(_) => {
+                internal(&message)
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The composition root: builds the parts, starts the tasks, watches over them, and
+//! drains. The wall clock is read here and nowhere else.
+
+mod bootstrap;
+mod material;
+mod tasks;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::api::http::Pages;
+use crate::api::server::Doors;
+use crate::api::tls::{Acceptor, Limits as TlsLimits};
+use crate::audit::Audit;
+use crate::audit::throttle::Throttle;
+use crate::config::Config;
+use crate::identity::challenge::ChallengeMemory;
+use crate::model::redaction::Redaction;
+use crate::operations::Operations;
+use crate::pdp::{Clock, Pdp};
+use crate::replica::Replica;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{SharedStore, StoreError};
+use crate::telemetry::Metrics;
+use material::Material;
+use tasks::Tasks;
+
+/// Live challenges of one replica.
+const CHALLENGES_MAX: usize = 100_000;
+
+/// Why the server did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something that the server needs is missing or no good; the text says what to do.
+    #[error("{0}")]
+    Start(String),
+    /// A part ended that must not.
+    #[error("{0} ended; the server stops, because a dead part must not look alive")]
+    PartEnded(String),
+}
+
+/// An error of the start from anything that says what is wrong.
+fn start_error(error: impl std::fmt::Display) -> AppError {
+    AppError::Start(error.to_string())
+}
+
+/// The wall clock.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads it")]
+fn wall_clock() -> Clock {
+    Arc::new(OffsetDateTime::now_utc)
+}
+
+/// Opens the store of this configuration.
+///
+/// # Errors
+/// When it cannot be reached or opened.
+pub async fn open_store(config: &Config) -> Result<SharedStore, AppError> {
+    match &config.database_url {
+        Some(_) => Err(AppError::Start("postgres lands soon".into())),
+        None => {
+            material::private_dir(&config.data_dir).map_err(start_error)?;
+            Ok(Arc::new(SqliteStore::open(&config.sqlite_path()).await?))
+        }
+    }
+}
+
+/// Brings the schema of the store up to date.
+///
+/// # Errors
+/// When the store cannot be reached or changed.
+pub async fn migrate(config: &Config) -> Result<(), AppError> {
+    let store = open_store(config).await?;
+    store.migrate().await?;
+    store.close().await;
+    Ok(())
+}
+
+/// Runs the server until a signal or `stop` ends it.
+///
+/// # Errors
+/// What kept it from starting, or which part ended.
+pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), AppError> {
+    let clock = wall_clock();
+    let now = clock();
+    let store = open_store(&config).await?;
+    if config.database_url.is_none() {
+        store.migrate().await?;
+    }
+    let head = store.ensure_log(uuid::Uuid::new_v4()).await?;
+    let material = Material::load(&config, &store, head.log_id, now).await?;
+    let metrics = Metrics::new().map_err(AppError::Start)?;
+
+    let (stopping, stopped) = watch::channel(false);
+    let mut tasks = Tasks::new(stopped);
+    let (audit, sequencer) = Audit::new(head.log_id, Arc::clone(&store));
+    tasks.spawn("the audit writer", sequencer.run());
+    let first = bootstrap::first_start(&config, &store, &audit, &material, now).await?;
+    let replica = Arc::new(Replica::load(Arc::clone(&store)).await?);
+    tasks.spawn("the change feed", Arc::clone(&replica).follow());
+
+    let operations = operations(&config, &store, &audit, &material, &clock, replica)?;
+    let pdp = Arc::clone(&operations.pdp);
+    let (readiness, health) = tasks.watch_readiness(&store, &pdp);
+    tasks.sign_checkpoints(
+        &store,
+        Arc::clone(&material.log_key),
+        material.origin.clone(),
+    );
+    tasks.summarize_refusals(Arc::clone(&pdp));
+
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
+    let address = listener.local_addr().map_err(start_error)?;
+    let incoming = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
+    let doors = Doors {
+        operations: Arc::clone(&operations),
+        metrics: metrics.clone(),
+        pages: Pages {
+            readiness,
+            metrics: Arc::new(move || metrics.text()),
+            ca_pem: Arc::from(material.ca.certificate_pem()),
+        },
+        limits: config.limits.clone(),
+    };
+    let signal = tasks.stopped();
+    tasks.spawn_until_stop("the API", async move {
+        doors
+            .serve(incoming, signal, health)
+            .await
+            .map_err(|e| e.to_string())
+    });
+    bootstrap::record_start(&config, &pdp).await?;
+    announce(&config, address, first.as_ref())?;
+
+    let ended = tokio::select! {
+        part = tasks.first_end() => Err(AppError::PartEnded(part)),
+        () = stop => Ok(()),
+    };
+    drain(&config, stopping, tasks, &pdp, &store).await;
+    ended
+}
+
+fn operations(
+    config: &Config,
+    store: &SharedStore,
+    audit: &Audit,
+    material: &Material,
+    clock: &Clock,
+    replica: Arc<Replica>,
+) -> Result<Arc<Operations>, AppError> {
+    let pdp = Arc::new(Pdp {
+        replica,
+        audit: audit.clone(),
+        tokens: material.token_authority().map_err(start_error)?,
+        redaction: Redaction::new(&config.redact),
+        clock: Arc::clone(clock),
+        failures: std::sync::Mutex::new(Throttle::default()),
+    });
+    Ok(Arc::new(Operations {
+        pdp,
+        store: Arc::clone(store),
+        ca: Arc::clone(&material.ca),
+        challenges: ChallengeMemory::new(CHALLENGES_MAX),
+        certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
+        token_lifetime: time::Duration::seconds(config.token_lifetime_s.into()),
+    }))
+}
+
+fn accept(
+    config: &Config,
+    material: &Material,
+    clock: &Clock,
+    pdp: &Arc<Pdp>,
+    listener: TcpListener,
+    tasks: &mut Tasks,
+) -> Result<crate::api::tls::Incoming, AppError> {
+    let (acceptor, incoming) = if config.plaintext {
+        tracing::warn!("plain text: no TLS, so nobody can authenticate; for development only");
+        Acceptor::plaintext(listener).map_err(start_error)?
+    } else {
+        let reload = material.tls(clock()).map_err(start_error)?;
+        tasks.renew_server_certificate(material.clone(), reload.clone(), Arc::clone(clock));
+        let report = tasks.record_handshake_failures(Arc::clone(pdp));
+        let trust_domain = material.ca.trust_domain().clone();
+        Acceptor::tls(listener, reload, trust_domain, TlsLimits::default(), report)
+    };
+    let signal = tasks.stopped();
+    tasks.spawn_until_stop("the listener", async move {
+        acceptor.run(signal).await;
+        Ok(())
+    });
+    Ok(incoming)
+}
+
+/// Says where the server is and, on the first start, how to go on.
+fn announce(
+    config: &Config,
+    address: SocketAddr,
+    first: Option<&bootstrap::FirstStart>,
+) -> Result<(), AppError> {
+    material::private_dir(&config.data_dir).map_err(start_error)?;
+    let endpoint = config.data_dir.join("endpoint");
+    std::fs::write(&endpoint, address.to_string()).map_err(start_error)?;
+    if let Some(first) = first {
+        first.write_endpoint(address).map_err(start_error)?;
+        tracing::info!(
+            credential = %first.credential_dir.display(),
+            "first start: the administrator's credential is in this folder; keep it safe"
+        );
+    }
+    tracing::info!(%address, "listening");
+    Ok(())
+}
+
+/// Lets calls in flight end, up to the deadline, and puts the end on record.
+async fn drain(
+    config: &Config,
+    stopping: watch::Sender<bool>,
+    mut tasks: Tasks,
+    pdp: &Arc<Pdp>,
+    store: &SharedStore,
+) {
+    tracing::info!("stopping: no new calls, those in flight may end");
+    let _ = stopping.send(true);
+    let deadline = Duration::from_millis(config.drain_timeout_ms);
+    if tokio::time::timeout(deadline, tasks.drained())
+        .await
+        .is_err()
+    {
+        tracing::warn!(?deadline, "some calls did not end in time and are cut off");
+    }
+    if tokio::time::timeout(Duration::from_secs(2), bootstrap::record_stop(pdp))
+        .await
+        .is_err()
+    {
+        tracing::warn!("the stop could not be put on record in time");
+    }
+    tasks.abort();
+    store.close().await;
+    tracing::info!("stopped");
+}

@@ -1,0 +1,268 @@
+//! Every setting, with its default and its meaning. Read once at the start from a TOML
+//! file and `ZTA_…` variables (`__` between levels: `ZTA_LIMITS__MESSAGE_BYTES_MAX`). An
+//! unknown key refuses the start and is named.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// What the server is told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to listen. `127.0.0.1:0` takes a free port.
+    pub listen: SocketAddr,
+    /// The folder for keys, the embedded store and the administrator's credential.
+    pub data_dir: PathBuf,
+    /// The SPIFFE trust domain of every principal here.
+    pub trust_domain: String,
+    /// Further names of the server's certificate: DNS names and IP addresses.
+    pub server_names: Vec<String>,
+    /// The Postgres of a fleet; without it the store is embedded.
+    pub database_url: Option<String>,
+    /// A file that holds `database_url`, for a secret mounted as a file.
+    pub database_url_file: Option<PathBuf>,
+    /// The file with the secret that wraps the keys of a fleet; needed with Postgres.
+    pub keyring_file: Option<PathBuf>,
+    /// The policies of the first start; without it the built-in ones.
+    pub policy_dir: Option<PathBuf>,
+    /// `human` or `json`.
+    pub log_format: LogFormat,
+    /// A `tracing` filter, such as `info` or `zta_server=debug`.
+    pub log_level: String,
+    /// Where to send OpenTelemetry traces (OTLP over gRPC); without it nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Plain text instead of TLS. Loopback only; nobody can authenticate over it.
+    pub plaintext: bool,
+    /// How long calls in flight may take to end after a stop signal.
+    pub drain_timeout_ms: u64,
+    /// How long agents' certificates are good for, at most a day.
+    pub certificate_lifetime_s: u32,
+    /// How long access tokens are good for, at most ten minutes.
+    pub token_lifetime_s: u32,
+    /// Dotted paths of what is never stored of a request's inputs.
+    pub redact: Vec<String>,
+    /// Limits of the door.
+    pub limits: Limits,
+}
+
+/// Limits of the door.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of one request.
+    pub message_bytes_max: usize,
+    /// Requests in flight on one connection.
+    pub streams_per_connection_max: u32,
+    /// How long one request may take.
+    pub request_timeout_ms: u64,
+}
+
+/// The form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
+            data_dir: PathBuf::from("zta-data"),
+            trust_domain: "zta.local".to_owned(),
+            server_names: Vec::new(),
+            database_url: None,
+            database_url_file: None,
+            keyring_file: None,
+            policy_dir: None,
+            log_format: LogFormat::Human,
+            log_level: "info".to_owned(),
+            otlp_endpoint: None,
+            plaintext: false,
+            drain_timeout_ms: 10_000,
+            certificate_lifetime_s: 3600,
+            token_lifetime_s: 600,
+            redact: [
+                "password",
+                "passwd",
+                "secret",
+                "token",
+                "api_key",
+                "apikey",
+                "authorization",
+                "access_token",
+                "private_key",
+            ]
+            .map(|key| format!("**.{key}"))
+            .to_vec(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 8 * 1024 * 1024,
+            streams_per_connection_max: 512,
+            request_timeout_ms: 30_000,
+        }
+    }
+}
+
+/// Why the configuration is refused, with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file or a variable cannot be read as the settings.
+    #[error("configuration: {0}")]
+    Read(#[from] config::ConfigError),
+    /// A value is no good.
+    #[error("configuration: `{key}` {why}")]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+}
+
+/// Variables that belong to the clients and the tools, not to the server.
+const FOREIGN_VARIABLES: [&str; 6] = [
+    "config",
+    "credential",
+    "server",
+    "bin",
+    "log",
+    "test_postgres_url",
+];
+
+impl Config {
+    /// Reads the file, then the variables on top of it.
+    ///
+    /// # Errors
+    /// An unknown key, a value of another type, or one that cannot be used.
+    pub fn read(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        if let Some(file) = file {
+            builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
+        }
+        let own: std::collections::HashMap<String, String> = std::env::vars()
+            .filter(|(name, _)| {
+                let key = name.strip_prefix("ZTA_").map(str::to_ascii_lowercase);
+                key.is_some_and(|key| !FOREIGN_VARIABLES.contains(&key.as_str()))
+            })
+            .collect();
+        let variables = config::Environment::with_prefix("ZTA")
+            .prefix_separator("_")
+            .separator("__")
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("server_names")
+            .with_list_parse_key("redact")
+            .source(Some(own));
+        let config: Self = builder.add_source(variables).build()?.try_deserialize()?;
+        config.usable()
+    }
+
+    fn usable(mut self) -> Result<Self, ConfigError> {
+        let bad = |key, why: &str| {
+            Err(ConfigError::Value {
+                key,
+                why: why.to_owned(),
+            })
+        };
+        if self.plaintext && !self.listen.ip().is_loopback() {
+            return bad(
+                "plaintext",
+                "is for loopback only; listen on 127.0.0.1 or use TLS",
+            );
+        }
+        if !(60..=86_400).contains(&self.certificate_lifetime_s) {
+            return bad("certificate_lifetime_s", "must be 60 to 86400");
+        }
+        if !(10..=600).contains(&self.token_lifetime_s) {
+            return bad("token_lifetime_s", "must be 10 to 600");
+        }
+        if let Some(file) = &self.database_url_file {
+            if self.database_url.is_some() {
+                return bad(
+                    "database_url_file",
+                    "stands beside `database_url`; give one of them",
+                );
+            }
+            let text = std::fs::read_to_string(file).map_err(|e| ConfigError::Value {
+                key: "database_url_file",
+                why: format!("cannot be read from `{}`: {e}", file.display()),
+            })?;
+            self.database_url = Some(text.trim().to_owned());
+        }
+        if let Some(url) = &self.database_url {
+            if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+                return bad(
+                    "database_url",
+                    "must begin with `postgres://`; leave it out for the embedded store",
+                );
+            }
+            if ["changeme", "CHANGE_ME", "<password>"]
+                .iter()
+                .any(|p| url.contains(p))
+            {
+                return bad(
+                    "database_url",
+                    "still holds a placeholder; put the real password in",
+                );
+            }
+        }
+        Ok(self)
+    }
+
+    /// The embedded store's file.
+    pub fn sqlite_path(&self) -> PathBuf {
+        self.data_dir.join("zta.db")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("zta.toml");
+        std::fs::write(&file, text).expect("write");
+        Config::read(Some(&file))
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_and_refused() {
+        let error = read("listne = \"127.0.0.1:1\"")
+            .expect_err("unknown key")
+            .to_string();
+        assert!(error.contains("listne"), "{error}");
+        let error = read("[limits]\nmessage_bytes = 1")
+            .expect_err("unknown key")
+            .to_string();
+        assert!(error.contains("message_bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_what_to_do() {
+        for (text, why) in [
+            ("plaintext = true\nlisten = \"0.0.0.0:1\"", "loopback only"),
+            ("token_lifetime_s = 601", "10 to 600"),
+            ("database_url = \"mysql://x\"", "postgres://"),
+            (
+                "database_url = \"postgres://zta:changeme@db/zta\"",
+                "placeholder",
+            ),
+        ] {
+            let error = read(text).expect_err(text).to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

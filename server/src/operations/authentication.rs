@@ -1,0 +1,96 @@
+//! Logins: a signed challenge for an access token bound to the client certificate.
+
+use super::{OperationError, Operations};
+use crate::audit::Record;
+use crate::identity::challenge::{Challenge, ChallengeError, signed_message};
+use crate::identity::registry::{Caller, Credential};
+use crate::identity::token::IssuedToken;
+use crate::model::{AgentState, EventType};
+use crate::pdp::PdpError;
+
+impl Operations {
+    /// A challenge for the key of the caller's certificate.
+    pub(crate) async fn challenge(
+        &self,
+        credential: &Credential,
+    ) -> Result<Challenge, OperationError> {
+        let caller = self.known_caller(credential).await?;
+        let Some(certificate) = credential
+            .certificate
+            .as_deref()
+            .filter(|_| caller.is_some())
+        else {
+            return Err(OperationError::Signature);
+        };
+        Ok(self
+            .challenges
+            .issue(certificate.key_sha256(), (self.pdp.clock)())?)
+    }
+
+    /// Exchanges a signed challenge for an access token. On record before the answer.
+    pub(crate) async fn authenticate(
+        &self,
+        credential: &Credential,
+        challenge: &[u8],
+        signature: &[u8],
+    ) -> Result<(IssuedToken, Caller), OperationError> {
+        let now = (self.pdp.clock)();
+        let caller = self.known_caller(credential).await?;
+        let (Some(certificate), Some(caller)) = (credential.certificate.as_deref(), caller) else {
+            return Err(OperationError::Signature);
+        };
+        // Spent before the signature is looked at: a wrong one spends it, too.
+        if let Err(error) = self
+            .challenges
+            .redeem(challenge, certificate.key_sha256(), now)
+        {
+            self.pdp
+                .record_refusal(credential, &error.to_string(), now)
+                .await?;
+            return Err(match error {
+                ChallengeError::Full | ChallengeError::Random => error.into(),
+                _ => OperationError::ChallengeInvalid,
+            });
+        }
+        if !certificate.verify_signature(&signed_message(challenge), signature) {
+            self.pdp
+                .record_refusal(credential, "the challenge's signature is wrong", now)
+                .await?;
+            return Err(OperationError::Signature);
+        }
+        let token = self
+            .pdp
+            .tokens
+            .issue(certificate, now, self.token_lifetime, now)?;
+        let mut event = self
+            .pdp
+            .event(EventType::Login, now)
+            .with_detail("token_id", token.id.as_str());
+        event.actor = Some(caller.principal.uid());
+        event.instance = Some(caller.principal.instance);
+        event.source = credential.source;
+        self.pdp
+            .audit
+            .append(Record::fact(event))
+            .await
+            .map_err(PdpError::Append)?;
+        Ok((token, caller))
+    }
+
+    /// The caller, if it may log in at all.
+    async fn known_caller(
+        &self,
+        credential: &Credential,
+    ) -> Result<Option<Caller>, OperationError> {
+        let now = (self.pdp.clock)();
+        let state = self.pdp.replica.current();
+        let caller = self.pdp.authenticate(credential, &state, now).await?;
+        if caller.principal.state != AgentState::Active {
+            self.pdp
+                .record_refusal(credential, "login while contained", now)
+                .await?;
+            return Err(OperationError::Contained(caller.principal.state));
+        }
+        Ok(Some(caller))
+    }
+}

@@ -1,0 +1,151 @@
+//! Administrative acts and logins: decide, write, record, in one transaction. One file
+//! per service of the API.
+
+pub(crate) mod agents;
+pub(crate) mod audit;
+pub(crate) mod authentication;
+pub(crate) mod policies;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use time::Duration;
+
+use crate::identity::ca::{Ca, CaError};
+use crate::identity::challenge::{ChallengeError, ChallengeMemory};
+use crate::identity::public_key::PublicKeyError;
+use crate::identity::registry::Credential;
+use crate::identity::token::TokenError;
+use crate::model::{AccessRequest, Decision, EntityUid};
+use crate::pdp::{Pdp, PdpError, permitted};
+use crate::policy::Diagnostic;
+use crate::store::{SharedStore, StoreError};
+
+/// The parts that administrative acts work on.
+pub(crate) struct Operations {
+    pub(crate) pdp: Arc<Pdp>,
+    pub(crate) store: SharedStore,
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) challenges: ChallengeMemory,
+    /// How long issued certificates are good for.
+    pub(crate) certificate_lifetime: Duration,
+    /// How long access tokens are good for.
+    pub(crate) token_lifetime: Duration,
+}
+
+/// Why an act was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OperationError {
+    /// Nothing was decided.
+    #[error(transparent)]
+    Pdp(#[from] PdpError),
+    /// Decided, and denied.
+    #[error("{}", .0.verdict.message)]
+    Denied(Box<Decision>),
+    /// The principal may not do this in its state.
+    #[error("the agent is {}", .0.as_str())]
+    Contained(crate::model::AgentState),
+    /// A field of the request is no good.
+    #[error("{field}: {why}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+    /// There is no such agent.
+    #[error("there is no agent `{0}`")]
+    AgentNotFound(String),
+    /// There is no such revision.
+    #[error("there is no revision {0}")]
+    RevisionNotFound(u64),
+    /// The join token is no good.
+    #[error("the join token is unknown, was used before, or has expired; ask for a new one")]
+    JoinToken,
+    /// The CSR is no good.
+    #[error("csr_der: {0}")]
+    Csr(#[from] PublicKeyError),
+    /// The challenge is no good.
+    #[error("the challenge is unknown, was used before, or has expired; get a new one")]
+    ChallengeInvalid,
+    /// No challenge can be given.
+    #[error(transparent)]
+    Challenge(#[from] ChallengeError),
+    /// The signature is not by the certificate's key.
+    #[error("the signature does not verify under the certificate's key")]
+    Signature,
+    /// The candidate does not pass the gates.
+    #[error("the policy set does not pass: {}", .0.first().map_or("", |d| d.message.as_str()))]
+    PolicyInvalid(Vec<Diagnostic>),
+    /// The candidate would lock out its author.
+    #[error(
+        "under these policies you could not apply the next ones; permit `apply_policy` to your role"
+    )]
+    Lockout,
+    /// The CA could not sign.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// A token could not be made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+impl From<StoreError> for OperationError {
+    fn from(error: StoreError) -> Self {
+        Self::Pdp(PdpError::Store(error))
+    }
+}
+
+impl Operations {
+    /// The resource of acts on the server as a whole.
+    fn zone(&self) -> EntityUid {
+        EntityUid::new("ZTA::Zone", self.ca.trust_domain().as_str())
+    }
+
+    /// Decides and records an act that only reads.
+    async fn read(
+        &self,
+        credential: &Credential,
+        action: &str,
+    ) -> Result<Decision, OperationError> {
+        let request = AccessRequest::new(EntityUid::action(action), self.zone());
+        let decision = self
+            .pdp
+            .operate(credential, &request, &|_, _, _| Ok(Default::default()))
+            .await?;
+        allowed(decision)
+    }
+}
+
+/// A denied act is an error of the operation.
+fn allowed(decision: Decision) -> Result<Decision, OperationError> {
+    if permitted(&decision) {
+        Ok(decision)
+    } else {
+        Err(OperationError::Denied(Box::new(decision)))
+    }
+}
+
+/// A detail of an event from pairs.
+fn detail<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+/// A text that stands in a record or an error: bounded, one line.
+fn text_field(field: &'static str, text: &str, bytes_max: usize) -> Result<(), OperationError> {
+    if text.len() > bytes_max {
+        let why = format!("has {} bytes, at most {bytes_max} are allowed", text.len());
+        return Err(OperationError::Field { field, why });
+    }
+    if text
+        .chars()
+        .any(|c| c.is_control() && c != '\n' && c != '\t')
+    {
+        let why = "must not contain control characters".to_owned();
+        return Err(OperationError::Field { field, why });
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! The one path to a decision. Every door calls it, administrative acts included; it
+//! authenticates, evaluates, and puts on record, in this order, and answers only after
+//! the record is durable. `Err` means that nothing was decided: a deny for every PEP.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
+use crate::identity::registry::{AuthenticationError, Caller, Credential};
+use crate::identity::token::TokenAuthority;
+use crate::model::event::Inputs;
+use crate::model::redaction::Redaction;
+use crate::model::{
+    AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
+    Verdict,
+};
+use crate::policy::{Facts, PolicyError};
+use crate::replica::{Replica, State};
+
+/// How often a decision is made again because the world changed under it.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// Where the time comes from. Read once per decision.
+pub(crate) type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
+
+/// Why nothing was decided.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PdpError {
+    /// The credential proves nobody. On record.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
+    /// The request names what the schema does not have.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// No revision is in force.
+    #[error("no policy revision is in force yet")]
+    NotReady,
+    /// The world changed faster than the decision could be made.
+    #[error(
+        "the policies or the registry changed {ATTEMPTS_MAX} times during this call; try again"
+    )]
+    Stale,
+    /// The change of an administrative act cannot be made.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The candidate policies would deny their author the next change of them.
+    #[error("the candidate policies would lock out their author")]
+    Lockout,
+    /// Not on record, so not decided.
+    #[error(transparent)]
+    Append(AppendError),
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+}
+
+/// What an administrative act does, once it is permitted.
+#[derive(Debug, Default)]
+pub(crate) struct Act {
+    /// What to write beside the event.
+    pub(crate) change: Option<Change>,
+    /// What to say about it on record.
+    pub(crate) detail: Map<String, Value>,
+}
+
+/// How an administrative act prepares itself from the state it was permitted in. Called
+/// again when the state changed before the commit.
+pub(crate) type Prepare<'a> =
+    &'a (dyn Fn(&State, &Caller, OffsetDateTime) -> Result<Act, PdpError> + Sync);
+
+/// Decides.
+pub(crate) struct Pdp {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) audit: Audit,
+    pub(crate) tokens: TokenAuthority,
+    pub(crate) redaction: Redaction,
+    pub(crate) clock: Clock,
+    pub(crate) failures: std::sync::Mutex<Throttle>,
+}
+
+impl Pdp {
+    /// Decides a request of an agent, a workload or a person.
+    ///
+    /// # Errors
+    /// When nothing could be decided or put on record.
+    pub(crate) async fn decide(
+        &self,
+        credential: &Credential,
+        request: &AccessRequest,
+    ) -> Result<Decision, PdpError> {
+        self.run(credential, request, EventType::Decision, None)
+            .await
+    }
+
+    /// Decides an administrative act and, if it is permitted, makes its change in the
+    /// transaction of its event.
+    ///
+    /// # Errors
+    /// When nothing could be decided or put on record, or the change cannot be made.
+    pub(crate) async fn operate(
+        &self,
+        credential: &Credential,
+        request: &AccessRequest,
+        prepare: Prepare<'_>,
+    ) -> Result<Decision, PdpError> {
+        self.run(credential, request, EventType::Admin, Some(prepare))
+            .await
+    }
+
+    async fn run(
+        &self,
+        credential: &Credential,
+        request: &AccessRequest,
+        kind: EventType,
+        prepare: Option<Prepare<'_>>,
+    ) -> Result<Decision, PdpError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let state = self.replica.current();
+            let now = (self.clock)();
+            let caller = self.authenticate(credential, &state, now).await?;
+            let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
+            let facts = facts(&caller, credential, now);
+            let verdict = match contained(&caller, request) {
+                Some(verdict) => verdict,
+                None => revision
+                    .compiled
+                    .evaluate(&caller.principal, request, &facts)?,
+            };
+            let act = match prepare {
+                Some(prepare) if verdict.deny.is_none() => prepare(&state, &caller, now)?,
+                _ => Act::default(),
+            };
+            let decision = Decision {
+                id: self.new_id(now),
+                sequence: 0,
+                log_id: self.audit.log_id(),
+                revision: revision.meta.number,
+                time: now,
+                verdict,
+            };
+            let record = self.record(kind, &decision, &caller, &facts, request, act, state.epoch);
+            match self.audit.append(record).await {
+                Ok(appended) => {
+                    if appended.epoch > state.epoch {
+                        // Our own change: the next call on this replica sees it.
+                        self.replica.catch_up(appended.epoch).await?;
+                    }
+                    return Ok(Decision {
+                        sequence: appended.sequence,
+                        ..decision
+                    });
+                }
+                Err(AppendError::Stale { epoch }) => self.replica.catch_up(epoch).await?,
+                Err(AppendError::Conflict(conflict)) => return Err(PdpError::Conflict(conflict)),
+                Err(error) => return Err(PdpError::Append(error)),
+            }
+        }
+        Err(PdpError::Stale)
+    }
+
+    /// Who makes the call. A refused credential is on record before its error is.
+    ///
+    /// # Errors
+    /// When the credential proves nobody, or the refusal could not be put on record.
+    pub(crate) async fn authenticate(
+        &self,
+        credential: &Credential,
+        state: &State,
+        now: OffsetDateTime,
+    ) -> Result<Caller, PdpError> {
+        match state.registry.authenticate(credential, &self.tokens, now) {
+            Ok(caller) => Ok(caller),
+            Err(error) => {
+                self.record_refusal(credential, &error.to_string(), now)
+                    .await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Puts a refused credential on record, singly or in the summary of its second.
+    ///
+    /// # Errors
+    /// When it could not be put on record.
+    pub(crate) async fn record_refusal(
+        &self,
+        credential: &Credential,
+        why: &str,
+        now: OffsetDateTime,
+    ) -> Result<(), PdpError> {
+        let singly = self
+            .failures
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .admit(credential.source, now);
+        if !singly {
+            return Ok(());
+        }
+        let mut event = self
+            .event(EventType::LoginFailed, now)
+            .with_detail("why", why);
+        event.source = credential.source;
+        // A name that nothing proved is no actor.
+        if let Some(certificate) = &credential.certificate {
+            event = event.with_detail("claimed", certificate.spiffe_id().as_str());
+        }
+        self.audit
+            .append(Record::fact(event))
+            .await
+            .map(drop)
+            .map_err(PdpError::Append)
+    }
+
+    /// An event of this log at this time.
+    pub(crate) fn event(&self, kind: EventType, now: OffsetDateTime) -> Event {
+        Event::new(kind, self.audit.log_id(), self.new_id(now), now)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one event has that many sources")]
+    fn record(
+        &self,
+        kind: EventType,
+        decision: &Decision,
+        caller: &Caller,
+        facts: &Facts,
+        request: &AccessRequest,
+        act: Act,
+        epoch: u64,
+    ) -> Record {
+        let verdict = &decision.verdict;
+        let mut event = Event::new(kind, decision.log_id, decision.id, decision.time);
+        event.actor = Some(caller.principal.uid());
+        event.instance = Some(caller.principal.instance);
+        event.source = facts.source;
+        event.action = Some(verdict.action.clone());
+        event.resource = Some(request.resource.clone());
+        event.effect = Some(verdict.effect());
+        event.reason = verdict.deny.map(|reason| reason.as_str().to_owned());
+        event.policies.clone_from(&verdict.policies);
+        event.errored.clone_from(&verdict.errored);
+        event.obligations.clone_from(&verdict.obligations);
+        event.revision = Some(decision.revision);
+        event.session.clone_from(&request.session_id);
+        event.task.clone_from(&request.task_id);
+        event.user.clone_from(&request.user);
+        event.correlation_id.clone_from(&request.correlation_id);
+        event.trace_id.clone_from(&request.trace_id);
+        event.detail = act.detail;
+        if let Some(Ok(arguments)) = &request.arguments {
+            event.arguments_sha256 = Some(hex::encode(arguments.sha256()));
+        }
+        let inputs = (kind == EventType::Decision).then(|| self.inputs(caller, request, facts));
+        event.inputs_sha256 = inputs
+            .as_ref()
+            .map(|inputs| hex::encode(inputs.commitment()));
+        Record {
+            event,
+            inputs,
+            epoch: Some(epoch),
+            change: act.change,
+        }
+    }
+
+    /// What replay needs beside the event: redacted, under a salted commitment.
+    fn inputs(&self, caller: &Caller, request: &AccessRequest, facts: &Facts) -> Inputs {
+        let tagged =
+            |parsed: Option<&Result<crate::model::arguments::Arguments, String>>| match parsed {
+                Some(Ok(arguments)) => arguments.tagged().clone(),
+                Some(Err(why)) => json!({ "unreadable": why }),
+                None => Value::Null,
+            };
+        let mut value = json!({
+            "arguments": tagged(request.arguments.as_ref()),
+            "request": tagged(Some(&request.pep_context)),
+            "action": request.action,
+            "principal": {
+                "name": caller.principal.name,
+                "owner": caller.principal.owner,
+                "roles": caller.principal.roles,
+            },
+            "authentication": {
+                "method": facts.authentication_method,
+                "age_seconds": facts.authentication_age_seconds,
+            },
+        });
+        self.redaction.apply(&mut value);
+        let mut salt = [0; 16];
+        // Without randomness the commitment would be guessable, never wrong.
+        let _ = aws_lc_rs::rand::fill(&mut salt);
+        Inputs {
+            salt,
+            json: serde_json_canonicalizer::to_vec(&value).unwrap_or_default(),
+        }
+    }
+
+    /// A UUID version 7, from the given time.
+    fn new_id(&self, now: OffsetDateTime) -> Uuid {
+        let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
+        Uuid::new_v7(uuid::Timestamp::from_unix(
+            uuid::NoContext,
+            seconds,
+            now.nanosecond(),
+        ))
+    }
+}
+
+/// A contained agent is denied before any policy is asked.
+fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
+    let (reason, message) = match caller.principal.state {
+        AgentState::Active => return None,
+        AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),
+        AgentState::Isolated => (DenyReason::Isolated, "the agent is isolated"),
+        AgentState::Revoked => (DenyReason::Revoked, "the agent or its key is revoked"),
+    };
+    Some(Verdict::deny(reason, message, request.action.clone()))
+}
+
+/// What the server knows about a call.
+pub(crate) fn facts(caller: &Caller, credential: &Credential, now: OffsetDateTime) -> Facts {
+    Facts {
+        now,
+        source: credential.source,
+        authentication_method: caller.method,
+        authentication_age_seconds: (now - caller.auth_time).whole_seconds().max(0),
+    }
+}
+
+/// Whether an administrative act was permitted.
+pub(crate) fn permitted(decision: &Decision) -> bool {
+    decision.verdict.effect() == Effect::Allow
+}

@@ -1,0 +1,139 @@
+//! What this replica knows, all of one epoch: registry and policies in one immutable
+//! value, so that no decision mixes two states. The one consumer of the store's change
+//! feed.
+//!
+//! Nothing depends on notifications: the audit writer compares epochs under the head
+//! row's lock, and a decision of an older epoch is made again after [`Replica::catch_up`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+
+use crate::identity::registry::Registry;
+use crate::model::RevisionMeta;
+use crate::policy::{Compiled, PolicySource, compile};
+use crate::store::{Changes, SharedStore, StoreError};
+
+/// A revision in force.
+#[derive(Debug)]
+pub(crate) struct ActiveRevision {
+    pub(crate) meta: RevisionMeta,
+    pub(crate) compiled: Compiled,
+}
+
+/// Everything that a decision looks at.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    /// The epoch that it holds in.
+    pub(crate) epoch: u64,
+    pub(crate) registry: Arc<Registry>,
+    /// `None` before the first revision is applied; then nothing is decided.
+    pub(crate) revision: Option<Arc<ActiveRevision>>,
+}
+
+/// Holds the newest state.
+pub(crate) struct Replica {
+    store: SharedStore,
+    current: ArcSwap<State>,
+    /// One refresh at a time; the others wait for its result.
+    refresh: Mutex<()>,
+}
+
+impl Replica {
+    /// Loads the state from the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the revision in force does not compile.
+    pub(crate) async fn load(store: SharedStore) -> Result<Self, StoreError> {
+        let empty = State {
+            epoch: 0,
+            registry: Arc::default(),
+            revision: None,
+        };
+        let changes = store.changes_since(0, 0).await?;
+        let current = ArcSwap::from_pointee(advance(&empty, changes).await?);
+        Ok(Self {
+            store,
+            current,
+            refresh: Mutex::new(()),
+        })
+    }
+
+    /// The newest state. No lock.
+    pub(crate) fn current(&self) -> Arc<State> {
+        self.current.load_full()
+    }
+
+    /// Returns once the state is at least of that epoch.
+    ///
+    /// # Errors
+    /// When the store cannot be read; the state stays as it was.
+    pub(crate) async fn catch_up(&self, epoch: u64) -> Result<(), StoreError> {
+        if self.current.load().epoch >= epoch {
+            return Ok(());
+        }
+        let _one = self.refresh.lock().await;
+        let current = self.current();
+        if current.epoch >= epoch {
+            return Ok(());
+        }
+        let known = current.revision.as_ref().map_or(0, |r| r.meta.number);
+        let changes = self.store.changes_since(current.epoch, known).await?;
+        let next = advance(&current, changes).await?;
+        tracing::debug!(epoch = next.epoch, "caught up with the store");
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// Keeps up with other replicas. Never ends; a failing store is tried again.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let seen = self.current.load().epoch;
+            let result = match self.store.head().await {
+                Ok(head) if head.epoch > seen => self.catch_up(head.epoch).await,
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "the change feed could not be read; decisions wait for it");
+            }
+        }
+    }
+}
+
+async fn advance(state: &State, changes: Changes) -> Result<State, StoreError> {
+    let registry = Arc::new(state.registry.with(&changes));
+    let revision = match changes.revision {
+        None => state.revision.clone(),
+        Some(stored) => {
+            let source = PolicySource {
+                policies: stored.policy_files(),
+                schemas: stored.schema_files,
+            };
+            // Compiling a large revision takes seconds; other calls go on meanwhile.
+            let compiled = tokio::task::spawn_blocking(move || compile(&source))
+                .await
+                .map_err(|e| StoreError::Corrupt(format!("compiling a revision failed: {e}")))?
+                .map_err(|errors| {
+                    let first = errors
+                        .first()
+                        .map(|d| d.message.clone())
+                        .unwrap_or_default();
+                    let number = stored.meta.number;
+                    StoreError::Corrupt(format!("revision {number} does not compile here: {first}"))
+                })?;
+            Some(Arc::new(ActiveRevision {
+                meta: stored.meta,
+                compiled,
+            }))
+        }
+    };
+    Ok(State {
+        epoch: changes.epoch,
+        registry,
+        revision,
+    })
+}
