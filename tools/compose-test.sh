@@ -15,6 +15,8 @@ export COMPOSE_PROJECT_NAME=zta-compose-test ZTA_SECRETS=$dir/secrets ZTA_PORT=$
 export ZTA_IMAGE=zta:compose-test ZTA_BINARY=prebuilt
 export ZTA_RUNTIME_IMAGE=zta-standin/debian:bookworm-slim ZTA_POSTGRES_IMAGE=zta-standin/postgres:15
 # The builder that understands what Dockerfile uses; docker-compose 1.29 asks for it this way.
+# A client of 23 or newer builds only with its buildx plug-in; the older one of Debian has it inside.
+docker buildx version >/dev/null 2>&1 || export PATH=/usr/bin:$PATH
 export DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1
 
 compose() { docker-compose "$@" </dev/null; }
