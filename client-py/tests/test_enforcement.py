@@ -72,9 +72,7 @@ def _error(_agent: str, _request: Any, context: Any) -> Any:
 
 
 def _allow_of_another_request(_agent: str, _request: Any, _context: Any) -> Any:
-    return v1.AuthorizeResponse(
-        effect=v1.EFFECT_ALLOW, decision_id="d", correlation_id="another"
-    )
+    return v1.AuthorizeResponse(effect=v1.EFFECT_ALLOW, decision_id="d", correlation_id="another")
 
 
 def _allow_with_an_obligation(_agent: str, request: Any, _context: Any) -> Any:

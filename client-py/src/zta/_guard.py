@@ -162,11 +162,20 @@ class Guard:
 
         return StrandsGuard(self, session=session, mcp_servers=mcp_servers)
 
-    def crewai(self, target: Any = None, *, session: Session | None = None) -> None:
-        """Guard a CrewAI crew or agent; without one, every agent that no other guard claims."""
+    def crewai(
+        self,
+        target: Any = None,
+        *,
+        session: Session | None = None,
+        mcp_servers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Guard a CrewAI crew or agent; without one, every agent that no other guard claims.
+
+        `mcp_servers` gives CrewAI's names of MCP servers, which hold command lines, better ones.
+        """
         from zta.integrations import crewai
 
-        crewai.install(self, target, session=session)
+        crewai.install(self, target, session=session, mcp_servers=mcp_servers or {})
 
     def autogen(
         self,

@@ -82,6 +82,8 @@ def seen(running: AssistantAgent) -> str:
 def run(guard: Guard, name: str, calls: list[Any], mode: str) -> Outcome:
     ran = Ran()
     member = agent(name, [calls, "the end"], ran)
-    running = member if mode == "agent" else RoundRobinGroupChat([member], termination_condition=end())
+    running: Any = member
+    if mode == "team":
+        running = RoundRobinGroupChat([member], termination_condition=end())
     guard.autogen(running)
     return Outcome(ran.calls, final=go(running), seen=seen(member))

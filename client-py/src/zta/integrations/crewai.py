@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,6 +42,7 @@ _REFUSALS_MAX = 1024
 class _Claim:
     guard: Guard
     session: Session | None
+    mcp_servers: Mapping[str, str]
 
 
 class _Claims:
@@ -52,11 +54,10 @@ class _Claims:
         self._objects: dict[int, tuple[Any, _Claim]] = {}
         self._crew_keys: dict[str, list[_Claim]] = {}
 
-    def add(self, guard: Guard, target: Any, session: Session | None) -> None:
-        claim = _Claim(guard, session)
+    def add(self, claim: _Claim, target: Any) -> None:
         with self._lock:
             if target is None:
-                if self._default is not None and self._default.guard is not guard:
+                if self._default is not None and self._default.guard is not claim.guard:
                     raise ConfigurationError(
                         "another guard already stands for every agent of this process; "
                         "name a crew or an agent: guard.crewai(crew)"
@@ -130,9 +131,11 @@ class _Refusals:
 _claims, _refusals = _Claims(), _Refusals()
 
 
-def install(guard: Guard, target: Any, *, session: Session | None) -> None:
+def install(
+    guard: Guard, target: Any, *, session: Session | None, mcp_servers: Mapping[str, str]
+) -> None:
     """Let a guard speak for a crew, an agent, or everyone whom no other guard claims."""
-    _claims.add(guard, target, session)
+    _claims.add(_Claim(guard, session, mcp_servers), target)
     unregister(_PRE, _before)
     register(_PRE, _before)
     unregister(_POST, _after)
@@ -182,15 +185,17 @@ def _decide(context: Any) -> Decision | None:
     if context.tool is None or _ambiguous(context):
         return refused("the name of the tool is unknown or ambiguous", "INVALID_ARGUMENTS")
     agent = _agent_name(context.agent, claim.guard)
-    return claim.guard.decide(agent, describe(context), session=claim.session)
+    call = describe(context, claim.mcp_servers)
+    return claim.guard.decide(agent, call, session=claim.session)
 
 
-def describe(context: Any) -> ToolCall:
+def describe(context: Any, mcp_servers: Mapping[str, str]) -> ToolCall:
     """The call as the guard asks about it; CrewAI's own `tool_name` is munged."""
     tool = getattr(context.tool, "_original_tool", None) or context.tool
     server = getattr(tool, "server_name", None)
     function = getattr(tool, "func", None)
     if server:
+        server = mcp_servers.get(server, server)
         name, origin = f"{server}/{tool.original_tool_name}", f"mcp:{server}"
     elif function is not None and hasattr(function, "__qualname__"):
         name, origin = tool.name, f"function:{function.__module__}:{function.__qualname__}"
