@@ -260,7 +260,7 @@ class EvaluateRequest(google.protobuf.message.Message):
     ENTITIES_JSON_FIELD_NUMBER: builtins.int
     REQUESTS_FIELD_NUMBER: builtins.int
     policies: builtins.str
-    """Cedar policies; ids are their @id, or `policy0`, `policy1`, … in order."""
+    """Cedar policies; their ids are Cedar's own, `policy0`, `policy1`, … in order."""
     schema: builtins.str
     """A Cedar schema in its human syntax, or empty for none."""
     entities_json: builtins.str
