@@ -1,0 +1,328 @@
+//! The client of one identity.
+
+use std::{
+    env,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::Mutex,
+    task::AbortHandle,
+    time::{Instant, timeout_at},
+};
+use tonic::Status;
+use zta_proto::v1::{
+    self, agent_service_client::AgentServiceClient, audit_service_client::AuditServiceClient,
+    authentication_service_client::AuthenticationServiceClient,
+    authorization_service_client::AuthorizationServiceClient,
+    policy_service_client::PolicyServiceClient,
+};
+
+use crate::{
+    connection::Connection, credential::Credential, decision::Decision, error::Error, renewal, tls,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// A page of 1,000 audit events of 32 KiB each, with room.
+const ANSWER_BYTES_MAX: usize = 40 << 20;
+
+/// Calls a server under one identity. Cheap to clone; clones share the connection.
+///
+/// The connection is made at the first call and again whenever it was lost. The
+/// certificate is renewed in the background at half of its life for as long as a clone
+/// exists; no call fails for it. Needs a tokio runtime.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    address: tls::Address,
+    connection: Connection,
+    credential: Option<ArcSwap<Credential>>,
+    /// One renewal at a time in this process; other processes are kept out by the
+    /// folder's lock.
+    renewing: Mutex<()>,
+    task: OnceLock<AbortHandle>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+/// How to make a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    credential: Credential,
+    timeout: Duration,
+    renewal: bool,
+}
+
+impl ClientBuilder {
+    /// Another server (`host:port`) than the one that the credential names.
+    #[must_use]
+    pub fn server(mut self, server: &str) -> Self {
+        self.credential.set_endpoint(server);
+        self
+    }
+
+    /// How long a call may take, connecting included; 10 seconds if not said.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// No background task: for a process of a few seconds, which calls
+    /// [`Client::renew_if_due`] once. A renewal that a process does not live to finish
+    /// would be lost.
+    #[must_use]
+    pub fn without_renewal(mut self) -> Self {
+        self.renewal = false;
+        self
+    }
+
+    /// The client. Nothing is sent before the first call.
+    ///
+    /// # Errors
+    /// The server's address or the credential cannot be used.
+    pub fn build(self) -> Result<Client, Error> {
+        let address: tls::Address = self.credential.endpoint().parse()?;
+        let channel = tls::channel(&address, &self.credential)?;
+        let client = Client::with(address, channel, self.timeout, Some(self.credential));
+        if self.renewal {
+            let task = tokio::spawn(renewal::keep_renewed(Arc::downgrade(&client.inner)));
+            let _ = client.inner.task.set(task.abort_handle());
+        }
+        Ok(client)
+    }
+}
+
+impl Client {
+    /// A client with everything as usual; see [`Self::builder`].
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`].
+    pub fn new(credential: Credential) -> Result<Self, Error> {
+        Self::builder(credential).build()
+    }
+
+    /// A client for this credential.
+    pub fn builder(credential: Credential) -> ClientBuilder {
+        ClientBuilder {
+            credential,
+            timeout: TIMEOUT,
+            renewal: true,
+        }
+    }
+
+    /// A client by the environment: `ZTA_CREDENTIAL` names the credential folder,
+    /// `ZTA_SERVER` another server than the folder does.
+    ///
+    /// # Errors
+    /// `ZTA_CREDENTIAL` is not set, or as [`Credential::load`] and [`ClientBuilder::build`].
+    pub fn from_env() -> Result<Self, Error> {
+        let folder = env::var_os("ZTA_CREDENTIAL")
+            .ok_or_else(|| Error::credential("", "set ZTA_CREDENTIAL to a credential folder"))?;
+        let builder = Self::builder(Credential::load(folder)?);
+        match env::var("ZTA_SERVER") {
+            Ok(server) => builder.server(&server).build(),
+            Err(_) => builder.build(),
+        }
+    }
+
+    /// A client without TLS and without an identity, for a server on the same machine
+    /// that was told to listen so. Refuses every address that is not loopback.
+    ///
+    /// # Errors
+    /// The address cannot be used.
+    pub fn plaintext(server: &str) -> Result<Self, Error> {
+        let address: tls::Address = server.parse()?;
+        let channel = tls::plaintext_channel(&address)?;
+        Ok(Self::with(address, channel, TIMEOUT, None))
+    }
+
+    fn with(
+        address: tls::Address,
+        channel: tonic::transport::Channel,
+        timeout: Duration,
+        credential: Option<Credential>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                address,
+                connection: Connection::new(channel, timeout),
+                credential: credential.map(ArcSwap::from_pointee),
+                renewing: Mutex::new(()),
+                task: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// The credential in use: none in plain text.
+    pub fn credential(&self) -> Option<Arc<Credential>> {
+        self.inner.credential()
+    }
+
+    /// `AgentService`: the registry of agents.
+    pub fn agents(&self) -> AgentServiceClient<Connection> {
+        self.inner
+            .agents()
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// `PolicyService`: policy sets and their revisions.
+    pub fn policies(&self) -> PolicyServiceClient<Connection> {
+        PolicyServiceClient::new(self.inner.connection.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// `AuditService`: the log.
+    pub fn audit(&self) -> AuditServiceClient<Connection> {
+        AuditServiceClient::new(self.inner.connection.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// `AuthorizationService`: decisions.
+    pub fn authorization(&self) -> AuthorizationServiceClient<Connection> {
+        AuthorizationServiceClient::new(self.inner.connection.clone())
+    }
+
+    /// `AuthenticationService`: access tokens. See [`Self::authenticate`].
+    pub fn authentication(&self) -> AuthenticationServiceClient<Connection> {
+        AuthenticationServiceClient::new(self.inner.connection.clone())
+    }
+
+    /// Has one request decided. A deny is an answer; for an enforcement point an error is
+    /// a deny. A call that did not get through is tried once more.
+    ///
+    /// # Errors
+    /// There is no decision.
+    pub async fn authorize(&self, request: v1::AuthorizeRequest) -> Result<Decision, Error> {
+        self.authorize_within(request, self.inner.connection.timeout())
+            .await
+    }
+
+    pub(crate) async fn authorize_within(
+        &self,
+        request: v1::AuthorizeRequest,
+        timeout: Duration,
+    ) -> Result<Decision, Error> {
+        let connection = self.inner.connection.with_timeout(timeout);
+        let mut authorization = AuthorizationServiceClient::new(connection);
+        let asked = async {
+            // A connection that the server closed may be noticed only by the call that
+            // was to use it. Asking twice does no harm: each decision is on record.
+            match authorization.authorize(request.clone()).await {
+                Err(status) if got_lost(&status) => authorization.authorize(request).await,
+                answer => answer,
+            }
+        };
+        let answer = timeout_at(Instant::now() + timeout, asked)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))?;
+        Ok(answer.into_inner().into())
+    }
+
+    /// Signs a challenge for an access token that is bound to this client's certificate.
+    /// The certificate alone authenticates calls; a token is an extra.
+    ///
+    /// # Errors
+    /// The server refuses, or there is no credential to sign with.
+    pub async fn authenticate(&self) -> Result<v1::AuthenticateResponse, Error> {
+        let credential = self.inner.required_credential()?;
+        let mut authentication = self.authentication();
+        let challenge = authentication
+            .get_challenge(v1::GetChallengeRequest {})
+            .await?
+            .into_inner()
+            .challenge;
+        let signature = credential.sign_challenge(&challenge)?;
+        let proof = v1::authenticate_request::Proof::SignedChallenge(v1::SignedChallenge {
+            challenge,
+            signature,
+        });
+        let request = v1::AuthenticateRequest { proof: Some(proof) };
+        Ok(authentication.authenticate(request).await?.into_inner())
+    }
+
+    /// Renews the certificate now and goes on with the new one.
+    ///
+    /// # Errors
+    /// The server refuses, or the new certificate cannot be stored (it is in use then
+    /// all the same).
+    pub async fn renew(&self) -> Result<(), Error> {
+        self.inner.renew().await
+    }
+
+    /// Renews the certificate if half of its life is over.
+    ///
+    /// # Errors
+    /// As [`Self::renew`].
+    pub async fn renew_if_due(&self) -> Result<(), Error> {
+        let credential = self.inner.required_credential()?;
+        if renewal::now() < renewal::due(credential.validity(), 0.0) {
+            return Ok(());
+        }
+        self.renew().await
+    }
+}
+
+/// Whether a call failed below gRPC.
+fn got_lost(status: &Status) -> bool {
+    matches!(&Error::from(status.clone()), Error::Rpc(e) if e.transport().is_some())
+}
+
+impl Inner {
+    pub(crate) fn credential(&self) -> Option<Arc<Credential>> {
+        self.credential.as_ref().map(ArcSwap::load_full)
+    }
+
+    fn required_credential(&self) -> Result<Arc<Credential>, Error> {
+        self.credential()
+            .ok_or_else(|| Error::credential("", "a plain-text client has none"))
+    }
+
+    fn agents(&self) -> AgentServiceClient<Connection> {
+        AgentServiceClient::new(self.connection.clone())
+    }
+
+    /// One renewal: under the folder's lock, and only if no other process was faster.
+    pub(crate) async fn renew(&self) -> Result<(), Error> {
+        let _alone = self.renewing.lock().await;
+        let current = self.required_credential()?;
+        let locked = Arc::clone(&current);
+        let work = move || Ok::<_, Error>((locked.lock()?, locked.reload()?));
+        // Waiting for another process's lock must not block the runtime.
+        let (_lock, stored) = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| Error::unreachable(&self.address, e))??;
+        if let Some(stored) = stored
+            && stored.validity().not_after > current.validity().not_after
+        {
+            return self.adopt(stored);
+        }
+        let answer = self.agents().renew(v1::RenewRequest {}).await?.into_inner();
+        let issued = answer.certificate.ok_or(Error::Answer("no certificate"))?;
+        let (renewed, parts) = current.renewed(&issued)?;
+        // In use first: were the disk full, this process could at least go on.
+        self.adopt(renewed.clone())?;
+        renewed.store(&parts)
+    }
+
+    fn adopt(&self, renewed: Credential) -> Result<(), Error> {
+        let channel = tls::channel(&self.address, &renewed)?;
+        if let Some(credential) = &self.credential {
+            credential.store(Arc::new(renewed));
+        }
+        self.connection.replace(channel);
+        Ok(())
+    }
+}

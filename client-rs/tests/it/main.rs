@@ -1,0 +1,6 @@
+//! The client against a server in the same process: mutual TLS, scripted answers.
+
+mod client;
+mod enroll;
+mod guard;
+mod support;
