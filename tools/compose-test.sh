@@ -11,9 +11,9 @@ done
 
 dir=$(mktemp -d /var/tmp/zta-compose.XXXXXX)
 daemon=
-export COMPOSE_PROJECT_NAME=zta-compose-test ZTA_SECRETS=$dir/secrets ZTA_PORT=${ZTA_PORT:-17443}
-export ZTA_IMAGE=zta:compose-test ZTA_BINARY=prebuilt
-export ZTA_RUNTIME_IMAGE=zta-standin/debian:bookworm-slim ZTA_POSTGRES_IMAGE=zta-standin/postgres:15
+export COMPOSE_PROJECT_NAME=zta-compose-test STACK_SECRETS=$dir/secrets STACK_PORT=${STACK_PORT:-17443}
+export STACK_IMAGE=zta:compose-test STACK_BINARY=prebuilt
+export STACK_RUNTIME_IMAGE=zta-standin/debian:bookworm-slim STACK_POSTGRES_IMAGE=zta-standin/postgres:15
 # The builder that understands what Dockerfile uses; docker-compose 1.29 asks for it this way.
 # A client of 23 or newer builds only with its buildx plug-in; the older one of Debian has it inside.
 docker buildx version >/dev/null 2>&1 || export PATH=/usr/bin:$PATH
@@ -24,7 +24,7 @@ compose() { docker-compose "$@" </dev/null; }
 stop() {
     local status=$?
     trap - EXIT
-    if [[ -d $ZTA_SECRETS ]]; then
+    if [[ -d $STACK_SECRETS ]]; then
         ((status == 0)) || compose logs --no-color --tail=40 || true
         compose down --volumes --timeout 20 >/dev/null 2>&1 || true
     fi
@@ -59,7 +59,7 @@ make_image() {
 }
 
 up() {
-    deploy/compose/init-secrets.sh "$ZTA_SECRETS" && compose up --detach --no-build && healthy
+    deploy/compose/init-secrets.sh "$STACK_SECRETS" && compose up --detach --no-build && healthy
 }
 
 container() { compose ps --quiet "$1"; }
@@ -97,12 +97,12 @@ as_service() { # as_service SQL, under the role of the server
         psql --no-psqlrc --set=ON_ERROR_STOP=1 --host=127.0.0.1 --username=zta_service --dbname=zta --command='$1'"
 }
 
-zta() { "$CARGO_TARGET_DIR/release/zta" --credential "$dir/admin" --server "127.0.0.1:$ZTA_PORT" "$@"; }
+zta() { "$CARGO_TARGET_DIR/release/zta" --credential "$dir/admin" --server "127.0.0.1:$STACK_PORT" "$@"; }
 
 no_secret_in() { # no_secret_in COMMAND...: none of the secrets is in what it prints
     local secret printed
     printed=$("$@") || return
-    for secret in "$ZTA_SECRETS"/*; do
+    for secret in "$STACK_SECRETS"/*; do
         [[ $printed != *"$(cat "$secret")"* ]] || { echo "found ${secret##*/}" && return 1; }
     done
 }
