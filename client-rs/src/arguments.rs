@@ -52,15 +52,12 @@ impl Arguments {
         }
     }
 
-    /// Reads an object from JSON text. Empty input is `{}`.
+    /// Reads an object from JSON text.
     ///
     /// # Errors
     /// What is not one JSON object with unique keys, is nested deeper than [`DEPTH_MAX`],
     /// or is longer than [`BYTES_MAX`]. The error never quotes the input.
     pub fn parse(bytes: &[u8]) -> Result<Self, ArgumentsError> {
-        if bytes.is_empty() {
-            return Ok(Self::empty());
-        }
         if bytes.len() > BYTES_MAX {
             return Err(ArgumentsError::TooLong);
         }
@@ -223,7 +220,7 @@ mod tests {
     #[test]
     fn the_digest_is_of_the_canonical_form() {
         for (text, form) in [
-            ("", "{}"),
+            ("", ""),
             (" { } ", "{}"),
             (
                 r#"{"b":9007199254740991,"a":1.0}"#,
@@ -260,6 +257,34 @@ mod tests {
             canonical(r#"{"\ufb33":1,"\ud83d\ude00":2}"#),
             "{\"😀\":2,\"\u{fb33}\":1}"
         );
+    }
+
+    /// The vectors of all clients and the server.
+    #[test]
+    fn the_shared_vectors_hold() {
+        #[derive(serde::Deserialize)]
+        struct Vector {
+            name: String,
+            json: String,
+            canonical: Option<String>,
+            sha256: Option<String>,
+        }
+        let path = "../client-py/tests/vectors/argument_digest.json";
+        let text = std::fs::read(path).expect("the vectors");
+        let vectors: Vec<Vector> = serde_json::from_slice(&text).expect("vectors");
+        assert!(vectors.len() >= 20);
+        for vector in vectors {
+            let hex = Arguments::try_from(vector.json.as_str())
+                .ok()
+                .map(|arguments| {
+                    let bytes = arguments.sha256.iter();
+                    bytes.map(|b| format!("{b:02x}")).collect::<String>()
+                });
+            assert_eq!(hex, vector.sha256, "{}", vector.name);
+            if let Some(form) = vector.canonical {
+                assert_eq!(canonical(&vector.json), form, "{}", vector.name);
+            }
+        }
     }
 
     #[test]

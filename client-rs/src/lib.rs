@@ -4,7 +4,7 @@
 //! cannot forge, and is on record before it happens. This crate is what an agent written
 //! in Rust needs for that:
 //!
-//! 1. [`enroll`] exchanges a join token for an identity: a credential folder with a key
+//! 1. [`enroll()`] exchanges a join token for an identity: a credential folder with a key
 //!    that never leaves it.
 //! 2. [`Client`] calls the server with that identity over mutual TLS and renews its
 //!    certificate by itself.
