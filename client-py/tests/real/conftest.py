@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import POLICIES
 
 from zta import Guard
 from zta.testing import EmbeddedServer
 
-POLICIES = Path(__file__).parents[3] / "policies"
 CREW = {"research": ["researcher"], "analysis": ["analyst"], "writing": ["writer"]}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:

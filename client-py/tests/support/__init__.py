@@ -5,8 +5,10 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+POLICIES = Path(__file__).parents[3] / "policies"
 READ = ("read_file", {"path": "a"})
 DELETE = ("delete_file", {"path": "b"})
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from real.conftest import POLICIES
+from support import POLICIES
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo" / "run.py"
 
