@@ -16,7 +16,7 @@ use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::{PrincipalName, SpiffeId};
 use crate::keys::{KeyAlgorithm, SigningKey as _, SoftwareKey};
 use crate::model::{
-    Change, EntityUid, Event, EventType, Instance, Revision, RevisionMeta, SourceFile, UserRecord,
+    Change, EntityUid, Event, EventType, Instance, Revision, RevisionMeta, UserRecord,
 };
 use crate::pdp::Pdp;
 use crate::policy::{PolicySource, builtin_source, compile, content_sha256};
@@ -93,7 +93,7 @@ fn revision_1(
     now: OffsetDateTime,
 ) -> Result<Revision, AppError> {
     let source = match &config.policy_dir {
-        Some(dir) => read_policy_dir(dir).map_err(AppError::Start)?,
+        Some(dir) => PolicySource::read(std::slice::from_ref(dir)).map_err(AppError::Start)?,
         None => builtin_source(),
     };
     let compiled = compile(&source).map_err(|errors| {
@@ -118,37 +118,6 @@ fn revision_1(
         schema_files: source.schemas,
         chunks: compiled.chunks,
     })
-}
-
-/// The `*.cedar` and `*.cedarschema` files of a folder, sorted by name.
-pub(crate) fn read_policy_dir(dir: &Path) -> Result<PolicySource, String> {
-    let unreadable = |e: std::io::Error| format!("cannot read `{}`: {e}", dir.display());
-    let mut source = PolicySource::default();
-    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let extension = path
-            .extension()
-            .and_then(|e| e.to_str())
-            .unwrap_or_default();
-        let files = match extension {
-            "cedar" => &mut source.policies,
-            "cedarschema" => &mut source.schemas,
-            _ => continue,
-        };
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
-        files.push(SourceFile { name, text });
-    }
-    if source.policies.is_empty() {
-        return Err(format!("`{}` holds no `*.cedar` file", dir.display()));
-    }
-    source.policies.sort_by(|a, b| a.name.cmp(&b.name));
-    source.schemas.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(source)
 }
 
 async fn administrator(

@@ -17,9 +17,12 @@ use crate::api::http::Pages;
 use crate::api::server::Doors;
 use crate::api::tls::{Acceptor, Limits as TlsLimits};
 use crate::audit::Audit;
+use crate::audit::checkpoint::{self, VerifierKey};
 use crate::audit::throttle::Throttle;
+use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
+use crate::keys::KeyName;
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::pdp::{Clock, Pdp};
@@ -42,6 +45,9 @@ pub enum AppError {
     /// Something that the server needs is missing or no good; the text says what to do.
     #[error("{0}")]
     Start(String),
+    /// The log could not be verified, or is not what it should be.
+    #[error(transparent)]
+    Verify(#[from] crate::audit::verify::VerifyError),
     /// A part ended that must not.
     #[error("{0} ended; the server stops, because a dead part must not look alive")]
     PartEnded(String),
@@ -81,6 +87,34 @@ pub async fn migrate(config: &Config) -> Result<(), AppError> {
     store.migrate().await?;
     store.close().await;
     Ok(())
+}
+
+/// Verifies the whole log of this configuration's store. Returns the proof and the log's
+/// public key in the note format.
+///
+/// # Errors
+/// [`AppError::Verify`] when the log is not what it should be; else it could not run.
+pub async fn verify(config: &Config) -> Result<(Proof, String), AppError> {
+    let file = config.sqlite_path();
+    if config.database_url.is_none() && !file.exists() {
+        let text = format!(
+            "there is no store at `{}`; set ZTA_DATA_DIR",
+            file.display()
+        );
+        return Err(AppError::Start(text));
+    }
+    let store = open_store(config).await?;
+    let head = store.head().await?;
+    let keys = material::key_service(config, &store, head.log_id)?;
+    let key = keys
+        .load_or_create(KeyName::Log)
+        .await
+        .map_err(start_error)?;
+    let origin = checkpoint::origin(&config.trust_domain, head.log_id);
+    let key = VerifierKey::from_spki(origin, key.public_key_spki_der()).map_err(start_error)?;
+    let proof = verify::verify(&store, &key).await?;
+    store.close().await;
+    Ok((proof, key.vkey()))
 }
 
 /// Runs the server until a signal or `stop` ends it.
@@ -139,7 +173,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             .map_err(|e| e.to_string())
     });
     bootstrap::record_start(&config, &pdp).await?;
-    announce(&config, address, first.as_ref())?;
+    announce(&config, address, first.as_ref(), &material)?;
 
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
@@ -206,8 +240,15 @@ fn announce(
     config: &Config,
     address: SocketAddr,
     first: Option<&bootstrap::FirstStart>,
+    material: &Material,
 ) -> Result<(), AppError> {
     material::private_dir(&config.data_dir).map_err(start_error)?;
+    // For `zta health`, which trusts nothing else.
+    std::fs::write(
+        config.data_dir.join("ca.pem"),
+        material.ca.certificate_pem(),
+    )
+    .map_err(start_error)?;
     let endpoint = config.data_dir.join("endpoint");
     std::fs::write(&endpoint, address.to_string()).map_err(start_error)?;
     if let Some(first) = first {

@@ -1,5 +1,7 @@
 //! Policy sets as text files.
 
+use std::path::{Path, PathBuf};
+
 use aws_lc_rs::digest;
 
 use crate::model::SourceFile;
@@ -14,6 +16,50 @@ pub struct PolicySource {
     pub policies: Vec<SourceFile>,
     /// `*.cedarschema` files, sorted by name.
     pub schemas: Vec<SourceFile>,
+}
+
+impl PolicySource {
+    /// The `*.cedar` and `*.cedarschema` files of folders, sorted by name. Of several
+    /// folders each file's name begins with its folder's.
+    ///
+    /// # Errors
+    /// A folder or file that cannot be read, or no policy at all.
+    pub fn read(folders: &[PathBuf]) -> Result<Self, String> {
+        let mut source = Self::default();
+        for folder in folders {
+            let base = folder.file_name().map(|n| n.to_string_lossy().into_owned());
+            let prefix = match base {
+                Some(base) if folders.len() > 1 => format!("{base}/"),
+                _ => String::new(),
+            };
+            source.read_folder(folder, &prefix)?;
+        }
+        if source.policies.is_empty() {
+            return Err("no `*.cedar` file there: a policy set has at least one".to_owned());
+        }
+        source.policies.sort_by(|a, b| a.name.cmp(&b.name));
+        source.schemas.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(source)
+    }
+
+    fn read_folder(&mut self, folder: &Path, prefix: &str) -> Result<(), String> {
+        let unreadable = |path: &Path, e| format!("cannot read `{}`: {e}", path.display());
+        for entry in std::fs::read_dir(folder).map_err(|e| unreadable(folder, e))? {
+            let path = entry.map_err(|e| unreadable(folder, e))?.path();
+            let files = match path.extension().and_then(|e| e.to_str()) {
+                Some("cedar") => &mut self.policies,
+                Some("cedarschema") => &mut self.schemas,
+                _ => continue,
+            };
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?;
+            files.push(SourceFile {
+                name: format!("{prefix}{}", name.unwrap_or_default()),
+                text,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// The policies of a first start: the files of `policies/` in the repository.

@@ -1,0 +1,318 @@
+//! `zta policy …`
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use zta_client::v1;
+use zta_server::model::EntityUid;
+use zta_server::policy::{
+    CedarItem, CedarSetup, Diagnostic, PolicySource, compile, evaluate_cedar,
+};
+
+use super::{Failure, Options, line, table, time_text};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the gates on policy folders, without a server.
+    Check {
+        /// Folders with `*.cedar` and `*.cedarschema` files.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+    },
+    /// Apply policy folders as the next revision.
+    Apply {
+        /// Folders with `*.cedar` and `*.cedarschema` files.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+        /// Why, for the record.
+        #[arg(short, long, default_value = "")]
+        message: String,
+        /// The revision that must be in force; without it the one that is.
+        #[arg(long)]
+        expected: Option<u64>,
+    },
+    /// List the revisions, the newest first.
+    Log {
+        /// How many.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Exactly Cedar's own semantics, offline: one JSON line for each request.
+    Evaluate {
+        /// The policies.
+        #[arg(long, value_name = "FILE")]
+        policies: PathBuf,
+        /// The schema.
+        #[arg(long, value_name = "FILE")]
+        schema: Option<PathBuf>,
+        /// The entities, JSON.
+        #[arg(long, value_name = "FILE")]
+        entities: Option<PathBuf>,
+        /// The requests, in the format of Cedar's integration tests.
+        #[arg(long, value_name = "FILE")]
+        requests: PathBuf,
+    },
+}
+
+pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Check { folders } => check(options, &folders),
+        Command::Apply {
+            folders,
+            message,
+            expected,
+        } => apply(options, &folders, message, expected).await,
+        Command::Log { limit } => log(options, limit).await,
+        Command::Evaluate {
+            policies,
+            schema,
+            entities,
+            requests,
+        } => evaluate(&policies, schema.as_deref(), entities.as_deref(), &requests),
+    }
+}
+
+fn diagnostic_text(severity: &str, d: &Diagnostic) -> String {
+    let place = match (d.file.as_str(), d.line, d.column) {
+        ("", _, _) => String::new(),
+        (file, 0, _) => format!("{file}: "),
+        (file, line, 0) => format!("{file}:{line}: "),
+        (file, line, column) => format!("{file}:{line}:{column}: "),
+    };
+    let help = if d.help.is_empty() {
+        String::new()
+    } else {
+        format!("\n    help: {}", d.help)
+    };
+    format!("{place}{severity}: {}{help}", d.message)
+}
+
+fn diagnostic_json(severity: &str, d: &Diagnostic) -> Value {
+    json!({
+        "severity": severity,
+        "file": d.file,
+        "line": d.line,
+        "column": d.column,
+        "message": d.message,
+        "help": d.help,
+        "policy_id": d.policy_id,
+    })
+}
+
+fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
+    diagnostics.iter().try_for_each(|d| {
+        if options.json {
+            line(diagnostic_json(severity, d))
+        } else {
+            line(diagnostic_text(severity, d))
+        }
+    })
+}
+
+fn check(options: &Options, folders: &[PathBuf]) -> Result<(), Failure> {
+    let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
+    match compile(&source) {
+        Ok(compiled) => {
+            show(options, "warning", &compiled.warnings)?;
+            if options.json {
+                return line(json!({ "passed": true, "policies": compiled.policy_count() }));
+            }
+            line(format!("{} policies pass", compiled.policy_count()))
+        }
+        Err(errors) => {
+            show(options, "error", &errors)?;
+            Err(Failure::No(format!(
+                "{} errors; nothing would be applied",
+                errors.len()
+            )))
+        }
+    }
+}
+
+async fn apply(
+    options: &Options,
+    folders: &[PathBuf],
+    message: String,
+    expected: Option<u64>,
+) -> Result<(), Failure> {
+    let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
+    // The server runs the same gates; here the messages can show all places at once.
+    if let Err(errors) = compile(&source) {
+        show(options, "error", &errors)?;
+        return Err(Failure::No(format!(
+            "{} errors; nothing was applied",
+            errors.len()
+        )));
+    }
+    let client = options.client()?;
+    let expected_revision = match expected {
+        Some(expected) => expected,
+        None => {
+            let request = v1::ListRevisionsRequest {
+                page_size: 1,
+                page_token: String::new(),
+            };
+            let page = client
+                .policies()
+                .list_revisions(request)
+                .await?
+                .into_inner();
+            page.revisions.first().map_or(0, |r| r.number)
+        }
+    };
+    let wire = |files: Vec<zta_server::model::SourceFile>| {
+        files
+            .into_iter()
+            .map(|f| v1::SourceFile {
+                name: f.name,
+                text: f.text,
+            })
+            .collect()
+    };
+    let source = v1::PolicySource {
+        policies: wire(source.policies),
+        schemas: wire(source.schemas),
+    };
+    let request = v1::ApplyRequest {
+        source: Some(source),
+        expected_revision,
+        message,
+    };
+    let answer = client.policies().apply(request).await?.into_inner();
+    let revision = answer.revision.unwrap_or_default();
+    if options.json {
+        return line(revision_json(&revision));
+    }
+    line(format!(
+        "revision {} is in force: {} policies",
+        revision.number, revision.policies
+    ))
+}
+
+fn revision_json(revision: &v1::Revision) -> Value {
+    json!({
+        "number": revision.number,
+        "active": revision.active,
+        "author": revision.author.as_ref().map(|a| &a.id),
+        "message": revision.message,
+        "apply_time": time_text(revision.apply_time),
+        "content_sha256": revision.content_sha256,
+        "policies": revision.policies,
+    })
+}
+
+async fn log(options: &Options, limit: u32) -> Result<(), Failure> {
+    let request = v1::ListRevisionsRequest {
+        page_size: limit,
+        page_token: String::new(),
+    };
+    let page = options
+        .client()?
+        .policies()
+        .list_revisions(request)
+        .await?
+        .into_inner();
+    if options.json {
+        return page
+            .revisions
+            .iter()
+            .try_for_each(|r| line(revision_json(r)));
+    }
+    let rows: Vec<Vec<String>> = page
+        .revisions
+        .iter()
+        .map(|r| {
+            vec![
+                r.number.to_string(),
+                if r.active {
+                    "in force".to_owned()
+                } else {
+                    String::new()
+                },
+                time_text(r.apply_time),
+                r.author.as_ref().map(|a| a.id.clone()).unwrap_or_default(),
+                r.policies.to_string(),
+                r.message.lines().next().unwrap_or_default().to_owned(),
+            ]
+        })
+        .collect();
+    table(
+        &["REVISION", "", "APPLIED", "BY", "POLICIES", "MESSAGE"],
+        &rows,
+    )
+}
+
+fn evaluate(
+    policies: &Path,
+    schema: Option<&Path>,
+    entities: Option<&Path>,
+    requests: &Path,
+) -> Result<(), Failure> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .map_err(|e| Failure::CouldNotRun(format!("cannot read `{}`: {e}", path.display())))
+    };
+    let optional = |path: Option<&Path>| path.map(read).transpose().map(Option::unwrap_or_default);
+    let setup = CedarSetup::parse(&read(policies)?, &optional(schema)?, &optional(entities)?)
+        .map_err(Failure::CouldNotRun)?;
+    let file: Value = serde_json::from_str(&read(requests)?)
+        .map_err(|e| Failure::CouldNotRun(format!("`{}`: {e}", requests.display())))?;
+    let list = file
+        .get("requests")
+        .unwrap_or(&file)
+        .as_array()
+        .ok_or_else(|| {
+            Failure::CouldNotRun(format!("`{}` holds no list `requests`", requests.display()))
+        })?;
+    let mut failed = 0;
+    for (i, request) in list.iter().enumerate() {
+        let item = cedar_item(request)
+            .map_err(|why| Failure::CouldNotRun(format!("request {i}: {why}")))?;
+        line(match evaluate_cedar(&setup, &item) {
+            Ok(result) => json!({
+                "decision": result.effect.as_str(),
+                "reason": result.policies,
+                "errors": result.errored,
+            }),
+            Err(why) => {
+                failed += 1;
+                json!({ "error": why })
+            }
+        })?;
+    }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Failure::No(format!(
+            "{failed} requests could not be evaluated"
+        )))
+    }
+}
+
+fn cedar_item(request: &Value) -> Result<CedarItem, String> {
+    let uid = |name: &str| {
+        let value = request
+            .get(name)
+            .ok_or_else(|| format!("`{name}` is missing"))?;
+        let value = value.get("__entity").unwrap_or(value);
+        let text = |key: &str| value.get(key).and_then(Value::as_str);
+        match (text("type"), text("id")) {
+            (Some(ty), Some(id)) => Ok(EntityUid::new(ty, id)),
+            _ => Err(format!("`{name}` is no object of type and id")),
+        }
+    };
+    Ok(CedarItem {
+        principal: uid("principal")?,
+        action: uid("action")?,
+        resource: uid("resource")?,
+        context_json: request
+            .get("context")
+            .map(Value::to_string)
+            .unwrap_or_default(),
+        validate_request: request
+            .get("validateRequest")
+            .and_then(Value::as_bool)
+            .unwrap_or(true),
+    })
+}
