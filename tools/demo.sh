@@ -6,5 +6,5 @@ step "building the server (minutes the first time, seconds after)" cargo build -
 step "preparing Python (the agent frameworks are large; cached after the first time)" client-py/tools/setup.sh
 say "running the research crew"
 # The demo owns the server and the agents that it starts, and a ^C reaches it directly.
-exec "$CACHE/venv/bin/python" client-py/examples/demo/run.py \
+exec client-py/tools/python.sh client-py/examples/demo/run.py \
     --zta "$CARGO_TARGET_DIR/debug/zta" --policies policies/examples/research_crew

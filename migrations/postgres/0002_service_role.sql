@@ -1,0 +1,14 @@
+-- What the server may do when it works under a role of its own, `zta_service`, which owns nothing: of the
+-- audit it can only add. The role is made by whoever sets the database up, before this runs
+-- (deploy/compose/postgres-init.sh). Where there is none, the server works as the owner, and append-only
+-- rests on the triggers alone. A later migration that makes a table grants it here likewise.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'zta_service') THEN
+        RETURN;
+    END IF;
+    GRANT SELECT ON ALL TABLES IN SCHEMA public TO zta_service;
+    GRANT INSERT ON log_head, audit_events, audit_inputs, checkpoints, agents, users, instances, join_tokens,
+        policy_texts, revisions, revision_texts, blobs TO zta_service;
+    GRANT UPDATE ON log_head, agents, users, instances, join_tokens TO zta_service;
+END $$;
