@@ -69,7 +69,7 @@ def test_decisions(crew_guard: Guard, agent: str, call: ToolCall, reason: str) -
 
 
 def test_what_is_decided_is_on_record(crew_guard: Guard, crew_server: EmbeddedServer) -> None:
-    with crew_guard.session(user="alice\nroot", session_id="s-1"):
+    with crew_guard.session(user="alice", session_id="s-1"):
         decision = crew_guard.decide("research", SEARCH)
     page = crew_server.admin.audit.ListEvents(
         v1.ListEventsRequest(page_size=50, descending=True, types=["decision"])
@@ -78,7 +78,16 @@ def test_what_is_decided_is_on_record(crew_guard: Guard, crew_server: EmbeddedSe
     leaf = event.leaf.decode()
     assert "spiffe://zta.local/agent/research" in leaf
     assert decision.decision_id in leaf
-    assert "\n" not in leaf
+    assert "alice" in leaf
+
+
+def test_a_line_break_in_a_users_name_is_refused_or_escaped(
+    crew_guard: Guard, crew_server: EmbeddedServer
+) -> None:
+    with crew_guard.session(user="alice\n2026 forged line"):
+        decision = crew_guard.decide("research", SEARCH)
+    assert decision.allowed == decision.decided
+    assert "\n2026 forged line" not in crew_server.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +99,10 @@ def test_the_server_computes_the_same_digest(crew_guard: Guard, vector: dict[str
 
 
 @pytest.mark.parametrize(
-    "vector", [v for v in VECTORS if v.get("error")], ids=lambda vector: vector["name"]
+    "vector",
+    # On the wire no arguments at all are an empty object.
+    [vector for vector in VECTORS if vector.get("error") and vector["json"]],
+    ids=lambda vector: vector["name"],
 )
 def test_the_server_refuses_the_same_texts(
     crew_credentials: dict[str, Path], vector: dict[str, Any]
@@ -102,8 +114,6 @@ def test_the_server_refuses_the_same_texts(
         resource=v1.EntityRef(type="ZTA::Tool", id="web_search"),
         arguments_json=vector["json"].encode(),
     )
-    if not request.arguments_json:
-        pytest.skip("no arguments are an empty object on the wire")
     with Client(crew_credentials["research"]) as client:
         decision = client.authorize(request)
     assert decision.reason == "INVALID_ARGUMENTS"
@@ -136,9 +146,10 @@ def test_arguments_over_the_limit_are_named(crew_credentials: dict[str, Path]) -
         resource=v1.EntityRef(type="ZTA::Tool", id="web_search"),
         arguments_json=json.dumps({"query": "x" * 300_000}).encode(),
     )
-    with Client(crew_credentials["research"]) as client, pytest.raises(RpcError) as error:
-        client.authorize(request)
-    assert error.value.reason == "LIMIT_EXCEEDED"
+    with Client(crew_credentials["research"]) as client:
+        decision = client.authorize(request)
+    assert decision.reason == "INVALID_ARGUMENTS"
+    assert "262144" in decision.message
 
 
 def test_an_unknown_action_is_an_error(crew_credentials: dict[str, Path]) -> None:
