@@ -1,6 +1,7 @@
 //! The composition root: builds the parts, starts the tasks, watches over them, and
 //! drains. The wall clock is read here and nowhere else.
 
+mod administrator;
 mod bootstrap;
 mod material;
 mod tasks;
@@ -149,6 +150,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         material.origin.clone(),
     );
     tasks.summarize_refusals(Arc::clone(&pdp));
+    tasks.refresh_administrator(config.clone(), Arc::clone(&pdp), material.clone());
 
     let listener = TcpListener::bind(config.listen)
         .await
@@ -239,7 +241,7 @@ fn accept(
 fn announce(
     config: &Config,
     address: SocketAddr,
-    first: Option<&bootstrap::FirstStart>,
+    first: Option<&administrator::FirstStart>,
     material: &Material,
 ) -> Result<(), AppError> {
     material::private_dir(&config.data_dir).map_err(start_error)?;

@@ -190,8 +190,7 @@ pub(crate) async fn advance(
 mod tests {
     use super::*;
     use crate::audit::merkle::leaf_hash;
-    use crate::keys::SoftwareKey;
-    use crate::keys::{KeyAlgorithm, SigningKey as _};
+    use crate::keys::{KeyAlgorithm, SoftwareKey};
 
     #[test]
     fn only_this_logs_key_over_these_bytes_verifies() {

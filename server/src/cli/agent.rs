@@ -86,47 +86,59 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
         }
         Command::Enroll { token, out } => enroll(options, &token, &out).await,
         Command::List => list(options).await,
-        Command::Suspend(Contain { agent, note }) => {
-            let request = v1::SuspendRequest { agent, note };
-            let answer = options
-                .client()?
-                .agents()
-                .suspend(request)
-                .await?
-                .into_inner();
-            show(options, answer.agent, "suspended")
-        }
-        Command::Isolate(Contain { agent, note }) => {
-            let request = v1::IsolateRequest { agent, note };
-            let answer = options
-                .client()?
-                .agents()
-                .isolate(request)
-                .await?
-                .into_inner();
-            show(options, answer.agent, "isolated")
-        }
-        Command::Reinstate(Contain { agent, note }) => {
-            let request = v1::ReinstateRequest { agent, note };
-            let answer = options
-                .client()?
-                .agents()
-                .reinstate(request)
-                .await?
-                .into_inner();
-            show(options, answer.agent, "reinstated")
-        }
-        Command::Revoke(Contain { agent, note }) => {
-            let request = v1::RevokeRequest { agent, note };
-            let answer = options
-                .client()?
-                .agents()
-                .revoke(request)
-                .await?
-                .into_inner();
-            show(options, answer.agent, "revoked")
-        }
+        Command::Suspend(contain) => suspend(options, contain).await,
+        Command::Isolate(contain) => isolate(options, contain).await,
+        Command::Reinstate(contain) => reinstate(options, contain).await,
+        Command::Revoke(contain) => revoke(options, contain).await,
     }
+}
+
+async fn suspend(options: &Options, contain: Contain) -> Result<(), Failure> {
+    let Contain { agent, note } = contain;
+    let request = v1::SuspendRequest { agent, note };
+    let answer = options
+        .client()?
+        .agents()
+        .suspend(request)
+        .await?
+        .into_inner();
+    show(options, answer.agent, "suspended")
+}
+
+async fn isolate(options: &Options, contain: Contain) -> Result<(), Failure> {
+    let Contain { agent, note } = contain;
+    let request = v1::IsolateRequest { agent, note };
+    let answer = options
+        .client()?
+        .agents()
+        .isolate(request)
+        .await?
+        .into_inner();
+    show(options, answer.agent, "isolated")
+}
+
+async fn reinstate(options: &Options, contain: Contain) -> Result<(), Failure> {
+    let Contain { agent, note } = contain;
+    let request = v1::ReinstateRequest { agent, note };
+    let answer = options
+        .client()?
+        .agents()
+        .reinstate(request)
+        .await?
+        .into_inner();
+    show(options, answer.agent, "reinstated")
+}
+
+async fn revoke(options: &Options, contain: Contain) -> Result<(), Failure> {
+    let Contain { agent, note } = contain;
+    let request = v1::RevokeRequest { agent, note };
+    let answer = options
+        .client()?
+        .agents()
+        .revoke(request)
+        .await?
+        .into_inner();
+    show(options, answer.agent, "revoked")
 }
 
 async fn enroll(options: &Options, token: &str, out: &std::path::Path) -> Result<(), Failure> {

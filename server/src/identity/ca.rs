@@ -25,6 +25,7 @@ use super::spiffe::{SpiffeId, TrustDomain};
 use crate::keys::{KeyAlgorithm, SigningKey, pem};
 
 /// The lifetime of a principal's certificate unless configured otherwise.
+#[cfg(test)]
 pub(crate) const SVID_LIFETIME: Duration = Duration::HOUR;
 /// The longest lifetime of a principal's certificate.
 pub(crate) const SVID_LIFETIME_MAX: Duration = Duration::DAY;
@@ -163,6 +164,7 @@ impl Ca {
     }
 
     /// The last moment at which the root holds.
+    #[cfg(test)]
     pub(crate) fn not_after(&self) -> OffsetDateTime {
         self.not_after
     }

@@ -95,6 +95,7 @@ impl JoinToken {
     }
 
     /// SHA-256 of the CA certificate that the token was made under.
+    #[cfg(test)]
     pub(crate) fn ca_fingerprint(&self) -> &[u8; FINGERPRINT_LEN] {
         &self.ca_fingerprint
     }

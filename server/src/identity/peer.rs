@@ -93,6 +93,7 @@ impl PeerCertificate {
     }
 
     /// The first moment at which it holds.
+    #[cfg(test)]
     pub(crate) fn not_before(&self) -> OffsetDateTime {
         self.not_before
     }

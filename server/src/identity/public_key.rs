@@ -83,6 +83,7 @@ impl PublicKey {
     }
 
     /// The key as a DER `SubjectPublicKeyInfo`.
+    #[cfg(test)]
     pub(crate) fn spki_der(&self) -> &[u8] {
         &self.spki_der
     }
@@ -167,7 +168,6 @@ mod tests {
                 self.0.sign(message)
             }
         }
-        use rcgen::SigningKey as _;
         let (attacker, victim) = (
             KeyPair::generate().expect("a key"),
             KeyPair::generate().expect("a key"),

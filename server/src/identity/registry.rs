@@ -87,6 +87,11 @@ impl Registry {
         self.agents.get(id)
     }
 
+    /// A user by its id.
+    pub(crate) fn user(&self, id: &str) -> Option<&Arc<UserRecord>> {
+        self.users.get(id)
+    }
+
     /// Agents in the order of their ids, after the given one.
     pub(crate) fn agents_after(&self, id: &str) -> impl Iterator<Item = &Arc<AgentRecord>> {
         use std::ops::Bound::{Excluded, Unbounded};

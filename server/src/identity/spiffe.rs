@@ -83,11 +83,6 @@ impl PrincipalName {
         }
         Ok(Self(text.to_owned()))
     }
-
-    /// The name.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl fmt::Display for PrincipalName {

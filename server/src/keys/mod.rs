@@ -35,6 +35,7 @@ pub(crate) enum KeyName {
 
 impl KeyName {
     /// Every key, in the order in which a first start makes them.
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 4] = [Self::Ca, Self::Token, Self::Log, Self::ServerTls];
 
     /// The stable name: file stem, row key, and part of what a sealed key is bound to.

@@ -10,7 +10,7 @@ use crate::identity::ca::IssuedCertificate;
 use crate::identity::join_token::{JOIN_TOKEN_LIFETIME, JoinToken, StoredJoinToken};
 use crate::identity::public_key::PublicKey;
 use crate::identity::registry::Credential;
-use crate::identity::spiffe::{PrincipalName, SpiffeId};
+use crate::identity::spiffe::{PrincipalName, SpiffeId, SpiffeKind};
 use crate::model::change::JoinTokenRecord;
 use crate::model::{
     AccessRequest, AgentRecord, AgentState, Change, Conflict, Decision, EntityUid, Event,
@@ -20,8 +20,6 @@ use crate::pdp::{Act, PdpError};
 
 /// Roles of one agent.
 const ROLES_MAX: usize = 64;
-/// Agents of one page.
-pub(crate) const PAGE_MAX: u32 = 1000;
 
 /// A certificate as handed to the agent.
 pub(crate) struct Issued {
@@ -78,7 +76,13 @@ impl Operations {
                 field: "agent",
                 why: e.to_string(),
             })?;
-            return Ok(id.as_str().to_owned());
+            // A user's id would name somebody whom these acts are not about.
+            return match id.kind() {
+                SpiffeKind::Agent(_) if id.is_in(self.ca.trust_domain()) => {
+                    Ok(id.as_str().to_owned())
+                }
+                _ => Err(OperationError::AgentNotFound(agent.to_owned())),
+            };
         }
         Ok(self.spiffe_id(agent, "agent")?.as_str().to_owned())
     }

@@ -21,6 +21,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_stream::StreamExt as _;
 use tonic::transport::server::Connected as _;
 
+use super::acceptor::HandshakeFailure;
+use super::connection::Connection;
 use super::*;
 use crate::identity::ca::{Ca, IssuedCertificate, SVID_LIFETIME};
 use crate::identity::peer::PeerError;

@@ -1,0 +1,184 @@
+//! The first administrator's credential, in `<data_dir>/admin`.
+//!
+//! Its certificate is kept fresh as long as the folder stays there: whoever reads this
+//! folder can read the CA's key beside it, so nothing is given away, and an administrator
+//! who calls the server once a month is not locked out. Moved elsewhere, the credential
+//! lives by its client's own renewals.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::bootstrap::append;
+use super::material::{Material, private_dir};
+use super::{AppError, start_error};
+use crate::audit::{AppendError, Audit, Record};
+use crate::config::Config;
+use crate::identity::peer::PeerCertificate;
+use crate::identity::public_key::PublicKey;
+use crate::identity::spiffe::{PrincipalName, SpiffeId};
+use crate::keys::{KeyAlgorithm, SigningKey as _, SoftwareKey, pem};
+use crate::model::{Change, EntityUid, Event, EventType, Instance, UserRecord};
+use crate::pdp::Pdp;
+
+/// The first administrator's name.
+const ADMINISTRATOR: &str = "admin";
+/// How long each certificate is good for.
+const LIFETIME: Duration = Duration::hours(24);
+
+/// What a first start made.
+pub(super) struct FirstStart {
+    pub(super) credential_dir: PathBuf,
+    spiffe_id: String,
+    instance_id: Uuid,
+}
+
+impl FirstStart {
+    /// Completes the credential folder with the address, once it is known.
+    pub(super) fn write_endpoint(&self, address: SocketAddr) -> std::io::Result<()> {
+        let connect = if address.ip().is_unspecified() {
+            SocketAddr::from(([127, 0, 0, 1], address.port()))
+        } else {
+            address
+        };
+        let text = json!({
+            "endpoint": connect.to_string(),
+            "spiffe_id": self.spiffe_id,
+            "instance_id": self.instance_id.to_string(),
+        });
+        std::fs::write(self.credential_dir.join("zta.json"), format!("{text:#}\n"))
+    }
+}
+
+/// Makes the first administrator: a person with an enrolled key, whose rights come from
+/// `policies/admin.cedar`. `None` when another replica made one meanwhile.
+pub(super) async fn create(
+    config: &Config,
+    audit: &Audit,
+    material: &Material,
+    now: OffsetDateTime,
+) -> Result<Option<FirstStart>, AppError> {
+    let key = SoftwareKey::generate(KeyAlgorithm::EcdsaP256).map_err(start_error)?;
+    let public = PublicKey::from_spki(key.public_key_spki_der()).map_err(start_error)?;
+    let name = PrincipalName::parse(ADMINISTRATOR).map_err(start_error)?;
+    let trust_domain = material.ca.trust_domain();
+    let id = SpiffeId::user(trust_domain, &name);
+    let certificate = material
+        .ca
+        .issue_svid(&public, &id, LIFETIME, now)
+        .map_err(start_error)?;
+    let user = UserRecord {
+        id: format!("{}#{ADMINISTRATOR}", trust_domain.uri()),
+        spiffe_id: id.as_str().to_owned(),
+        roles: vec!["administrator".to_owned()],
+        create_time: now,
+    };
+    let instance = Instance {
+        id: Uuid::new_v4(),
+        principal_id: user.id.clone(),
+        key_sha256: public.sha256(),
+        generation: 1,
+        revoked: false,
+        create_time: now,
+    };
+    let dir = config.data_dir.join("admin");
+    // The credential stands before the registry knows its key: a crash in between
+    // leaves a credential without rights, never rights without a credential.
+    private_dir(&dir).map_err(start_error)?;
+    let key_pem = key.pkcs8_pem().map_err(start_error)?;
+    write_private(&dir.join("key.pem"), &key_pem).map_err(start_error)?;
+    std::fs::write(dir.join("cert.pem"), certificate.pem()).map_err(start_error)?;
+    std::fs::write(dir.join("ca.pem"), material.ca.certificate_pem()).map_err(start_error)?;
+    let mut event = Event::new(EventType::Enrolled, audit.log_id(), Uuid::now_v7(), now)
+        .with_detail("certificate_serial", certificate.serial.as_str())
+        .with_detail("roles", json!(user.roles));
+    event.actor = Some(EntityUid::new("ZTA::User", &user.id));
+    event.instance = Some(instance.id);
+    let instance_id = instance.id;
+    if !append(audit, event, Change::RegisterUser(user, instance)).await? {
+        return Ok(None);
+    }
+    Ok(Some(FirstStart {
+        credential_dir: dir,
+        spiffe_id: id.as_str().to_owned(),
+        instance_id,
+    }))
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    options.open(path)?.write_all(text.as_bytes())
+}
+
+/// Issues the next certificate for the key in the folder, if there is one there, it is
+/// still enrolled, and its certificate has less than half of its life left.
+///
+/// # Errors
+/// Why it could not; the credential is as it was.
+pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> Result<(), String> {
+    let dir = config.data_dir.join("admin");
+    let Ok(key) = std::fs::read_to_string(dir.join("key.pem")) else {
+        return Ok(());
+    };
+    let key = zeroize::Zeroizing::new(key);
+    let now = (pdp.clock)();
+    let current = std::fs::read_to_string(dir.join("cert.pem")).unwrap_or_default();
+    let current = pem::decode("CERTIFICATE", &current);
+    let current = current.and_then(|der| PeerCertificate::from_der(&der).ok());
+    if current.is_some_and(|c| c.not_after() - now > LIFETIME / 2) {
+        return Ok(());
+    }
+    let key = pem::decode("PRIVATE KEY", &key)
+        .and_then(|der| SoftwareKey::from_pkcs8(KeyAlgorithm::EcdsaP256, &der))
+        .ok_or("key.pem holds no P-256 key")?;
+    let public = PublicKey::from_spki(key.public_key_spki_der()).map_err(|e| e.to_string())?;
+    let state = pdp.replica.current();
+    let enrolled = state
+        .registry
+        .instance(&public.sha256())
+        .filter(|i| !i.revoked);
+    let instance = enrolled.ok_or("the key is not enrolled any more")?;
+    let user = state
+        .registry
+        .user(&instance.principal_id)
+        .ok_or("the key is no user's")?;
+    let id = SpiffeId::parse(&user.spiffe_id).map_err(|e| e.to_string())?;
+    let certificate = material
+        .ca
+        .issue_svid(&public, &id, LIFETIME, now)
+        .map_err(|e| e.to_string())?;
+    let mut event = pdp
+        .event(EventType::Renewed, now)
+        .with_detail("certificate_serial", certificate.serial.as_str());
+    event.actor = Some(EntityUid::new("ZTA::User", &user.id));
+    event.instance = Some(instance.id);
+    let change = Change::Renew {
+        instance_id: instance.id,
+        generation: instance.generation,
+    };
+    let record = Record {
+        event,
+        inputs: None,
+        epoch: None,
+        change: Some(change),
+    };
+    match pdp.audit.append(record).await {
+        Ok(appended) => pdp
+            .replica
+            .catch_up(appended.epoch)
+            .await
+            .map_err(|e| e.to_string())?,
+        // Its client renewed it at the same moment.
+        Err(AppendError::Conflict(_)) => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    }
+    let fresh = dir.join(".cert.pem.new");
+    std::fs::write(&fresh, certificate.pem()).map_err(|e| e.to_string())?;
+    std::fs::rename(fresh, dir.join("cert.pem")).map_err(|e| e.to_string())
+}
