@@ -45,6 +45,11 @@ CREATE TRIGGER audit_events_no_update BEFORE UPDATE ON audit_events
 BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END;
 CREATE TRIGGER audit_events_no_delete BEFORE DELETE ON audit_events
 BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END;
+-- INSERT OR REPLACE deletes the row in its way without a DELETE that a trigger sees.
+CREATE TRIGGER audit_events_no_replace BEFORE INSERT ON audit_events
+WHEN EXISTS (SELECT 1 FROM audit_events
+             WHERE sequence = NEW.sequence OR event_id = NEW.event_id)
+BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END;
 
 -- What a decision was made from, under the commitment in its leaf. Rows may be
 -- destroyed; they cannot be changed.
@@ -56,13 +61,18 @@ CREATE TABLE audit_inputs (
 ) STRICT;
 
 CREATE TRIGGER audit_inputs_no_update BEFORE UPDATE ON audit_inputs
-BEGIN SELECT RAISE(ABORT, 'audit_inputs cannot be changed'); END;
+BEGIN SELECT RAISE(ABORT, 'audit_inputs is append-only, apart from DELETE'); END;
 
 CREATE TABLE checkpoints (
     size   INTEGER PRIMARY KEY,
     log_id TEXT NOT NULL,
     note   TEXT NOT NULL
 ) STRICT;
+
+CREATE TRIGGER checkpoints_no_update BEFORE UPDATE ON checkpoints
+BEGIN SELECT RAISE(ABORT, 'checkpoints is append-only'); END;
+CREATE TRIGGER checkpoints_no_delete BEFORE DELETE ON checkpoints
+BEGIN SELECT RAISE(ABORT, 'checkpoints is append-only'); END;
 
 -- `epoch` in the tables below is the epoch of the commit that changed the row last:
 -- the change feed is "every row with an epoch greater than mine".

@@ -7,6 +7,7 @@
 
 pub mod postgres;
 pub mod sqlite;
+mod value;
 
 use std::sync::Arc;
 
@@ -214,6 +215,10 @@ pub trait BlobStore: Send + Sync {
 pub trait Store: AuditStore + RegistryStore + PolicyStore + BlobStore {
     /// Brings the schema up to date.
     async fn migrate(&self) -> Result<(), StoreError>;
+    /// Returns when another replica may have changed something, at the latest after a
+    /// second or so. A hint that makes catching up early: exactness comes from the
+    /// epoch. One caller at a time.
+    async fn wait_for_change(&self);
     /// Closes connections; used at the end of a drain.
     async fn close(&self);
 }

@@ -4,16 +4,18 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection, Transaction};
+use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use super::{
-    SqliteStore, corrupt, digest, list_text, parse_list, parse_time, parse_uuid, signed, time_text,
-    translate, unsigned,
-};
+use super::{SqliteStore, list_text, parse_list, parse_time, time_text, translate};
 use crate::model::event::Inputs;
 use crate::model::{Change, Columns, Conflict};
+use crate::store::value::{
+    corrupt, digest, frontier, no_head, parse_uuid, refuse_change, refuse_events, refuse_nul, salt,
+    signed, stored_number, unsigned,
+};
 use crate::store::{
     AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
     StoredEvent,
@@ -66,9 +68,30 @@ fn powers_of_two<T>(mut items: &[T]) -> impl Iterator<Item = (usize, &[T])> {
     })
 }
 
-pub(super) struct SqliteTx {
-    pub(super) tx: Transaction<'static, Sqlite>,
-    pub(super) head: LogHead,
+/// A transaction, by hand: sqlx's own counts its depth, and where SQLite itself ended
+/// one (a full disk, an I/O error), the count stays wrong and nothing begins any more
+/// on that connection. So whatever is not committed ends with its connection, which
+/// SQLite rolls back; the next one is opened in about a millisecond.
+struct SqliteTx {
+    connection: PoolConnection<Sqlite>,
+    head: LogHead,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// A statement is under way, or failed.
+    Broken,
+    Committed,
+}
+
+impl Drop for SqliteTx {
+    fn drop(&mut self) {
+        if self.state != State::Committed {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 #[async_trait]
@@ -82,19 +105,17 @@ impl AuditTx for SqliteTx {
         change: &Change,
         epoch: u64,
     ) -> Result<Result<(), Conflict>, StoreError> {
-        self.savepoint("SAVEPOINT change").await?;
-        match super::changes::apply(&mut self.tx, self.head.log_id, change, epoch).await {
-            Ok(Ok(())) => {
-                self.savepoint("RELEASE change").await?;
-                Ok(Ok(()))
-            }
-            Ok(Err(conflict)) => {
-                self.savepoint("ROLLBACK TO change").await?;
-                self.savepoint("RELEASE change").await?;
-                Ok(Err(conflict))
-            }
-            Err(error) => Err(error),
+        refuse_change(change)?;
+        let log_id = self.head.log_id;
+        let connection = self.start()?;
+        execute(connection, "SAVEPOINT change").await?;
+        let applied = super::changes::apply(connection, log_id, change, epoch).await?;
+        if applied.is_err() {
+            execute(connection, "ROLLBACK TO change").await?;
         }
+        execute(connection, "RELEASE change").await?;
+        self.state = State::Open;
+        Ok(applied)
     }
 
     async fn insert(
@@ -102,57 +123,85 @@ impl AuditTx for SqliteTx {
         first_sequence: u64,
         events: &[PreparedEvent],
     ) -> Result<(), StoreError> {
+        refuse_events(events)?;
+        let first = stored_number(first_sequence)?;
         let log_id = self.head.log_id.to_string();
-        let numbered: Vec<(i64, &PreparedEvent)> =
-            (signed(first_sequence)..).zip(events.iter()).collect();
-        for (power, piece) in powers_of_two(&numbered) {
-            let mut query = sqlx::query(INSERT_EVENTS[power].as_str());
-            for (sequence, event) in piece {
-                query = bind_event(query, *sequence, &log_id, event);
-            }
-            query.execute(&mut *self.tx).await.map_err(translate)?;
-        }
-        let inputs: Vec<(i64, &Inputs)> = numbered
-            .iter()
-            .filter_map(|(s, e)| Some((*s, e.inputs.as_ref()?)))
-            .collect();
-        for (power, piece) in powers_of_two(&inputs) {
-            let mut query = sqlx::query(INSERT_INPUTS[power].as_str());
-            for (sequence, inputs) in piece {
-                query = query
-                    .bind(*sequence)
-                    .bind(&log_id)
-                    .bind(&inputs.salt[..])
-                    .bind(&inputs.json);
-            }
-            query.execute(&mut *self.tx).await.map_err(translate)?;
-        }
+        let connection = self.start()?;
+        insert(connection, &log_id, first, events).await?;
+        self.state = State::Open;
         Ok(())
     }
 
     async fn commit(mut self: Box<Self>, head: &LogHead) -> Result<(), StoreError> {
+        let (size, epoch) = (stored_number(head.size)?, stored_number(head.epoch)?);
+        let connection = self.start()?;
         sqlx::query("UPDATE log_head SET size = $1, frontier = $2, epoch = $3 WHERE one = 1")
-            .bind(signed(head.size))
-            .bind(head.frontier.concat())
-            .bind(signed(head.epoch))
-            .execute(&mut *self.tx)
+            .bind(size)
+            .bind(head.frontier.as_flattened())
+            .bind(epoch)
+            .execute(&mut *connection)
             .await
             .map_err(translate)?;
-        self.tx
-            .commit()
+        execute(connection, "COMMIT")
             .await
-            .map_err(|e| StoreError::CommitUnknown(e.to_string()))
+            .map_err(|e| StoreError::CommitUnknown(e.to_string()))?;
+        self.state = State::Committed;
+        Ok(())
     }
 }
 
 impl SqliteTx {
-    async fn savepoint(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        sqlx::query(sql)
-            .execute(&mut *self.tx)
-            .await
-            .map(drop)
-            .map_err(translate)
+    /// The connection for some statements. Until the state is set again, by one who
+    /// saw them all end well, the transaction cannot go on.
+    fn start(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        if self.state != State::Open {
+            return Err(StoreError::Unavailable(
+                "the transaction failed before".to_owned(),
+            ));
+        }
+        self.state = State::Broken;
+        Ok(&mut self.connection)
     }
+}
+
+async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
+    sqlx::query(sql)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(translate)
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    log_id: &str,
+    first: i64,
+    events: &[PreparedEvent],
+) -> Result<(), StoreError> {
+    let numbered: Vec<(i64, &PreparedEvent)> = (first..).zip(events).collect();
+    for (power, piece) in powers_of_two(&numbered) {
+        let mut query = sqlx::query(INSERT_EVENTS[power].as_str());
+        for (sequence, event) in piece {
+            query = bind_event(query, *sequence, log_id, event);
+        }
+        query.execute(&mut *connection).await.map_err(translate)?;
+    }
+    let inputs: Vec<(i64, &Inputs)> = numbered
+        .iter()
+        .filter_map(|(s, e)| Some((*s, e.inputs.as_ref()?)))
+        .collect();
+    for (power, piece) in powers_of_two(&inputs) {
+        let mut query = sqlx::query(INSERT_INPUTS[power].as_str());
+        for (sequence, inputs) in piece {
+            query = query
+                .bind(*sequence)
+                .bind(log_id)
+                .bind(&inputs.salt[..])
+                .bind(&inputs.json);
+        }
+        query.execute(&mut *connection).await.map_err(translate)?;
+    }
+    Ok(())
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
@@ -196,18 +245,12 @@ async fn read_head(connection: &mut SqliteConnection) -> Result<LogHead, StoreEr
         .fetch_optional(connection)
         .await
         .map_err(translate)?
-        .ok_or_else(|| corrupt("no head row: run `zta migrate`"))?;
-    let frontier: Vec<u8> = row.try_get(2).map_err(translate)?;
-    if frontier.len() % 32 != 0 {
-        return Err(corrupt("a frontier that is not a list of hashes"));
-    }
+        .ok_or_else(no_head)?;
+    let bytes: Vec<u8> = row.try_get(2).map_err(translate)?;
     Ok(LogHead {
         log_id: parse_uuid(row.try_get(0).map_err(translate)?)?,
         size: unsigned(row.try_get(1).map_err(translate)?)?,
-        frontier: frontier
-            .chunks_exact(32)
-            .map(digest)
-            .collect::<Result<_, _>>()?,
+        frontier: frontier(&bytes)?,
         epoch: unsigned(row.try_get(3).map_err(translate)?)?,
     })
 }
@@ -232,13 +275,23 @@ impl AuditStore for SqliteStore {
     }
 
     async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError> {
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(translate)?;
-        let head = read_head(&mut tx).await?;
-        Ok(Box::new(SqliteTx { tx, head }))
+        let connection = self.writer.acquire().await.map_err(translate)?;
+        // Before BEGIN, so that a call that is dropped here leaves no transaction.
+        let mut tx = Box::new(SqliteTx {
+            connection,
+            head: LogHead {
+                log_id: Uuid::nil(),
+                size: 0,
+                frontier: Vec::new(),
+                epoch: 0,
+            },
+            state: State::Open,
+        });
+        let connection = tx.start()?;
+        execute(connection, "BEGIN IMMEDIATE").await?;
+        tx.head = read_head(&mut tx.connection).await?;
+        tx.state = State::Open;
+        Ok(tx)
     }
 
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError> {
@@ -316,17 +369,23 @@ impl AuditStore for SqliteStore {
     }
 
     async fn put_checkpoint(&self, checkpoint: &StoredCheckpoint) -> Result<(), StoreError> {
-        let row = sqlx::query(
+        refuse_nul([&checkpoint.note])?;
+        sqlx::query(
             "INSERT INTO checkpoints (size, log_id, note) SELECT $1, log_id, $2 FROM log_head \
-             WHERE true ON CONFLICT (size) DO UPDATE SET note = note RETURNING note",
+             WHERE true ON CONFLICT (size) DO NOTHING",
         )
-        .bind(signed(checkpoint.size))
+        .bind(stored_number(checkpoint.size)?)
         .bind(&checkpoint.note)
-        .fetch_one(&self.writer)
+        .execute(&self.writer)
         .await
         .map_err(translate)?;
-        let stored: String = row.try_get(0).map_err(translate)?;
-        if stored == checkpoint.note {
+        let stored: Option<String> =
+            sqlx::query_scalar("SELECT note FROM checkpoints WHERE size = $1")
+                .bind(signed(checkpoint.size))
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(translate)?;
+        if stored.ok_or_else(no_head)? == checkpoint.note {
             return Ok(());
         }
         Err(corrupt("two different checkpoints of one size"))
@@ -337,16 +396,12 @@ fn event(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     let text = |name: &str| row.try_get::<Option<String>, _>(name).map_err(translate);
     let must = |name: &str| row.try_get::<String, _>(name).map_err(translate);
     let bytes = |name: &str| row.try_get::<Vec<u8>, _>(name).map_err(translate);
-    let salt: Option<Vec<u8>> = row.try_get("salt").map_err(translate)?;
-    let inputs: Option<Vec<u8>> = row.try_get("inputs").map_err(translate)?;
-    let inputs = match (salt, inputs) {
-        (Some(salt), Some(json)) => {
-            let salt = salt
-                .as_slice()
-                .try_into()
-                .map_err(|_| corrupt("a salt of another length"))?;
-            Some(Inputs { salt, json })
-        }
+    let side = |name: &str| row.try_get::<Option<Vec<u8>>, _>(name).map_err(translate);
+    let inputs = match (side("salt")?, side("inputs")?) {
+        (Some(bytes), Some(json)) => Some(Inputs {
+            salt: salt(&bytes)?,
+            json,
+        }),
         _ => None,
     };
     Ok(StoredEvent {

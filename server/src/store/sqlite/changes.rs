@@ -5,11 +5,12 @@ use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{corrupt, list_text, parse_time, signed, time_text, translate, unsigned};
+use super::{list_text, parse_time, time_text, translate};
 use crate::model::arguments::sha256;
 use crate::model::change::JoinTokenRecord;
 use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, Revision, UserRecord};
 use crate::store::StoreError;
+use crate::store::value::{corrupt, signed, unsigned};
 
 type Applied = Result<Result<(), Conflict>, StoreError>;
 

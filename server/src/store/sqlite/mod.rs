@@ -14,8 +14,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use uuid::Uuid;
 
+use super::value::{corrupt, no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -50,6 +50,10 @@ impl SqliteStore {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // A file neither ages nor hangs up.
+            .test_before_acquire(false)
+            .max_lifetime(None)
+            .idle_timeout(None)
             .connect_with(options.clone())
             .await
             .map_err(translate)?;
@@ -81,6 +85,12 @@ impl Store for SqliteStore {
             .map_err(|e| StoreError::Schema(e.to_string()))
     }
 
+    async fn wait_for_change(&self) {
+        // One process: whoever changes something here knows it. The tick is for a
+        // second process on the same file.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
@@ -90,6 +100,7 @@ impl Store for SqliteStore {
 #[async_trait]
 impl BlobStore for SqliteStore {
     async fn get_blob(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        refuse_nul([&name.to_owned()])?;
         let row = sqlx::query("SELECT value FROM blobs WHERE name = $1")
             .bind(name)
             .fetch_optional(&self.readers)
@@ -99,6 +110,7 @@ impl BlobStore for SqliteStore {
     }
 
     async fn put_blob_if_absent(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        refuse_nul([&name.to_owned()])?;
         sqlx::query(
             "INSERT INTO blobs (name, log_id, value) SELECT $1, log_id, $2 FROM log_head \
              WHERE true ON CONFLICT (name) DO NOTHING",
@@ -108,28 +120,38 @@ impl BlobStore for SqliteStore {
         .execute(&self.writer)
         .await
         .map_err(translate)?;
-        self.get_blob(name).await?.ok_or_else(|| {
-            StoreError::Corrupt(format!("blob `{name}` was stored and is not there"))
-        })
+        self.get_blob(name).await?.ok_or_else(no_head)
     }
 }
 
 /// sqlx's errors as ours. The text names no values: sqlx does not put bound ones in.
 fn translate(error: sqlx::Error) -> StoreError {
-    match error {
+    match &error {
+        sqlx::Error::Database(inner) if is_constraint(inner.code().as_deref()) => {
+            StoreError::Refused(inner.message().to_owned())
+        }
+        // SQLite has one code for all that it cannot prepare.
+        sqlx::Error::Database(inner)
+            if ["no such table", "no such column"]
+                .iter()
+                .any(|p| inner.message().starts_with(p)) =>
+        {
+            StoreError::Schema(inner.message().to_owned())
+        }
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Decode(_)
+        | sqlx::Error::RowNotFound
         | sqlx::Error::ColumnNotFound(_) => StoreError::Corrupt(error.to_string()),
-        // Constraint and type errors: a retry of the same data fails the same way.
-        sqlx::Error::Database(e) if e.kind() != sqlx::error::ErrorKind::Other => {
-            StoreError::Refused(e.to_string())
-        }
-        other => StoreError::Unavailable(other.to_string()),
+        _ => StoreError::Unavailable(error.to_string()),
     }
 }
 
-fn corrupt(what: &str) -> StoreError {
-    StoreError::Corrupt(what.to_owned())
+/// A key that exists, a trigger that refuses: not what a sequence of our own commits
+/// can lead to. The low byte of an extended code is its primary one.
+fn is_constraint(code: Option<&str>) -> bool {
+    const SQLITE_CONSTRAINT: u32 = 19;
+    code.and_then(|c| c.parse::<u32>().ok())
+        .is_some_and(|c| c & 0xff == SQLITE_CONSTRAINT)
 }
 
 /// Times are RFC 3339 with six digits in UTC, so that text order is time order.
@@ -152,28 +174,10 @@ fn parse_time(text: &str) -> Result<OffsetDateTime, StoreError> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| corrupt("a time that is not RFC 3339"))
 }
 
-fn parse_uuid(text: &str) -> Result<Uuid, StoreError> {
-    Uuid::parse_str(text).map_err(|_| corrupt("an id that is not a UUID"))
-}
-
 fn list_text(items: &[String]) -> String {
     serde_json::Value::from(items.to_vec()).to_string()
 }
 
 fn parse_list(text: &str) -> Result<Vec<String>, StoreError> {
     serde_json::from_str(text).map_err(|_| corrupt("a list that is not JSON"))
-}
-
-fn digest(bytes: &[u8]) -> Result<[u8; 32], StoreError> {
-    bytes
-        .try_into()
-        .map_err(|_| corrupt("a hash that does not have 32 bytes"))
-}
-
-fn unsigned(n: i64) -> Result<u64, StoreError> {
-    u64::try_from(n).map_err(|_| corrupt("a negative number"))
-}
-
-fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }

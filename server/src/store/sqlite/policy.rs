@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{SqliteStore, corrupt, digest, parse_time, signed, translate, unsigned};
+use super::{SqliteStore, parse_time, translate};
 use crate::model::revision::PolicyChunk;
 use crate::model::{EntityUid, Revision, RevisionMeta, SourceFile};
+use crate::store::value::{corrupt, digest, signed, unsigned};
 use crate::store::{PolicyStore, StoreError};
 
 #[async_trait]

@@ -4,11 +4,10 @@ use async_trait::async_trait;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{
-    SqliteStore, corrupt, digest, parse_list, parse_time, parse_uuid, signed, translate, unsigned,
-};
+use super::{SqliteStore, parse_list, parse_time, translate};
 use crate::model::change::JoinTokenRecord;
 use crate::model::{AgentRecord, AgentState, Instance, UserRecord};
+use crate::store::value::{corrupt, digest, no_head, parse_uuid, refuse_nul, signed, unsigned};
 use crate::store::{Changes, RegistryStore, StoreError};
 
 #[async_trait]
@@ -18,9 +17,10 @@ impl RegistryStore for SqliteStore {
         let mut tx = self.readers.begin().await.map_err(translate)?;
         let since = signed(epoch);
         let head: i64 = sqlx::query_scalar("SELECT epoch FROM log_head WHERE one = 1")
-            .fetch_one(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await
-            .map_err(translate)?;
+            .map_err(translate)?
+            .ok_or_else(no_head)?;
         let agents = sqlx::query("SELECT * FROM agents WHERE epoch > $1")
             .bind(since)
             .fetch_all(&mut *tx)
@@ -56,6 +56,7 @@ impl RegistryStore for SqliteStore {
     }
 
     async fn join_token(&self, id: &str) -> Result<Option<JoinTokenRecord>, StoreError> {
+        refuse_nul([&id.to_owned()])?;
         let row = sqlx::query("SELECT * FROM join_tokens WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.readers)
