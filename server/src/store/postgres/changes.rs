@@ -1,0 +1,266 @@
+//! Changes of the registry and of the policies in Postgres. Each is one savepoint of
+//! the audit writer's transaction, so a conflict leaves nothing behind.
+
+use sqlx::{PgConnection, Row as _};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::error::translate;
+use super::writer::within;
+use crate::model::change::JoinTokenRecord;
+use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, Revision, UserRecord};
+use crate::store::StoreError;
+use crate::store::value::{corrupt, signed, unsigned};
+
+type Applied = Result<Result<(), Conflict>, StoreError>;
+
+/// Makes a change, or leaves nothing behind.
+pub(super) async fn apply(
+    tx: &mut PgConnection,
+    log_id: Uuid,
+    change: &Change,
+    epoch: u64,
+) -> Applied {
+    let at = At {
+        log_id,
+        epoch: signed(epoch),
+    };
+    savepoint(tx, "SAVEPOINT change").await?;
+    let applied = dispatch(tx, &at, change).await?;
+    let end = match applied {
+        Ok(()) => "RELEASE SAVEPOINT change",
+        Err(_) => "ROLLBACK TO SAVEPOINT change; RELEASE SAVEPOINT change",
+    };
+    savepoint(tx, end).await?;
+    Ok(applied)
+}
+
+async fn savepoint(tx: &mut PgConnection, sql: &'static str) -> Result<(), StoreError> {
+    within(sqlx::raw_sql(sql).execute(tx))
+        .await
+        .map(drop)
+        .map_err(translate)
+}
+
+async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
+    match change {
+        Change::RegisterAgent(agent) => register_agent(tx, at, agent).await,
+        Change::RegisterUser(user, instance) => register_user(tx, at, user, instance).await,
+        Change::CreateJoinToken(token) => create_join_token(tx, at, token).await,
+        Change::Enroll {
+            token_id,
+            instance,
+            now,
+        } => enroll(tx, at, token_id, instance, *now).await,
+        Change::Renew {
+            instance_id,
+            generation,
+        } => renew(tx, at, *instance_id, *generation).await,
+        Change::SetAgentState { agent_id, from, to } => {
+            set_agent_state(tx, at, agent_id, from, *to).await
+        }
+        Change::ApplyRevision(revision) => apply_revision(tx, at, revision).await,
+    }
+}
+
+/// Which log, and the epoch that changed rows get.
+struct At {
+    log_id: Uuid,
+    epoch: i64,
+}
+
+async fn register_agent(tx: &mut PgConnection, at: &At, agent: &AgentRecord) -> Applied {
+    let done = sqlx::query(
+        "INSERT INTO agents (id, log_id, name, owner, roles, state, create_time, epoch) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+    )
+    .bind(&agent.id)
+    .bind(at.log_id)
+    .bind(&agent.name)
+    .bind(&agent.owner)
+    .bind(&agent.roles)
+    .bind(agent.state.as_str())
+    .bind(agent.create_time)
+    .bind(at.epoch)
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(one_row(done.rows_affected(), Conflict::AgentExists))
+}
+
+async fn register_user(
+    tx: &mut PgConnection,
+    at: &At,
+    user: &UserRecord,
+    instance: &Instance,
+) -> Applied {
+    let done = sqlx::query(
+        "INSERT INTO users (id, log_id, spiffe_id, roles, create_time, epoch) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+    )
+    .bind(&user.id)
+    .bind(at.log_id)
+    .bind(&user.spiffe_id)
+    .bind(&user.roles)
+    .bind(user.create_time)
+    .bind(at.epoch)
+    .execute(&mut *tx)
+    .await
+    .map_err(translate)?;
+    match one_row(done.rows_affected(), Conflict::UserExists) {
+        Ok(()) => insert_instance(tx, at, instance).await,
+        Err(conflict) => Ok(Err(conflict)),
+    }
+}
+
+async fn insert_instance(tx: &mut PgConnection, at: &At, instance: &Instance) -> Applied {
+    let done = sqlx::query(
+        "INSERT INTO instances \
+         (id, log_id, principal_id, key_sha256, generation, revoked, create_time, epoch) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+    )
+    .bind(instance.id)
+    .bind(at.log_id)
+    .bind(&instance.principal_id)
+    .bind(&instance.key_sha256[..])
+    .bind(signed(instance.generation))
+    .bind(instance.revoked)
+    .bind(instance.create_time)
+    .bind(at.epoch)
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(one_row(done.rows_affected(), Conflict::KeyEnrolled))
+}
+
+async fn create_join_token(tx: &mut PgConnection, at: &At, token: &JoinTokenRecord) -> Applied {
+    match agent_state(tx, &token.agent_id).await? {
+        None => return Ok(Err(Conflict::AgentNotFound)),
+        Some(AgentState::Revoked) => return Ok(Err(Conflict::AgentState(AgentState::Revoked))),
+        Some(_) => {}
+    }
+    sqlx::query(
+        "INSERT INTO join_tokens (id, log_id, secret_sha256, agent_id, expire_time, used) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(&token.id)
+    .bind(at.log_id)
+    .bind(&token.secret_sha256[..])
+    .bind(&token.agent_id)
+    .bind(token.expire_time)
+    .bind(token.used)
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(Ok(()))
+}
+
+async fn enroll(
+    tx: &mut PgConnection,
+    at: &At,
+    token_id: &str,
+    instance: &Instance,
+    now: OffsetDateTime,
+) -> Applied {
+    let row = sqlx::query(
+        "UPDATE join_tokens SET used = true WHERE id = $1 AND NOT used RETURNING agent_id, expire_time",
+    )
+    .bind(token_id)
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(translate)?;
+    let Some(row) = row else {
+        return Ok(Err(Conflict::JoinToken));
+    };
+    let agent_id: String = row.try_get(0).map_err(translate)?;
+    let expire_time: OffsetDateTime = row.try_get(1).map_err(translate)?;
+    if now >= expire_time || agent_id != instance.principal_id {
+        return Ok(Err(Conflict::JoinToken));
+    }
+    match agent_state(tx, &agent_id).await? {
+        Some(AgentState::Revoked) => Ok(Err(Conflict::AgentState(AgentState::Revoked))),
+        Some(_) => insert_instance(tx, at, instance).await,
+        None => Ok(Err(Conflict::AgentNotFound)),
+    }
+}
+
+async fn renew(tx: &mut PgConnection, at: &At, instance_id: Uuid, generation: u64) -> Applied {
+    let done = sqlx::query(
+        "UPDATE instances SET generation = generation + 1, epoch = $1 \
+         WHERE id = $2 AND generation = $3 AND NOT revoked",
+    )
+    .bind(at.epoch)
+    .bind(instance_id)
+    .bind(signed(generation))
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(one_row(done.rows_affected(), Conflict::Generation))
+}
+
+async fn set_agent_state(
+    tx: &mut PgConnection,
+    at: &At,
+    agent_id: &str,
+    from: &[AgentState],
+    to: AgentState,
+) -> Applied {
+    match agent_state(tx, agent_id).await? {
+        None => return Ok(Err(Conflict::AgentNotFound)),
+        Some(state) if !from.contains(&state) => return Ok(Err(Conflict::AgentState(state))),
+        Some(_) => {}
+    }
+    sqlx::query("UPDATE agents SET state = $1, epoch = $2 WHERE id = $3")
+        .bind(to.as_str())
+        .bind(at.epoch)
+        .bind(agent_id)
+        .execute(tx)
+        .await
+        .map_err(translate)?;
+    Ok(Ok(()))
+}
+
+async fn agent_state(tx: &mut PgConnection, id: &str) -> Result<Option<AgentState>, StoreError> {
+    let state: Option<String> = sqlx::query_scalar("SELECT state FROM agents WHERE id = $1")
+        .bind(id)
+        .fetch_optional(tx)
+        .await
+        .map_err(translate)?;
+    state
+        .map(|s| AgentState::parse(&s).ok_or_else(|| corrupt("an unknown agent state")))
+        .transpose()
+}
+
+async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &Revision) -> Applied {
+    let newest: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM revisions")
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(translate)?;
+    let in_force = unsigned(newest.unwrap_or(0))?;
+    let meta = &revision.meta;
+    if in_force + 1 != meta.number {
+        return Ok(Err(Conflict::Revision { in_force }));
+    }
+    sqlx::query(
+        "INSERT INTO revisions (number, log_id, author_type, author_id, message, apply_time, \
+         content_sha256, policies, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(signed(meta.number))
+    .bind(at.log_id)
+    .bind(&meta.author.ty)
+    .bind(&meta.author.id)
+    .bind(&meta.message)
+    .bind(meta.apply_time)
+    .bind(&meta.content_sha256[..])
+    .bind(i64::from(meta.policies))
+    .bind(at.epoch)
+    .execute(&mut *tx)
+    .await
+    .map_err(translate)?;
+    super::policy::insert_texts(tx, at.log_id, revision).await?;
+    Ok(Ok(()))
+}
+
+fn one_row(rows: u64, otherwise: Conflict) -> Result<(), Conflict> {
+    if rows == 1 { Ok(()) } else { Err(otherwise) }
+}

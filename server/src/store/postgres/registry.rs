@@ -1,0 +1,113 @@
+//! Agents, users and keys in Postgres, and the change feed over them.
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::PostgresStore;
+use super::error::translate;
+use crate::model::change::JoinTokenRecord;
+use crate::model::{AgentRecord, AgentState, Instance, UserRecord};
+use crate::store::value::{corrupt, digest, no_head, refuse_nul, signed, unsigned};
+use crate::store::{Changes, RegistryStore, StoreError};
+
+#[async_trait]
+impl RegistryStore for PostgresStore {
+    async fn changes_since(&self, epoch: u64, known_revision: u64) -> Result<Changes, StoreError> {
+        // One snapshot for all of it: the epoch read here and the rows belong together.
+        let mut tx = self
+            .readers
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await
+            .map_err(translate)?;
+        let since = signed(epoch);
+        let head = sqlx::query(
+            "SELECT epoch, (SELECT max(number) FROM revisions) AS newest \
+             FROM log_head WHERE one = 1",
+        )
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(translate)?
+        .ok_or_else(no_head)?;
+        let agents = sqlx::query("SELECT * FROM agents WHERE epoch > $1")
+            .bind(since)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(translate)?;
+        let users = sqlx::query("SELECT * FROM users WHERE epoch > $1")
+            .bind(since)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(translate)?;
+        let instances = sqlx::query("SELECT * FROM instances WHERE epoch > $1")
+            .bind(since)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(translate)?;
+        let newest: Option<i64> = head.try_get("newest").map_err(translate)?;
+        let newest = unsigned(newest.unwrap_or(0))?;
+        let revision = if newest == known_revision {
+            None
+        } else {
+            super::policy::load(&mut tx, newest).await?
+        };
+        Ok(Changes {
+            epoch: unsigned(head.try_get("epoch").map_err(translate)?)?,
+            agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
+            users: users.iter().map(user).collect::<Result<_, _>>()?,
+            instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
+            revision,
+        })
+    }
+
+    async fn join_token(&self, id: &str) -> Result<Option<JoinTokenRecord>, StoreError> {
+        refuse_nul([&id.to_owned()])?;
+        let row = sqlx::query("SELECT * FROM join_tokens WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(translate)?;
+        row.map(|row| {
+            Ok(JoinTokenRecord {
+                id: row.try_get("id").map_err(translate)?,
+                secret_sha256: digest(row.try_get("secret_sha256").map_err(translate)?)?,
+                agent_id: row.try_get("agent_id").map_err(translate)?,
+                expire_time: row.try_get("expire_time").map_err(translate)?,
+                used: row.try_get("used").map_err(translate)?,
+            })
+        })
+        .transpose()
+    }
+}
+
+fn agent(row: &PgRow) -> Result<AgentRecord, StoreError> {
+    let state: &str = row.try_get("state").map_err(translate)?;
+    Ok(AgentRecord {
+        id: row.try_get("id").map_err(translate)?,
+        name: row.try_get("name").map_err(translate)?,
+        owner: row.try_get("owner").map_err(translate)?,
+        roles: row.try_get("roles").map_err(translate)?,
+        state: AgentState::parse(state).ok_or_else(|| corrupt("an unknown agent state"))?,
+        create_time: row.try_get("create_time").map_err(translate)?,
+    })
+}
+
+fn user(row: &PgRow) -> Result<UserRecord, StoreError> {
+    Ok(UserRecord {
+        id: row.try_get("id").map_err(translate)?,
+        spiffe_id: row.try_get("spiffe_id").map_err(translate)?,
+        roles: row.try_get("roles").map_err(translate)?,
+        create_time: row.try_get("create_time").map_err(translate)?,
+    })
+}
+
+fn instance(row: &PgRow) -> Result<Instance, StoreError> {
+    Ok(Instance {
+        id: row.try_get("id").map_err(translate)?,
+        principal_id: row.try_get("principal_id").map_err(translate)?,
+        key_sha256: digest(row.try_get("key_sha256").map_err(translate)?)?,
+        generation: unsigned(row.try_get("generation").map_err(translate)?)?,
+        revoked: row.try_get("revoked").map_err(translate)?,
+        create_time: row.try_get("create_time").map_err(translate)?,
+    })
+}
