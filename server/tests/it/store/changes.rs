@@ -1,0 +1,503 @@
+//! Each change, each conflict, and the feed of changes.
+
+use time::Duration;
+use uuid::Uuid;
+use zta_server::model::arguments::sha256;
+use zta_server::model::change::JoinTokenRecord;
+use zta_server::model::revision::PolicyChunk;
+use zta_server::model::{
+    AgentRecord, AgentState, Change, Conflict, EntityUid, Instance, Revision, RevisionMeta,
+    SourceFile, UserRecord,
+};
+use zta_server::store::{Changes, SharedStore};
+
+use super::queries::LOOK_ALIKES;
+use super::support::{Db, NOW, change, decision, finish, prepared};
+
+const AGENT: &str = "spiffe://zta.local/agent/research";
+
+fn agent(id: &str) -> AgentRecord {
+    AgentRecord {
+        id: id.to_owned(),
+        name: format!("name of {id}"),
+        owner: "owner é".to_owned(),
+        roles: vec!["researcher".to_owned(), "a\"b,{c}\\".to_owned()],
+        state: AgentState::Active,
+        create_time: NOW,
+    }
+}
+
+fn instance(n: u128, principal: &str) -> Instance {
+    Instance {
+        id: Uuid::from_u128(n),
+        principal_id: principal.to_owned(),
+        key_sha256: sha256(&n.to_be_bytes()),
+        generation: 1,
+        revoked: false,
+        create_time: NOW,
+    }
+}
+
+fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
+    JoinTokenRecord {
+        id: id.to_owned(),
+        secret_sha256: sha256(id.as_bytes()),
+        agent_id: agent_id.to_owned(),
+        expire_time: NOW + Duration::minutes(5),
+        used: false,
+    }
+}
+
+fn enroll_at(token_id: &str, instance: Instance, now: time::OffsetDateTime) -> Change {
+    Change::Enroll {
+        token_id: token_id.to_owned(),
+        instance,
+        now,
+    }
+}
+
+fn set_state(to: AgentState, from: &[AgentState]) -> Change {
+    Change::SetAgentState {
+        agent_id: AGENT.to_owned(),
+        from: from.to_vec(),
+        to,
+    }
+}
+
+fn revision(number: u64, chunks: Vec<PolicyChunk>) -> Revision {
+    Revision {
+        meta: RevisionMeta {
+            number,
+            author: EntityUid::new("ZTA::User", "spiffe://zta.local#admin"),
+            message: format!("revision {number}\nwith é"),
+            apply_time: NOW,
+            content_sha256: sha256(&number.to_be_bytes()),
+            policies: chunks.iter().filter(|c| c.policy_id.is_some()).count() as u32,
+        },
+        schema_files: vec![SourceFile {
+            name: "zta.cedarschema".to_owned(),
+            text: "namespace ZTA {}\r\n".to_owned(),
+        }],
+        chunks,
+    }
+}
+
+fn chunk(file: &str, policy_id: Option<&str>, text: &str) -> PolicyChunk {
+    PolicyChunk {
+        file: file.to_owned(),
+        policy_id: policy_id.map(str::to_owned),
+        text: text.to_owned(),
+    }
+}
+
+/// The whole state, for "nothing was left behind".
+async fn state(store: &SharedStore) -> String {
+    let feed = store.changes_since(0, 0).await.expect("feed");
+    let mut tokens = Vec::new();
+    for id in ["t1", "t2", "t3"] {
+        tokens.push(store.join_token(id).await.expect("token"));
+    }
+    let mut agents = feed.agents;
+    agents.sort_by(|a, b| a.id.cmp(&b.id));
+    let mut instances = feed.instances;
+    instances.sort_by_key(|i| i.id);
+    format!(
+        "{:?}",
+        (
+            feed.epoch,
+            agents,
+            feed.users,
+            instances,
+            feed.revision,
+            tokens
+        )
+    )
+}
+
+/// The change conflicts, and changes nothing.
+async fn conflicts(store: &SharedStore, wanted: &Change, expected: Conflict) {
+    let before = state(store).await;
+    assert_eq!(change(store, wanted).await, Err(expected), "{wanted:?}");
+    assert_eq!(state(store).await, before, "{wanted:?}");
+}
+
+async fn succeeds(store: &SharedStore, wanted: &Change) {
+    assert_eq!(change(store, wanted).await, Ok(()), "{wanted:?}");
+}
+
+pub(crate) async fn agents(db: Db) {
+    let db = db.with_log().await;
+    succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
+    conflicts(
+        &db.store,
+        &Change::RegisterAgent(agent(AGENT)),
+        Conflict::AgentExists,
+    )
+    .await;
+    succeeds(
+        &db.store,
+        &set_state(AgentState::Revoked, &[AgentState::Active]),
+    )
+    .await;
+    conflicts(
+        &db.store,
+        &Change::RegisterAgent(agent(AGENT)),
+        Conflict::AgentExists,
+    )
+    .await;
+    let same_name = AgentRecord {
+        id: "spiffe://zta.local/agent/other".to_owned(),
+        ..agent(AGENT)
+    };
+    conflicts(
+        &db.store,
+        &Change::RegisterAgent(same_name),
+        Conflict::AgentExists,
+    )
+    .await;
+    let feed = db.store.changes_since(0, 0).await.expect("feed");
+    let revoked = AgentRecord {
+        state: AgentState::Revoked,
+        ..agent(AGENT)
+    };
+    assert_eq!(feed.agents, [revoked]);
+}
+
+pub(crate) async fn users(db: Db) {
+    let db = db.with_log().await;
+    let user = UserRecord {
+        id: "spiffe://zta.local#admin".to_owned(),
+        spiffe_id: "spiffe://zta.local/user/admin".to_owned(),
+        roles: vec!["admin".to_owned()],
+        create_time: NOW,
+    };
+    let key = instance(1, &user.id);
+    succeeds(&db.store, &Change::RegisterUser(user.clone(), key.clone())).await;
+    let again = Change::RegisterUser(user.clone(), instance(2, &user.id));
+    conflicts(&db.store, &again, Conflict::UserExists).await;
+    let other = UserRecord {
+        id: "other".to_owned(),
+        spiffe_id: "spiffe://zta.local/user/other".to_owned(),
+        ..user.clone()
+    };
+    // The user's row was written before its key was refused: it must go as well.
+    let same_key = Change::RegisterUser(other, key.clone());
+    conflicts(&db.store, &same_key, Conflict::KeyEnrolled).await;
+    let feed = db.store.changes_since(0, 0).await.expect("feed");
+    assert_eq!((feed.users, feed.instances), (vec![user], vec![key]));
+}
+
+pub(crate) async fn enroll(db: Db) {
+    let db = db.with_log().await;
+    let missing = Change::CreateJoinToken(token("t1", AGENT));
+    conflicts(&db.store, &missing, Conflict::AgentNotFound).await;
+    succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
+    for id in ["t1", "t2", "t3"] {
+        succeeds(&db.store, &Change::CreateJoinToken(token(id, AGENT))).await;
+        let stored = db.store.join_token(id).await.expect("token");
+        assert_eq!(stored, Some(token(id, AGENT)));
+    }
+    assert_eq!(db.store.join_token("T1").await.expect("token"), None);
+    let end = NOW + Duration::minutes(5);
+    let key = |n| instance(n, AGENT);
+    for (wrong, expected) in [
+        (enroll_at("t9", key(1), NOW), Conflict::JoinToken),
+        (enroll_at("t1", key(1), end), Conflict::JoinToken),
+        (
+            enroll_at("t1", instance(1, "another"), NOW),
+            Conflict::JoinToken,
+        ),
+    ] {
+        conflicts(&db.store, &wrong, expected).await;
+    }
+    succeeds(
+        &db.store,
+        &enroll_at("t1", key(1), end - Duration::microseconds(1)),
+    )
+    .await;
+    conflicts(
+        &db.store,
+        &enroll_at("t1", key(2), NOW),
+        Conflict::JoinToken,
+    )
+    .await;
+    // The token was marked as used before the key was refused: it must be usable still.
+    conflicts(
+        &db.store,
+        &enroll_at("t2", key(1), NOW),
+        Conflict::KeyEnrolled,
+    )
+    .await;
+    succeeds(&db.store, &enroll_at("t2", key(2), NOW)).await;
+    succeeds(
+        &db.store,
+        &set_state(AgentState::Revoked, &[AgentState::Active]),
+    )
+    .await;
+    let revoked = Conflict::AgentState(AgentState::Revoked);
+    conflicts(&db.store, &enroll_at("t3", key(3), NOW), revoked.clone()).await;
+    conflicts(
+        &db.store,
+        &Change::CreateJoinToken(token("t4", AGENT)),
+        revoked,
+    )
+    .await;
+}
+
+pub(crate) async fn enroll_races(db: Db) {
+    let db = db.with_log().await;
+    succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
+    let stores = [db.store.clone(), db.another().await];
+    for round in 0..5_u128 {
+        let id = format!("t{round}");
+        succeeds(&db.store, &Change::CreateJoinToken(token(&id, AGENT))).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..4_usize {
+            let store = stores[n % 2].clone();
+            let wanted = enroll_at(&id, instance(round * 10 + n as u128, AGENT), NOW);
+            tasks.spawn(async move { change(&store, &wanted).await });
+        }
+        let outcomes = tasks.join_all().await;
+        let won = outcomes.iter().filter(|o| o.is_ok()).count();
+        assert_eq!(won, 1, "{outcomes:?}");
+        assert!(
+            outcomes
+                .iter()
+                .flat_map(|o| o.as_ref().err())
+                .all(|c| *c == Conflict::JoinToken)
+        );
+    }
+    let feed = db.store.changes_since(0, 0).await.expect("feed");
+    assert_eq!(feed.instances.len(), 5);
+}
+
+pub(crate) async fn renew(db: Db) {
+    let db = db.with_log().await;
+    succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
+    succeeds(&db.store, &Change::CreateJoinToken(token("t1", AGENT))).await;
+    succeeds(&db.store, &enroll_at("t1", instance(1, AGENT), NOW)).await;
+    let renew = |n, generation| Change::Renew {
+        instance_id: Uuid::from_u128(n),
+        generation,
+    };
+    conflicts(&db.store, &renew(1, 2), Conflict::Generation).await;
+    conflicts(&db.store, &renew(9, 1), Conflict::Generation).await;
+    succeeds(&db.store, &renew(1, 1)).await;
+    conflicts(&db.store, &renew(1, 1), Conflict::Generation).await;
+    let feed = db.store.changes_since(0, 0).await.expect("feed");
+    assert_eq!(feed.instances[0].generation, 2);
+    db.raw
+        .execute("UPDATE instances SET revoked = NOT revoked")
+        .await
+        .expect("revoke");
+    conflicts(&db.store, &renew(1, 2), Conflict::Generation).await;
+}
+
+pub(crate) async fn states(db: Db) {
+    use AgentState::{Active, Isolated, Revoked, Suspended};
+    let db = db.with_log().await;
+    conflicts(
+        &db.store,
+        &set_state(Suspended, &[Active]),
+        Conflict::AgentNotFound,
+    )
+    .await;
+    succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
+    for (from, to) in [
+        (Active, Suspended),
+        (Suspended, Isolated),
+        (Isolated, Active),
+        (Active, Revoked),
+    ] {
+        let others: Vec<_> = [Active, Suspended, Isolated, Revoked]
+            .into_iter()
+            .filter(|s| *s != from)
+            .collect();
+        conflicts(
+            &db.store,
+            &set_state(to, &others),
+            Conflict::AgentState(from),
+        )
+        .await;
+        conflicts(&db.store, &set_state(to, &[]), Conflict::AgentState(from)).await;
+        succeeds(&db.store, &set_state(to, &[from])).await;
+        let feed = db.store.changes_since(0, 0).await.expect("feed");
+        assert_eq!(feed.agents[0].state, to);
+    }
+}
+
+pub(crate) async fn revisions(db: Db) {
+    let db = db.with_log().await;
+    assert_eq!(db.store.revision(1).await.expect("none"), None);
+    let base = "// é \u{feff}\r\n@id(\"a\")\npermit(principal, action, resource);\n";
+    let first = vec![
+        chunk("b.cedar", Some("a"), base),
+        chunk("b.cedar", None, "\n// the rest, without a line end"),
+        chunk(
+            "a.cedar",
+            Some("z"),
+            "@id(\"z\") forbid(principal, action, resource);",
+        ),
+        chunk("a.cedar", Some("y"), base),
+        chunk("empty.cedar", None, ""),
+    ];
+    let mut second = first.clone();
+    second.swap(0, 2);
+    let (one, two) = (revision(1, first), revision(2, second));
+    let apply = |r: &Revision| Change::ApplyRevision(Box::new(r.clone()));
+    conflicts(&db.store, &apply(&two), Conflict::Revision { in_force: 0 }).await;
+    succeeds(&db.store, &apply(&one)).await;
+    conflicts(&db.store, &apply(&one), Conflict::Revision { in_force: 1 }).await;
+    succeeds(&db.store, &apply(&two)).await;
+    for wanted in [&one, &two] {
+        let stored = db
+            .store
+            .revision(wanted.meta.number)
+            .await
+            .expect("revision");
+        let stored = stored.expect("it is there");
+        assert_eq!(&stored, wanted);
+        assert_eq!(stored.policy_files(), wanted.policy_files());
+    }
+    let texts = db
+        .raw
+        .rows("SELECT 1 FROM policy_texts")
+        .await
+        .expect("texts");
+    assert_eq!(texts, 5, "a text stands once");
+    let metas = |list: Vec<RevisionMeta>| list.iter().map(|m| m.number).collect::<Vec<_>>();
+    for (before, limit, expected) in [
+        (u64::MAX, 9, vec![2, 1]),
+        (u64::MAX, 1, vec![2]),
+        (2, 9, vec![1]),
+        (1, 9, vec![]),
+    ] {
+        let list = db.store.revisions(before, limit).await.expect("list");
+        assert_eq!(metas(list), expected);
+    }
+    assert_eq!(db.store.revisions(2, 1).await.expect("list"), [one.meta]);
+}
+
+/// The writer holds the head meanwhile: this has to be a matter of seconds.
+pub(crate) async fn a_large_revision(db: Db) {
+    let db = db.with_log().await;
+    let chunks: Vec<_> = (0..20_000)
+        .map(|n| {
+            let id = format!("p{n}");
+            let text =
+                format!("@id(\"{id}\") permit(principal == A::\"{n}\", action, resource);\n");
+            chunk(&format!("f{}.cedar", n / 1000), Some(&id), &text)
+        })
+        .collect();
+    let large = revision(1, chunks);
+    let started = std::time::Instant::now();
+    succeeds(&db.store, &Change::ApplyRevision(Box::new(large.clone()))).await;
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    let stored = db
+        .store
+        .revision(1)
+        .await
+        .expect("revision")
+        .expect("it is there");
+    assert_eq!(stored, large);
+}
+
+pub(crate) async fn the_feed(db: Db) {
+    let db = db.with_log().await;
+    let feed = async |epoch, known| -> Changes {
+        db.store.changes_since(epoch, known).await.expect("feed")
+    };
+    succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
+    succeeds(&db.store, &Change::RegisterAgent(agent("b"))).await;
+    succeeds(&db.store, &Change::CreateJoinToken(token("t1", AGENT))).await;
+    assert_eq!(feed(0, 0).await.epoch, 2, "a join token moves no epoch");
+    succeeds(&db.store, &enroll_at("t1", instance(1, AGENT), NOW)).await;
+    let one = revision(1, vec![chunk("a", Some("a"), "x")]);
+    succeeds(&db.store, &Change::ApplyRevision(Box::new(one.clone()))).await;
+    succeeds(
+        &db.store,
+        &set_state(AgentState::Isolated, &[AgentState::Active]),
+    )
+    .await;
+    let expected = [
+        (0, vec![AGENT, "b"], 1),
+        (1, vec![AGENT, "b"], 1),
+        (2, vec![AGENT], 1),
+        (3, vec![AGENT], 0),
+        (4, vec![AGENT], 0),
+        (5, vec![], 0),
+        (u64::MAX, vec![], 0),
+    ];
+    for (epoch, agents, instances) in expected {
+        let changes = feed(epoch, 0).await;
+        let mut ids: Vec<_> = changes.agents.iter().map(|a| a.id.as_str()).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!((changes.epoch, ids), (5, agents), "since {epoch}");
+        assert_eq!(changes.instances.len(), instances, "since {epoch}");
+        assert_eq!(changes.revision.as_ref(), Some(&one), "revision 0 is known");
+    }
+    assert_eq!(feed(0, 1).await.revision, None);
+    // The epoch of an event that is not committed is nobody's business.
+    let mut tx = db.store.begin().await.expect("begin");
+    let event = prepared(&decision("a", 0));
+    let change = set_state(AgentState::Active, &[AgentState::Isolated]);
+    tx.apply(&change, 6)
+        .await
+        .expect("apply")
+        .expect("no conflict");
+    assert_eq!(feed(0, 1).await.epoch, 5);
+    assert!(feed(5, 1).await.agents.is_empty());
+    finish(tx, &[event], true).await.expect("commit");
+    assert_eq!(feed(5, 1).await.agents.len(), 1);
+}
+
+pub(crate) async fn look_alike_agents(db: Db) {
+    let db = db.with_log().await;
+    for id in LOOK_ALIKES {
+        succeeds(&db.store, &Change::RegisterAgent(agent(id))).await;
+        succeeds(&db.store, &Change::CreateJoinToken(token(id, id))).await;
+        db.store
+            .put_blob_if_absent(id, id.as_bytes())
+            .await
+            .expect("blob");
+    }
+    let feed = db.store.changes_since(0, 0).await.expect("feed");
+    assert_eq!(feed.agents.len(), LOOK_ALIKES.len());
+    for id in LOOK_ALIKES {
+        let record = feed.agents.iter().find(|a| a.id == id).expect(id);
+        assert_eq!(*record, agent(id));
+        assert_eq!(
+            db.store.join_token(id).await.expect("token"),
+            Some(token(id, id))
+        );
+        let blob = db.store.get_blob(id).await.expect("blob");
+        assert_eq!(blob.as_deref(), Some(id.as_bytes()));
+    }
+}
+
+pub(crate) async fn blobs(db: Db) {
+    let db = db.with_log().await;
+    assert_eq!(db.store.get_blob("ca").await.expect("none"), None);
+    let stores = [db.store.clone(), db.another().await];
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..8_u8 {
+        let store = stores[usize::from(n % 2)].clone();
+        tasks.spawn(async move { store.put_blob_if_absent("ca", &[n; 40]).await.expect("put") });
+    }
+    let seen = tasks.join_all().await;
+    assert!(
+        seen.iter().all(|value| *value == seen[0]),
+        "all see the one that won"
+    );
+    assert_eq!(
+        db.store.get_blob("ca").await.expect("get"),
+        Some(seen[0].clone())
+    );
+    let empty = db
+        .store
+        .put_blob_if_absent("empty", b"")
+        .await
+        .expect("put");
+    assert!(empty.is_empty());
+}
