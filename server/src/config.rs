@@ -132,7 +132,8 @@ pub enum ConfigError {
 }
 
 /// Variables that belong to the clients and the tools, not to the server.
-const FOREIGN_VARIABLES: [&str; 6] = [
+const FOREIGN_VARIABLES: [&str; 7] = [
+    "join_token",
     "config",
     "credential",
     "server",

@@ -6,7 +6,6 @@
 //! row's lock, and a decision of an older epoch is made again after [`Replica::catch_up`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
@@ -90,7 +89,7 @@ impl Replica {
     /// Keeps up with other replicas. Never ends; a failing store is tried again.
     pub(crate) async fn follow(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.store.wait_for_change().await;
             let seen = self.current.load().epoch;
             let result = match self.store.head().await {
                 Ok(head) if head.epoch > seen => self.catch_up(head.epoch).await,

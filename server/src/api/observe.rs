@@ -7,10 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{HeaderMap, Request, Response};
+use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
+use tracing::{Instrument as _, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use zta_proto::v1::{ErrorReason, FILE_DESCRIPTOR_SET};
 
 use super::status::{DOMAIN, reason_name};
@@ -36,12 +40,15 @@ static METHODS: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
 #[derive(Clone, Debug)]
 pub(crate) struct Observe {
     metrics: Arc<Metrics>,
+    spans: bool,
 }
 
 impl Observe {
-    pub(crate) fn new(metrics: Metrics) -> Self {
+    /// With `spans`, each call is a span under its caller's W3C trace context.
+    pub(crate) fn new(metrics: Metrics, spans: bool) -> Self {
         Self {
             metrics: Arc::new(metrics),
+            spans,
         }
     }
 }
@@ -53,6 +60,7 @@ impl<S> Layer<S> for Observe {
         Observed {
             inner,
             metrics: Arc::clone(&self.metrics),
+            spans: self.spans,
         }
     }
 }
@@ -62,6 +70,7 @@ impl<S> Layer<S> for Observe {
 pub(crate) struct Observed<S> {
     inner: S,
     metrics: Arc<Metrics>,
+    spans: bool,
 }
 
 type Answer<B, E> = std::pin::Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
@@ -85,16 +94,52 @@ where
         let method = METHODS.get(request.uri().path()).copied();
         let metrics = Arc::clone(&self.metrics);
         let start = Instant::now();
-        let answer = self.inner.call(request);
+        let span = match method {
+            Some(method) if self.spans => rpc_span(method, request.headers()),
+            _ => Span::none(),
+        };
+        let answer = span.in_scope(|| self.inner.call(request));
+        let of_call = span.clone();
+        let answer = answer.instrument(span);
         Box::pin(async move {
             let mut response = answer.await?;
             let Some(method) = method else {
                 return Ok(response);
             };
             let code = explain(response.headers_mut());
+            of_call.record("rpc.grpc.status_code", code as i32);
             metrics.called(method, code as i32, start.elapsed());
             Ok(response)
         })
+    }
+}
+
+/// The span of a call, a child of the caller's if it sent a `traceparent`.
+fn rpc_span(method: &'static str, headers: &HeaderMap) -> Span {
+    let span = tracing::info_span!(
+        "rpc",
+        otel.name = method,
+        otel.kind = "server",
+        rpc.system = "grpc",
+        rpc.grpc.status_code = tracing::field::Empty,
+    );
+    let parent = TraceContextPropagator::new().extract(&Headers(headers));
+    if let Err(error) = span.set_parent(parent) {
+        tracing::debug!(%error, "a span has no parent");
+    }
+    span
+}
+
+/// Headers as the propagator reads them.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Doors {
     pub(crate) metrics: Metrics,
     pub(crate) pages: Pages,
     pub(crate) limits: Limits,
+    /// Whether calls are traced.
+    pub(crate) spans: bool,
 }
 
 /// Health of the server as `grpc.health.v1` shows it.
@@ -87,7 +89,7 @@ impl Doors {
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .timeout(Duration::from_millis(self.limits.request_timeout_ms))
-            .layer(Observe::new(self.metrics))
+            .layer(Observe::new(self.metrics, self.spans))
             .add_routes(Routes::from(router))
             .serve_with_incoming_shutdown(incoming, stop)
             .await

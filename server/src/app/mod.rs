@@ -28,6 +28,7 @@ use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::pdp::{Clock, Pdp};
 use crate::replica::Replica;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::Metrics;
@@ -71,7 +72,7 @@ fn wall_clock() -> Clock {
 /// When it cannot be reached or opened.
 pub async fn open_store(config: &Config) -> Result<SharedStore, AppError> {
     match &config.database_url {
-        Some(_) => Err(AppError::Start("postgres lands soon".into())),
+        Some(url) => Ok(Arc::new(PostgresStore::connect(url).await?)),
         None => {
             material::private_dir(&config.data_dir).map_err(start_error)?;
             Ok(Arc::new(SqliteStore::open(&config.sqlite_path()).await?))
@@ -166,6 +167,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             ca_pem: Arc::from(material.ca.certificate_pem()),
         },
         limits: config.limits.clone(),
+        spans: config.otlp_endpoint.is_some(),
     };
     let signal = tasks.stopped();
     tasks.spawn_until_stop("the API", async move {
