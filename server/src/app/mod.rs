@@ -35,6 +35,8 @@ use crate::telemetry::Metrics;
 use material::Material;
 use tasks::Tasks;
 
+/// How long the record of the stop and the last checkpoint may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Live challenges of one replica.
 const CHALLENGES_MAX: usize = 100_000;
 
@@ -183,7 +185,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
         () = stop => Ok(()),
     };
-    drain(&config, stopping, tasks, &pdp, &store).await;
+    drain(&config, stopping, tasks, &pdp, &store, &material).await;
     ended
 }
 
@@ -273,6 +275,7 @@ async fn drain(
     mut tasks: Tasks,
     pdp: &Arc<Pdp>,
     store: &SharedStore,
+    material: &Material,
 ) {
     tracing::info!("stopping: no new calls, those in flight may end");
     let _ = stopping.send(true);
@@ -283,11 +286,14 @@ async fn drain(
     {
         tracing::warn!(?deadline, "some calls did not end in time and are cut off");
     }
-    if tokio::time::timeout(Duration::from_secs(2), bootstrap::record_stop(pdp))
-        .await
-        .is_err()
-    {
-        tracing::warn!("the stop could not be put on record in time");
+    let last = async {
+        bootstrap::record_stop(pdp).await;
+        checkpoint::advance(store, material.log_key.as_ref(), &material.origin).await
+    };
+    match tokio::time::timeout(LAST_WORDS, last).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the last checkpoint could not be signed"),
+        Err(_) => tracing::warn!("the stop could not be put on record in time"),
     }
     tasks.abort();
     store.close().await;

@@ -117,7 +117,7 @@ pub enum StoreError {
     #[error("the store holds something unexpected: {0}")]
     Corrupt(String),
     /// The schema is missing or of another version.
-    #[error("the database schema does not fit: {0}")]
+    #[error("the database schema does not fit, `zta migrate` brings it up to date: {0}")]
     Schema(String),
 }
 
