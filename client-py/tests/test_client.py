@@ -200,6 +200,16 @@ def test_unfit_arguments_are_denied_without_a_trace_of_them(
     assert server.records == []
 
 
+def test_the_log_says_why_no_connection_came_about(server: FakeServer, caplog: Any) -> None:
+    with (
+        FakeServer() as impostor,
+        Guard({"fin": server.credential("fin")}, server=impostor.endpoint) as guard,
+        caplog.at_level(logging.WARNING, logger="zta"),
+    ):
+        guard.decide("fin", READ)
+    assert "certificate" in caplog.text.lower()
+
+
 def test_logs_hold_no_payload(server: FakeServer, caplog: Any) -> None:
     server.fault = lambda _a, _r, context: context.abort(
         grpc.StatusCode.INVALID_ARGUMENT, "secret-argument"

@@ -104,6 +104,32 @@ def test_a_copy_that_two_guards_could_own_is_denied(server: FakeServer) -> None:
     assert server.records == []
 
 
+def test_a_guard_that_is_closed_leaves_no_claim_behind(server: FakeServer) -> None:
+    ran = Ran()
+    running, llm = single([[READ], "end", [READ], "end"], ran)
+    with server.guard("fin") as guard:
+        guard.crewai(running)
+    go(running)
+    assert ran.calls == []
+    assert "no identity of its own" in json.dumps(llm.seen)
+    with server.guard("fin") as guard:
+        guard.crewai(running)
+        go(running)
+    assert ran.calls == [("read_file", "a")]
+
+
+def test_crews_that_come_and_go_are_not_remembered(server: FakeServer) -> None:
+    import gc
+
+    with server.guard("fin") as guard:
+        for _ in range(20):
+            guard.crewai(single([], Ran())[0])
+        gc.collect()
+        assert len(adapter._claims._objects) <= 4
+        assert [len(claims) for claims in adapter._claims._crew_keys.values()] == [1]
+    assert adapter._claims._crew_keys == {}
+
+
 def test_inputs_in_a_role_do_not_change_who_it_is(server: FakeServer) -> None:
     ran = Ran()
     llm = ScriptedLLM([[READ], "end"])

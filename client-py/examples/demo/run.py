@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 import textwrap
@@ -140,6 +141,8 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)  # frameworks have much to say about scripted models
+    # The server must end with the demo, however that ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     step("starting the server on an embedded store in a temporary folder")
     try:

@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ Observer = Callable[[str, ToolCall, Decision], None]
 ObligationHandler = Callable[[str, ToolCall, Decision], None]
 """Carries out an obligation before the tool runs; if it raises, the tool does not run."""
 
-_sessions: contextvars.ContextVar[Mapping[int, Session] | None] = contextvars.ContextVar(
+_sessions: contextvars.ContextVar[Mapping[object, Session] | None] = contextvars.ContextVar(
     "zta_sessions", default=None
 )
 
@@ -66,6 +67,7 @@ class Guard:
             raise ConfigurationError("a guard needs at least one agent with an identity")
         self._obligations = dict(obligations or {})
         self._observer = observer
+        self._session_key = object()
         self._clients: dict[str, Client] = {}
         owners: dict[str, str] = {}
         for agent, credential in identities.items():
@@ -98,8 +100,8 @@ class Guard:
     @contextlib.contextmanager
     def session(self, *, user: str = "", session_id: str = "", task_id: str = "") -> Iterator[None]:
         """Name the user, the session and the task of the calls inside the block."""
-        sessions = {**(_sessions.get() or {}), id(self): Session(user, session_id, task_id)}
-        token = _sessions.set(sessions)
+        own = {self._session_key: Session(user, session_id, task_id)}
+        token = _sessions.set({**(_sessions.get() or {}), **own})
         try:
             yield
         finally:
@@ -107,7 +109,7 @@ class Guard:
 
     def current_session(self) -> Session:
         """The session of this guard that the running code is in."""
-        return (_sessions.get() or {}).get(id(self)) or Session()
+        return (_sessions.get() or {}).get(self._session_key) or Session()
 
     def decide(self, agent: str, call: ToolCall, *, session: Session | None = None) -> Decision:
         """Decide one execution of a tool. Raises no Exception, ever."""
@@ -194,7 +196,10 @@ class Guard:
         return target
 
     def close(self) -> None:
-        """Close the connections. From then on everything is denied."""
+        """Close the connections. From then on everything that this guard guards is denied."""
+        adapter = sys.modules.get("zta.integrations.crewai")
+        if adapter is not None:
+            adapter.uninstall(self)
         for client in self._clients.values():
             client.close()
 
@@ -219,7 +224,10 @@ def _denied(agent: str, error: Exception) -> Decision:
         return refused(str(error), "INVALID_ARGUMENTS")
     if isinstance(error, RpcError):
         reason = error.reason or error.code.name
-        logger.warning("denied: no decision for agent %r: %s (%s)", agent, error.code.name, reason)
+        # What the transport says helps and holds no payload; what a server says may hold one.
+        local = error.code.name == "UNAVAILABLE" and error.reason is None
+        said = repr(error.message[:300]) if local else reason
+        logger.warning("denied: no decision for agent %r: %s: %s", agent, error.code.name, said)
         identity = error.code.name in _IDENTITY_CODES
         return refused(IDENTITY_REFUSED if identity else UNAVAILABLE, reason)
     logger.error("denied: the guard failed for agent %r: %s", agent, _place(error))

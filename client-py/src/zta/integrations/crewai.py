@@ -55,9 +55,10 @@ class _Claims:
         self._crew_keys: dict[str, list[_Claim]] = {}
 
     def add(self, claim: _Claim, target: Any) -> None:
+        guard = claim.guard
         with self._lock:
             if target is None:
-                if self._default is not None and self._default.guard is not claim.guard:
+                if self._default is not None and self._default.guard is not guard:
                     raise ConfigurationError(
                         "another guard already stands for every agent of this process; "
                         "name a crew or an agent: guard.crewai(crew)"
@@ -66,7 +67,9 @@ class _Claims:
             elif isinstance(target, Crew):
                 self._add_object(target, claim)
                 # A crew that CrewAI copies (kickoff_for_each) is the same crew under this key.
-                self._crew_keys.setdefault(target.key, []).append(claim)
+                known = self._crew_keys.get(target.key, ())
+                others = [other for other in known if other.guard is not guard]
+                self._crew_keys[target.key] = [*others, claim]
                 for agent in [*target.agents, target.manager_agent]:
                     if agent is not None:
                         self._add_object(agent, claim)
@@ -90,9 +93,11 @@ class _Claims:
     def _of_crew(self, crew: Any) -> _Claim | None:
         if crew is None:
             return None
-        guards = self._crew_keys.get(crew.key, [])
-        same = len({id(claim.guard) for claim in guards}) == 1
-        return self._of_object(crew) or (guards[-1] if same else None)
+        known = self._of_object(crew)
+        if known is not None:
+            return known
+        claims = self._crew_keys.get(crew.key, ())
+        return claims[0] if len(claims) == 1 else None
 
     def _of_object(self, target: Any) -> _Claim | None:
         reference, claim = self._objects.get(id(target), (None, None))
@@ -104,9 +109,12 @@ class _Claims:
                 self._default = None
             for key, (_, claim) in list(self._objects.items()):
                 if claim.guard is guard:
-                    del self._objects[key]
-            for claims in self._crew_keys.values():
-                claims[:] = [claim for claim in claims if claim.guard is not guard]
+                    self._objects.pop(key, None)
+            left = {
+                key: [claim for claim in claims if claim.guard is not guard]
+                for key, claims in self._crew_keys.items()
+            }
+            self._crew_keys = {key: claims for key, claims in left.items() if claims}
 
 
 class _Refusals:

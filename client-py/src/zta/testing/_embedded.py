@@ -33,7 +33,7 @@ def find_binary() -> Path:
     if found is None:
         looked = f"ZTA_BIN names `{named}`" if named else "ZTA_BIN is not set and PATH has no `zta`"
         raise ConfigurationError(f"the server's binary was not found: {looked}")
-    return Path(found)
+    return Path(found).resolve()
 
 
 class EmbeddedServer:
@@ -46,7 +46,9 @@ class EmbeddedServer:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Use `binary` or the one that `find_binary` finds; `environment` adds `ZTA_…` settings."""
-        self.binary = Path(binary) if binary else find_binary()
+        self.binary = Path(binary).resolve() if binary else find_binary()
+        if not os.access(self.binary, os.X_OK):
+            raise ConfigurationError(f"`{self.binary}` is not a program that can be run")
         self.endpoint = ""
         self._folder = Path(tempfile.mkdtemp(prefix="zta-embedded-"))
         self.data_dir = self._folder / "data"
@@ -127,7 +129,8 @@ class EmbeddedServer:
         )
         if check and done.returncode != 0:
             command = " ".join(os.fspath(item) for item in arguments)
-            raise ZtaError(f"`zta {command}` ended with {done.returncode}: {done.stderr.strip()}")
+            said = f"{done.stdout}{done.stderr}".strip()
+            raise ZtaError(f"`zta {command}` ended with {done.returncode}: {said}")
         return done.stdout
 
     def apply(self, *folders: str | os.PathLike[str]) -> str:
