@@ -46,7 +46,8 @@ fi
 }
 uv() { VIRTUAL_ENV="$VENV" "$VENV/bin/uv" "$@"; }
 echo "python: installing $(grep -c '==' "$CLIENT_PY/requirements.lock") pinned packages (Strands, CrewAI, AutoGen; half a minute to a few minutes)"
-uv pip install --require-hashes -r "$CLIENT_PY/requirements.lock"
+# uv shows its progress; the list of every package at the end is left out.
+uv pip install --require-hashes -r "$CLIENT_PY/requirements.lock" 2> >(grep -v '^ [+~-] ' >&2)
 echo "python: installing the zta package, editable"
 uv pip install --quiet --no-deps --no-build-isolation -e "$CLIENT_PY"
 echo "python: precompiling"
