@@ -4,16 +4,17 @@
 use std::str::FromStr as _;
 
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Decision, Entities, EntityId, EntityTypeName,
+    AuthorizationError, Context, Decision, Entities, EntityId, EntityTypeName,
     EntityUid as CedarUid, PolicyId, PolicySet, Request, Schema,
 };
 
+use super::scope_index::ScopeIndex;
 use crate::model::{Effect, EntityUid};
 
 /// The policies, schema and entities of a test.
 #[derive(Debug)]
 pub struct CedarSetup {
-    policies: PolicySet,
+    policies: ScopeIndex,
     schema: Option<Schema>,
     entities: Entities,
 }
@@ -66,7 +67,7 @@ impl CedarSetup {
                 .map_err(|e| format!("entities: {}", chain(&e)))?
         };
         Ok(Self {
-            policies,
+            policies: ScopeIndex::new(policies.policies()),
             schema,
             entities,
         })
@@ -94,7 +95,10 @@ pub fn evaluate_cedar(setup: &CedarSetup, item: &CedarItem) -> Result<CedarResul
         schema.filter(|_| item.validate_request),
     )
     .map_err(|e| format!("request: {}", chain(&e)))?;
-    let response = Authorizer::new().is_authorized(&request, &setup.policies, &setup.entities);
+    let response = setup
+        .policies
+        .is_authorized(&request, &setup.entities)
+        .map_err(|e| e.to_string())?;
     let mut policies: Vec<String> = response
         .diagnostics()
         .reason()

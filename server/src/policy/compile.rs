@@ -11,6 +11,7 @@ use cedar_policy::{
 use miette::Diagnostic as _;
 
 use super::limits::{FILES_MAX, SOURCE_BYTES_MAX};
+use super::scope_index::ScopeIndex;
 use super::shape::{Attribute, SchemaJson, Shape};
 use super::source::{BUILTIN_SCHEMA, PolicySource};
 use crate::model::request::{CALL_TOOL, NAMESPACE};
@@ -38,7 +39,7 @@ pub struct Diagnostic {
 #[derive(Debug)]
 pub struct Compiled {
     pub(super) schema: Schema,
-    pub(super) policies: PolicySet,
+    pub(super) policies: ScopeIndex,
     /// Per policy: the obligations it asks for and the reason it gives.
     pub(super) notes: HashMap<PolicyId, Note>,
     pub(super) actions: HashMap<EntityUid, ActionInfo>,
@@ -53,7 +54,7 @@ pub struct Compiled {
 impl Compiled {
     /// How many policies it holds.
     pub fn policy_count(&self) -> u32 {
-        u32::try_from(self.policies.num_of_policies()).unwrap_or(u32::MAX)
+        u32::try_from(self.policies.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -89,7 +90,7 @@ pub fn compile(source: &PolicySource) -> Result<Compiled, Vec<Diagnostic>> {
     let tools = tools(&actions)?;
     Ok(Compiled {
         schema,
-        policies,
+        policies: ScopeIndex::new(policies.policies()),
         notes,
         actions,
         tools,

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::str::FromStr as _;
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName,
-    EntityUid as CedarUid, PolicyId, Request, Response, RestrictedExpression,
+    Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid as CedarUid, PolicyId,
+    Request, Response, RestrictedExpression,
 };
 use time::OffsetDateTime;
 
@@ -107,7 +107,10 @@ impl Compiled {
             }
         };
         let entities = slice(principal, principal_uid, info)?;
-        let response = Authorizer::new().is_authorized(&cedar, &self.policies, &entities);
+        let response = self
+            .policies
+            .is_authorized(&cedar, &entities)
+            .map_err(|e| PolicyError::Internal(e.to_string()))?;
         Ok(self.verdict(&response, uid.clone(), request))
     }
 

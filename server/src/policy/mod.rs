@@ -5,6 +5,7 @@ mod cedar;
 mod compile;
 mod convert;
 mod evaluate;
+mod scope_index;
 mod shape;
 mod source;
 
