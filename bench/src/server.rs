@@ -1,0 +1,263 @@
+//! The real server as a child process, on a store of its own.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use zta_client::{Client, Credential};
+
+use crate::{Result, database::Database};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+/// Any 48 bytes of base64 will do for a store that lives a minute.
+const KEYRING: &str = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gt";
+
+/// The real server and its store. Both end with this value.
+#[derive(Debug)]
+pub struct RealServer {
+    binary: PathBuf,
+    dir: tempfile::TempDir,
+    database: Option<Database>,
+    child: Option<Child>,
+    endpoint: String,
+}
+
+impl RealServer {
+    /// Starts `zta serve` on an embedded store, or on `database`.
+    ///
+    /// # Errors
+    /// It did not come up; the message holds the end of its log.
+    pub async fn start(
+        binary: &Path,
+        parent_dir: &Path,
+        database: Option<Database>,
+    ) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("zta-bench.")
+            .tempdir_in(parent_dir)?;
+        write_private(&dir.path().join("keyring"), KEYRING)?;
+        let mut server = Self {
+            binary: binary.to_owned(),
+            dir,
+            database,
+            child: None,
+            endpoint: String::new(),
+        };
+        if server.database.is_some() {
+            server.run(&["migrate"])?;
+        }
+        server.launch().await?;
+        Ok(server)
+    }
+
+    /// Starts the process; also again, after [`Self::kill`] or [`Self::stop`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn launch(&mut self) -> Result<()> {
+        let data_dir = self.data_dir();
+        if fs::exists(data_dir.join("endpoint"))? {
+            // Of the process before, on another port.
+            fs::remove_file(data_dir.join("endpoint"))?;
+        }
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.log_path())?;
+        let mut child = self
+            .command()
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .map_err(|e| format!("cannot start `{}`: {e}", self.binary.display()))?;
+        let found = wait_for_endpoint(&data_dir, &mut child).await;
+        self.child = Some(child);
+        self.endpoint = found.map_err(|e| self.with_log(&e.to_string()))?;
+        self.wait_until_ready().await
+    }
+
+    /// An administrative call that succeeds: policies are in force, the audit is writable.
+    async fn wait_until_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let admin = self.admin()?;
+        loop {
+            let request = zta_proto::v1::GetRevisionRequest { number: 0 };
+            match admin.policies().get_revision(request).await {
+                Ok(_) => return Ok(()),
+                Err(status) if Instant::now() > deadline => {
+                    return Err(self.with_log(&format!("not ready: {status}")).into());
+                }
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// The administrator's client.
+    ///
+    /// # Errors
+    /// The credential that the first start wrote cannot be used.
+    pub fn admin(&self) -> Result<Client> {
+        let credential = Credential::load(self.data_dir().join("admin"))?;
+        let builder = Client::builder(credential).server(&self.endpoint);
+        Ok(builder.without_renewal().build()?)
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The folder for what belongs to this run.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
+    /// SIGKILL: no handler runs, nothing is flushed.
+    ///
+    /// # Errors
+    /// There is no process.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().ok_or("the server does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and the time that draining takes.
+    ///
+    /// # Errors
+    /// It did not end, or not well.
+    pub async fn stop(&mut self) -> Result<()> {
+        let mut child = self.child.take().ok_or("the server does not run")?;
+        let sent = Command::new("kill").arg(child.id().to_string()).status()?;
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while sent.success() && Instant::now() < deadline {
+            if let Some(status) = child.try_wait()? {
+                return match status.success() {
+                    true => Ok(()),
+                    false => Err(self.with_log(&format!("stopped with {status}")).into()),
+                };
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        child.kill()?;
+        child.wait()?;
+        Err(self.with_log("it did not stop when told to").into())
+    }
+
+    /// `zta audit verify` on the store.
+    ///
+    /// # Errors
+    /// The log does not verify, or it could not be told.
+    pub fn verify_audit(&self) -> Result<String> {
+        self.run(&["audit", "verify"])
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command().args(arguments).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let what = arguments.join(" ");
+            let status = output.status;
+            return Err(format!("`zta {what}` ended with {status}: {text} {errors}").into());
+        }
+        Ok(text)
+    }
+
+    /// The binary with this run's settings and no other.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ZTA_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .current_dir(self.dir.path())
+            .env("ZTA_DATA_DIR", self.data_dir())
+            .env("ZTA_LISTEN", "127.0.0.1:0");
+        if let Some(database) = &self.database {
+            command
+                .env("ZTA_DATABASE_URL", database.url())
+                .env("ZTA_KEYRING_FILE", self.dir.path().join("keyring"));
+        }
+        command
+    }
+
+    fn with_log(&self, problem: &str) -> String {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(20)..];
+        format!("the server: {problem}\n{}", tail.join("\n"))
+    }
+
+    /// Stops the process and removes its database.
+    ///
+    /// # Errors
+    /// The database cannot be dropped.
+    pub async fn remove(mut self) -> Result<()> {
+        if self.child.is_some() {
+            self.kill()?;
+        }
+        match self.database.take() {
+            Some(database) => database.remove().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for RealServer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn write_private(path: &Path, content: &str) -> Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content.as_bytes())?;
+    Ok(())
+}
+
+/// What a server writes into `endpoint` when it listens.
+pub(crate) async fn wait_for_endpoint(dir: &Path, child: &mut Child) -> Result<String> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        let text = fs::read_to_string(dir.join("endpoint")).unwrap_or_default();
+        if text.trim().parse::<std::net::SocketAddr>().is_ok() {
+            return Ok(text.trim().to_owned());
+        }
+        if let Some(status) = child.try_wait()? {
+            return Err(format!("it ended with {status} before it listened").into());
+        }
+        if Instant::now() > deadline {
+            return Err("it does not listen".into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
