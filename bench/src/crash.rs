@@ -50,7 +50,19 @@ pub async fn run(
 
     server.launch().await?;
     let recorded = decisions(&server).await?;
-    for (sequence, id) in &answered {
+    find_all(&answered, &recorded)?;
+    still_decides(&server, &agent).await?;
+    server.stop().await?;
+    server.verify_audit()?;
+    Ok(Survived {
+        answered: answered.len(),
+        recorded: recorded.len(),
+    })
+}
+
+/// Every answered decision, at its sequence.
+fn find_all(answered: &[Answered], recorded: &BTreeMap<u64, String>) -> Result<()> {
+    for (sequence, id) in answered {
         match recorded.get(sequence) {
             Some(found) if found == id => {}
             Some(found) => {
@@ -59,14 +71,7 @@ pub async fn run(
             None => return Err(format!("answered decision {id} ({sequence}) is lost").into()),
         }
     }
-    still_decides(&server, &agent).await?;
-    server.stop().await?;
-    server.verify_audit()?;
-    server.remove().await?;
-    Ok(Survived {
-        answered: answered.len(),
-        recorded: recorded.len(),
-    })
+    Ok(())
 }
 
 async fn load_and_kill(
@@ -178,4 +183,20 @@ async fn still_decides(server: &RealServer, agent: &Credential) -> Result<()> {
         .authorize(case.request.clone())
         .await?;
     requests::verify(&case, "", None, &answer.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_or_replaced_decision_is_found() {
+        let recorded = BTreeMap::from([(3, "a".to_owned()), (4, "b".to_owned())]);
+        let answered = |sequence, id: &str| [(sequence, id.to_owned())];
+        assert!(find_all(&answered(4, "b"), &recorded).is_ok());
+        let replaced = find_all(&answered(3, "b"), &recorded).expect_err("replaced");
+        assert!(replaced.to_string().contains("event 3 is a"), "{replaced}");
+        let lost = find_all(&answered(5, "c"), &recorded).expect_err("lost");
+        assert!(lost.to_string().contains("is lost"), "{lost}");
+    }
 }

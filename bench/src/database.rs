@@ -1,10 +1,12 @@
 //! A Postgres database for one run.
 
+use std::io::Write as _;
+
 use sqlx::{Connection as _, PgConnection};
 
 use crate::Result;
 
-/// A database that [`Database::remove`] drops.
+/// A database that is dropped with this value.
 #[derive(Debug)]
 pub struct Database {
     administrator_url: String,
@@ -36,14 +38,29 @@ impl Database {
     pub fn url(&self) -> &str {
         &self.url
     }
+}
 
-    /// Drops it, whoever is still connected.
-    ///
-    /// # Errors
-    /// Postgres refuses.
-    pub async fn remove(self) -> Result<()> {
+impl Drop for Database {
+    fn drop(&mut self) {
+        let url = self.administrator_url.clone();
         let statement = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        execute(&self.administrator_url, statement).await
+        // A runtime must not be waited for inside another one.
+        let dropping = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(execute(&url, statement))
+        });
+        let problem = match dropping.join() {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "a panic".to_owned(),
+        };
+        let _ = writeln!(
+            std::io::stderr(),
+            "database `{}` could not be dropped: {problem}",
+            self.name
+        );
     }
 }
 

@@ -14,15 +14,12 @@ use crate::{Result, database::Database};
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
-/// Any 48 bytes of base64 will do for a store that lives a minute.
-const KEYRING: &str = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gt";
-
 /// The real server and its store. Both end with this value.
 #[derive(Debug)]
 pub struct RealServer {
     binary: PathBuf,
-    dir: tempfile::TempDir,
     database: Option<Database>,
+    dir: tempfile::TempDir,
     child: Option<Child>,
     endpoint: String,
 }
@@ -40,7 +37,7 @@ impl RealServer {
         let dir = tempfile::Builder::new()
             .prefix("zta-bench.")
             .tempdir_in(parent_dir)?;
-        write_private(&dir.path().join("keyring"), KEYRING)?;
+        write_private(&dir.path().join("keyring"), &random_hex()?)?;
         let mut server = Self {
             binary: binary.to_owned(),
             dir,
@@ -208,22 +205,9 @@ impl RealServer {
         let tail = &lines[lines.len().saturating_sub(20)..];
         format!("the server: {problem}\n{}", tail.join("\n"))
     }
-
-    /// Stops the process and removes its database.
-    ///
-    /// # Errors
-    /// The database cannot be dropped.
-    pub async fn remove(mut self) -> Result<()> {
-        if self.child.is_some() {
-            self.kill()?;
-        }
-        match self.database.take() {
-            Some(database) => database.remove().await,
-            None => Ok(()),
-        }
-    }
 }
 
+/// The process first: after this the database is dropped, then the folder.
 impl Drop for RealServer {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -231,6 +215,14 @@ impl Drop for RealServer {
             let _ = child.wait();
         }
     }
+}
+
+/// 48 random bytes: the server refuses a keyring secret that looks made up.
+fn random_hex() -> Result<String> {
+    use std::io::Read as _;
+    let mut bytes = [0; 48];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn write_private(path: &Path, content: &str) -> Result<()> {
