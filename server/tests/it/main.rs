@@ -1,4 +1,7 @@
-//! Integration tests, one binary.
+//! Integration tests, one binary. Each group but `store` and `architecture` drives the real
+//! `zta` as a child process.
 
 mod crash;
+mod doors;
 mod store;
+mod support;

@@ -1,0 +1,69 @@
+//! Connections without a client certificate: the plain HTTP paths, gRPC as a stranger
+//! sends it, and raw bytes.
+
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Server;
+
+/// A TLS connection without a client certificate.
+pub(crate) async fn connect(server: &Server, protocol: &[u8]) -> TlsStream<TcpStream> {
+    dial(server.endpoint(), &server.data().join("ca.pem"), protocol)
+        .await
+        .expect("connects")
+}
+
+async fn dial(
+    endpoint: &str,
+    ca: &std::path::Path,
+    protocol: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(ca).expect("ca.pem") {
+        roots.add(root.expect("PEM")).expect("a root");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("127.0.0.1").expect("a name");
+    connector
+        .connect(name, TcpStream::connect(endpoint).await?)
+        .await
+}
+
+/// A gRPC channel without a client certificate.
+pub(crate) fn anonymous(server: &Server) -> Channel {
+    let (endpoint, ca) = (server.endpoint().to_owned(), server.data().join("ca.pem"));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (endpoint, ca) = (endpoint.clone(), ca.clone());
+        async move { dial(&endpoint, &ca, b"h2").await.map(TokioIo::new) }
+    });
+    Endpoint::from_shared(format!("https://{}", server.endpoint()))
+        .expect("an endpoint")
+        .connect_with_connector_lazy(connector)
+}
+
+/// GETs a path over HTTP/1.1; the status and the body.
+pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
+    let mut stream = connect(server, b"http/1.1").await;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sends");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    (status.expect("a status"), body.to_owned())
+}
