@@ -11,8 +11,9 @@ use cedar_policy::{
 };
 use time::OffsetDateTime;
 
+use super::actions::ActionInfo;
 use super::cedar::errored_id;
-use super::compile::{ActionInfo, Compiled};
+use super::compile::Compiled;
 use super::convert;
 use crate::model::arguments::Arguments;
 use crate::model::request::CALL_TOOL;
@@ -169,6 +170,11 @@ impl Compiled {
                 .any(|o| !request.supported_obligations.contains(&o.name))
                 .then_some(DenyReason::ObligationUnsupported),
         };
+        if verdict.deny == Some(DenyReason::EvaluationError) {
+            // What permitted it did not determine the deny.
+            verdict.policies.clear();
+            verdict.obligations.clear();
+        }
         verdict.message = self.message(&verdict, request);
         verdict
     }

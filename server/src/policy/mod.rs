@@ -1,6 +1,7 @@
 //! What the rules say: policy sets as compiled revisions, and their evaluation. The
 //! only home of `cedar_policy`.
 
+mod actions;
 mod cedar;
 mod compile;
 mod convert;
