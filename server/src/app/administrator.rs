@@ -49,7 +49,10 @@ impl FirstStart {
             "spiffe_id": self.spiffe_id,
             "instance_id": self.instance_id.to_string(),
         });
-        std::fs::write(self.credential_dir.join("zta.json"), format!("{text:#}\n"))
+        write_private(
+            &self.credential_dir.join("zta.json"),
+            &format!("{text:#}\n"),
+        )
     }
 }
 
@@ -90,22 +93,22 @@ pub(super) async fn create(
     private_dir(&dir).map_err(start_error)?;
     let key_pem = key.pkcs8_pem().map_err(start_error)?;
     write_private(&dir.join("key.pem"), &key_pem).map_err(start_error)?;
-    std::fs::write(dir.join("cert.pem"), certificate.pem()).map_err(start_error)?;
-    std::fs::write(dir.join("ca.pem"), material.ca.certificate_pem()).map_err(start_error)?;
+    write_private(&dir.join("cert.pem"), &certificate.pem()).map_err(start_error)?;
+    write_private(&dir.join("ca.pem"), &material.ca.certificate_pem()).map_err(start_error)?;
+    let first = FirstStart {
+        credential_dir: dir,
+        spiffe_id: id.as_str().to_owned(),
+        instance_id: instance.id,
+    };
+    // With the port not known yet: a crash before it is must not cost the credential.
+    first.write_endpoint(config.listen).map_err(start_error)?;
     let mut event = Event::new(EventType::Enrolled, audit.log_id(), Uuid::now_v7(), now)
         .with_detail("certificate_serial", certificate.serial.as_str())
         .with_detail("roles", json!(user.roles));
     event.actor = Some(EntityUid::new("ZTA::User", &user.id));
     event.instance = Some(instance.id);
-    let instance_id = instance.id;
-    if !append(audit, event, Change::RegisterUser(user, instance)).await? {
-        return Ok(None);
-    }
-    Ok(Some(FirstStart {
-        credential_dir: dir,
-        spiffe_id: id.as_str().to_owned(),
-        instance_id,
-    }))
+    let made = append(audit, event, Change::RegisterUser(user, instance)).await?;
+    Ok(made.then_some(first))
 }
 
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
@@ -179,6 +182,6 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
         Err(error) => return Err(error.to_string()),
     }
     let fresh = dir.join(".cert.pem.new");
-    std::fs::write(&fresh, certificate.pem()).map_err(|e| e.to_string())?;
+    write_private(&fresh, &certificate.pem()).map_err(|e| e.to_string())?;
     std::fs::rename(fresh, dir.join("cert.pem")).map_err(|e| e.to_string())
 }
