@@ -1,5 +1,6 @@
 //! Logs, traces and metrics. Nothing here ever sees a payload, a token or a secret.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,10 @@ impl Telemetry {
     pub fn init(config: &Config) -> Result<Self, String> {
         let filter = EnvFilter::try_new(&config.log_level)
             .map_err(|e| format!("configuration: `log_level` is no filter: {e}"))?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        // Colours are for a terminal; in a file they hide what they surround from a search.
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
         let lines = match config.log_format {
             LogFormat::Human => lines.with_target(false).boxed(),
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
