@@ -43,6 +43,33 @@ async fn dial(
         .await
 }
 
+/// A handshake with a client certificate of the test's choice, and a first read: TLS 1.3
+/// lets a client believe it is in before the server has looked.
+pub(crate) async fn handshake_with(
+    server: &Server,
+    certificate: Arc<dyn rustls::client::ResolvesClientCert>,
+) -> std::io::Result<()> {
+    let mut roots = rustls::RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(server.data().join("ca.pem")).expect("ca.pem") {
+        roots.add(root.expect("PEM")).expect("a root");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("127.0.0.1").expect("a name");
+    let stream = TcpStream::connect(server.endpoint()).await?;
+    let mut stream = connector.connect(name, stream).await?;
+    stream
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await?;
+    stream.read_u8().await.map(drop)
+}
+
 /// A gRPC channel without a client certificate.
 pub(crate) fn anonymous(server: &Server) -> Channel {
     let (endpoint, ca) = (server.endpoint().to_owned(), server.data().join("ca.pem"));

@@ -249,7 +249,9 @@ impl Server {
     /// A client under an identity, for this replica.
     pub(crate) fn client(&self, credential: Credential) -> Client {
         let builder = Client::builder(credential).server(&self.endpoint);
-        builder.timeout(SOON).build().expect("a client")
+        // Renewals of its own accord would be calls that no test made.
+        let builder = builder.timeout(SOON).without_renewal();
+        builder.build().expect("a client")
     }
 
     /// The administrator's client.
