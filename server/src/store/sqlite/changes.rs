@@ -6,7 +6,6 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{list_text, parse_time, time_text, translate};
-use crate::model::arguments::sha256;
 use crate::model::change::JoinTokenRecord;
 use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, Revision, UserRecord};
 use crate::store::StoreError;
@@ -241,72 +240,8 @@ async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &Revision)
     .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    let mut manifest = Manifest {
-        tx,
-        at,
-        revision: signed(meta.number),
-    };
-    for (ordinal, chunk) in revision.chunks.iter().enumerate() {
-        manifest
-            .add(
-                "policy",
-                ordinal,
-                &chunk.file,
-                chunk.policy_id.as_deref(),
-                &chunk.text,
-            )
-            .await?;
-    }
-    for (ordinal, file) in revision.schema_files.iter().enumerate() {
-        manifest
-            .add("schema", ordinal, &file.name, None, &file.text)
-            .await?;
-    }
+    super::policy::insert_texts(tx, &at.log_id, revision).await?;
     Ok(Ok(()))
-}
-
-struct Manifest<'a> {
-    tx: &'a mut SqliteConnection,
-    at: &'a At,
-    revision: i64,
-}
-
-impl Manifest<'_> {
-    async fn add(
-        &mut self,
-        kind: &str,
-        ordinal: usize,
-        file: &str,
-        policy_id: Option<&str>,
-        text: &str,
-    ) -> Result<(), StoreError> {
-        let hash = sha256(text.as_bytes());
-        sqlx::query(
-            "INSERT INTO policy_texts (sha256, log_id, text) VALUES ($1, $2, $3) \
-             ON CONFLICT (sha256) DO NOTHING",
-        )
-        .bind(&hash[..])
-        .bind(&self.at.log_id)
-        .bind(text)
-        .execute(&mut *self.tx)
-        .await
-        .map_err(translate)?;
-        sqlx::query(
-            "INSERT INTO revision_texts (revision, kind, ordinal, log_id, file, policy_id, \
-             text_sha256) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(self.revision)
-        .bind(kind)
-        .bind(signed(ordinal as u64))
-        .bind(&self.at.log_id)
-        .bind(file)
-        .bind(policy_id)
-        .bind(&hash[..])
-        .execute(&mut *self.tx)
-        .await
-        .map_err(translate)?;
-        Ok(())
-    }
 }
 
 fn one_row(rows: u64, otherwise: Conflict) -> Result<(), Conflict> {

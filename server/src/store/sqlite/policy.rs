@@ -5,6 +5,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{SqliteStore, parse_time, translate};
+use crate::model::arguments::sha256;
 use crate::model::revision::PolicyChunk;
 use crate::model::{EntityUid, Revision, RevisionMeta, SourceFile};
 use crate::store::value::{corrupt, digest, signed, unsigned};
@@ -44,7 +45,7 @@ pub(super) async fn load(
     };
     let texts = sqlx::query(
         "SELECT kind, file, policy_id, text FROM revision_texts \
-         JOIN policy_texts ON sha256 = text_sha256 WHERE revision = $1 ORDER BY kind, ordinal",
+         LEFT JOIN policy_texts ON sha256 = text_sha256 WHERE revision = $1 ORDER BY kind, ordinal",
     )
     .bind(signed(number))
     .fetch_all(&mut *connection)
@@ -56,10 +57,9 @@ pub(super) async fn load(
         chunks: Vec::new(),
     };
     for row in &texts {
-        let (file, text) = (
-            row.try_get("file").map_err(translate)?,
-            row.try_get("text").map_err(translate)?,
-        );
+        let file = row.try_get("file").map_err(translate)?;
+        // A text that is gone is an error here, not a policy less.
+        let text = row.try_get("text").map_err(translate)?;
         match row.try_get("kind").map_err(translate)? {
             "policy" => {
                 let policy_id = row.try_get("policy_id").map_err(translate)?;
@@ -88,4 +88,51 @@ fn meta(row: &SqliteRow) -> Result<RevisionMeta, StoreError> {
         content_sha256: digest(row.try_get("content_sha256").map_err(translate)?)?,
         policies: row.try_get("policies").map_err(translate)?,
     })
+}
+
+/// Texts per statement. One statement each would take seconds for 100,000 policies,
+/// during which nothing else can be put on record.
+const PIECE: usize = 4096;
+
+/// Writes a manifest, and the texts that are new.
+pub(super) async fn insert_texts(
+    connection: &mut SqliteConnection,
+    log_id: &str,
+    revision: &Revision,
+) -> Result<(), StoreError> {
+    let row = |kind: &str, ordinal: usize, file: &str, policy_id: Option<&str>, text: &str| {
+        let hash = hex::encode(sha256(text.as_bytes()));
+        serde_json::json!([kind, ordinal, file, policy_id, hash, text])
+    };
+    let policies = revision.chunks.iter().enumerate();
+    let policies =
+        policies.map(|(n, c)| row("policy", n, &c.file, c.policy_id.as_deref(), &c.text));
+    let schema = revision.schema_files.iter().enumerate();
+    let schema = schema.map(|(n, f)| row("schema", n, &f.name, None, &f.text));
+    let rows: Vec<serde_json::Value> = policies.chain(schema).collect();
+    for piece in rows.chunks(PIECE) {
+        let json = serde_json::Value::from(piece).to_string();
+        sqlx::query(
+            "INSERT INTO policy_texts (sha256, log_id, text) \
+             SELECT unhex(value ->> 4), $1, value ->> 5 FROM json_each($2) WHERE true \
+             ON CONFLICT (sha256) DO NOTHING",
+        )
+        .bind(log_id)
+        .bind(&json)
+        .execute(&mut *connection)
+        .await
+        .map_err(translate)?;
+        sqlx::query(
+            "INSERT INTO revision_texts (revision, log_id, kind, ordinal, file, policy_id, \
+             text_sha256) SELECT $1, $2, value ->> 0, value ->> 1, value ->> 2, value ->> 3, \
+             unhex(value ->> 4) FROM json_each($3)",
+        )
+        .bind(signed(revision.meta.number))
+        .bind(log_id)
+        .bind(&json)
+        .execute(&mut *connection)
+        .await
+        .map_err(translate)?;
+    }
+    Ok(())
 }
