@@ -2,10 +2,13 @@
 //! A case that nobody lists is dead code, which the lints refuse.
 
 mod changes;
+mod documented;
 mod hostile;
 mod log;
 mod lost;
 mod queries;
+mod rate;
+mod revisions;
 mod support;
 
 use support::{Case, Kind, case, only};
@@ -33,11 +36,12 @@ fn cases() -> Vec<Case> {
         case("changes::enroll_races", changes::enroll_races),
         case("changes::renew", changes::renew),
         case("changes::states", changes::states),
-        case("changes::revisions", changes::revisions),
-        case("changes::a_large_revision", changes::a_large_revision),
+        case("revisions::round_trip", revisions::round_trip),
+        case("revisions::a_large_one", revisions::a_large_one),
         case("changes::the_feed", changes::the_feed),
         case("changes::look_alike_agents", changes::look_alike_agents),
         case("changes::blobs", changes::blobs),
+        case("documented::examples", documented::examples),
         case("hostile::a_failing_insert", hostile::a_failing_insert),
         case("hostile::a_wake_up", hostile::a_wake_up),
         only(Kind::Sqlite, "hostile::no_replace", hostile::no_replace),
@@ -50,6 +54,7 @@ fn cases() -> Vec<Case> {
         only(Kind::Postgres, "lost::while_idle", lost::while_idle),
         only(Kind::Postgres, "lost::durability", lost::durability),
         only(Kind::Postgres, "lost::notification", lost::notification),
+        only(Kind::Postgres, "lost::service_role", lost::service_role),
     ]
 }
 
@@ -61,4 +66,16 @@ fn sqlite_conforms() {
 #[test]
 fn postgres_conforms() {
     support::run(Kind::Postgres, cases());
+}
+
+#[test]
+#[ignore = "a measurement, not a test"]
+fn sqlite_rate() {
+    support::run(Kind::Sqlite, vec![case("rate::commits", rate::commits)]);
+}
+
+#[test]
+#[ignore = "a measurement, not a test"]
+fn postgres_rate() {
+    support::run(Kind::Postgres, vec![case("rate::commits", rate::commits)]);
 }

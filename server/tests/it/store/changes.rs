@@ -4,14 +4,11 @@ use time::Duration;
 use uuid::Uuid;
 use zta_server::model::arguments::sha256;
 use zta_server::model::change::JoinTokenRecord;
-use zta_server::model::revision::PolicyChunk;
-use zta_server::model::{
-    AgentRecord, AgentState, Change, Conflict, EntityUid, Instance, Revision, RevisionMeta,
-    SourceFile, UserRecord,
-};
+use zta_server::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
 use zta_server::store::{Changes, SharedStore};
 
 use super::queries::LOOK_ALIKES;
+use super::revisions::{chunk, revision};
 use super::support::{Db, NOW, change, decision, finish, prepared};
 
 const AGENT: &str = "spiffe://zta.local/agent/research";
@@ -64,32 +61,6 @@ fn set_state(to: AgentState, from: &[AgentState]) -> Change {
     }
 }
 
-fn revision(number: u64, chunks: Vec<PolicyChunk>) -> Revision {
-    Revision {
-        meta: RevisionMeta {
-            number,
-            author: EntityUid::new("ZTA::User", "spiffe://zta.local#admin"),
-            message: format!("revision {number}\nwith é"),
-            apply_time: NOW,
-            content_sha256: sha256(&number.to_be_bytes()),
-            policies: chunks.iter().filter(|c| c.policy_id.is_some()).count() as u32,
-        },
-        schema_files: vec![SourceFile {
-            name: "zta.cedarschema".to_owned(),
-            text: "namespace ZTA {}\r\n".to_owned(),
-        }],
-        chunks,
-    }
-}
-
-fn chunk(file: &str, policy_id: Option<&str>, text: &str) -> PolicyChunk {
-    PolicyChunk {
-        file: file.to_owned(),
-        policy_id: policy_id.map(str::to_owned),
-        text: text.to_owned(),
-    }
-}
-
 /// The whole state, for "nothing was left behind".
 async fn state(store: &SharedStore) -> String {
     let feed = store.changes_since(0, 0).await.expect("feed");
@@ -115,13 +86,13 @@ async fn state(store: &SharedStore) -> String {
 }
 
 /// The change conflicts, and changes nothing.
-async fn conflicts(store: &SharedStore, wanted: &Change, expected: Conflict) {
+pub(crate) async fn conflicts(store: &SharedStore, wanted: &Change, expected: Conflict) {
     let before = state(store).await;
     assert_eq!(change(store, wanted).await, Err(expected), "{wanted:?}");
     assert_eq!(state(store).await, before, "{wanted:?}");
 }
 
-async fn succeeds(store: &SharedStore, wanted: &Change) {
+pub(crate) async fn succeeds(store: &SharedStore, wanted: &Change) {
     assert_eq!(change(store, wanted).await, Ok(()), "{wanted:?}");
 }
 
@@ -326,83 +297,6 @@ pub(crate) async fn states(db: Db) {
     }
 }
 
-pub(crate) async fn revisions(db: Db) {
-    let db = db.with_log().await;
-    assert_eq!(db.store.revision(1).await.expect("none"), None);
-    let base = "// é \u{feff}\r\n@id(\"a\")\npermit(principal, action, resource);\n";
-    let first = vec![
-        chunk("b.cedar", Some("a"), base),
-        chunk("b.cedar", None, "\n// the rest, without a line end"),
-        chunk(
-            "a.cedar",
-            Some("z"),
-            "@id(\"z\") forbid(principal, action, resource);",
-        ),
-        chunk("a.cedar", Some("y"), base),
-        chunk("empty.cedar", None, ""),
-    ];
-    let mut second = first.clone();
-    second.swap(0, 2);
-    let (one, two) = (revision(1, first), revision(2, second));
-    let apply = |r: &Revision| Change::ApplyRevision(Box::new(r.clone()));
-    conflicts(&db.store, &apply(&two), Conflict::Revision { in_force: 0 }).await;
-    succeeds(&db.store, &apply(&one)).await;
-    conflicts(&db.store, &apply(&one), Conflict::Revision { in_force: 1 }).await;
-    succeeds(&db.store, &apply(&two)).await;
-    for wanted in [&one, &two] {
-        let stored = db
-            .store
-            .revision(wanted.meta.number)
-            .await
-            .expect("revision");
-        let stored = stored.expect("it is there");
-        assert_eq!(&stored, wanted);
-        assert_eq!(stored.policy_files(), wanted.policy_files());
-    }
-    let texts = db
-        .raw
-        .rows("SELECT 1 FROM policy_texts")
-        .await
-        .expect("texts");
-    assert_eq!(texts, 5, "a text stands once");
-    let metas = |list: Vec<RevisionMeta>| list.iter().map(|m| m.number).collect::<Vec<_>>();
-    for (before, limit, expected) in [
-        (u64::MAX, 9, vec![2, 1]),
-        (u64::MAX, 1, vec![2]),
-        (2, 9, vec![1]),
-        (1, 9, vec![]),
-    ] {
-        let list = db.store.revisions(before, limit).await.expect("list");
-        assert_eq!(metas(list), expected);
-    }
-    assert_eq!(db.store.revisions(2, 1).await.expect("list"), [one.meta]);
-}
-
-/// The writer holds the head meanwhile: this has to be a matter of seconds.
-pub(crate) async fn a_large_revision(db: Db) {
-    let db = db.with_log().await;
-    let chunks: Vec<_> = (0..20_000)
-        .map(|n| {
-            let id = format!("p{n}");
-            let text =
-                format!("@id(\"{id}\") permit(principal == A::\"{n}\", action, resource);\n");
-            chunk(&format!("f{}.cedar", n / 1000), Some(&id), &text)
-        })
-        .collect();
-    let large = revision(1, chunks);
-    let started = std::time::Instant::now();
-    succeeds(&db.store, &Change::ApplyRevision(Box::new(large.clone()))).await;
-    let took = started.elapsed();
-    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
-    let stored = db
-        .store
-        .revision(1)
-        .await
-        .expect("revision")
-        .expect("it is there");
-    assert_eq!(stored, large);
-}
-
 pub(crate) async fn the_feed(db: Db) {
     let db = db.with_log().await;
     let feed = async |epoch, known| -> Changes {
@@ -496,4 +390,35 @@ pub(crate) async fn blobs(db: Db) {
         .await
         .expect("put");
     assert!(empty.is_empty());
+}
+
+/// Each kind of change once, for those who want to see that it can be made at all.
+pub(crate) async fn each_change(store: &SharedStore) {
+    let user = UserRecord {
+        id: "u".to_owned(),
+        spiffe_id: "spiffe://zta.local/user/u".to_owned(),
+        roles: Vec::new(),
+        create_time: NOW,
+    };
+    let one = revision(1, vec![chunk("a", Some("a"), "x")]);
+    for wanted in [
+        Change::RegisterAgent(agent(AGENT)),
+        Change::RegisterUser(user, instance(8, "u")),
+        Change::CreateJoinToken(token("t1", AGENT)),
+        enroll_at("t1", instance(1, AGENT), NOW),
+        Change::Renew {
+            instance_id: Uuid::from_u128(1),
+            generation: 1,
+        },
+        set_state(AgentState::Isolated, &[AgentState::Active]),
+        Change::ApplyRevision(Box::new(one)),
+    ] {
+        succeeds(store, &wanted).await;
+    }
+    let feed = store.changes_since(0, 0).await.expect("feed");
+    assert_eq!(
+        (feed.agents.len(), feed.users.len(), feed.instances.len()),
+        (1, 1, 2)
+    );
+    assert!(feed.revision.is_some());
 }

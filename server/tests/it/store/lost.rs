@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use uuid::Uuid;
 use zta_server::store::postgres::PostgresStore;
-use zta_server::store::{SharedStore, StoreError};
+use zta_server::store::{SharedStore, StoreError, StoredCheckpoint};
 
 use super::support::{Db, advanced, append, decision, finish, prepared};
 
@@ -280,5 +280,45 @@ pub(crate) async fn notification(db: Db) {
             "{round}: {waited:?}"
         );
         terminate(&db).await;
+    }
+}
+
+/// Under the role that owns nothing (migration 0002) the whole store works, and of the
+/// audit it can only add.
+pub(crate) async fn service_role(db: Db) {
+    let db = db.with_log().await;
+    let (server, name) = db.postgres();
+    let url = server.url(&server.folder(), name) + "&options[role]=zta_service";
+    let store: SharedStore = Arc::new(PostgresStore::connect(&url).await.expect("connect"));
+    for round in 0..3 {
+        let event = super::support::with_inputs(&decision("a", 0), "{}");
+        assert_eq!(append(&store, &[event]).await, round);
+    }
+    store.migrate().await.expect("nothing to migrate");
+    store.ensure_log(Uuid::nil()).await.expect("a log");
+    store.put_blob_if_absent("a", b"b").await.expect("blob");
+    let note = StoredCheckpoint {
+        size: 1,
+        note: "n".to_owned(),
+    };
+    store.put_checkpoint(&note).await.expect("checkpoint");
+    super::changes::each_change(&store).await;
+    assert_eq!(store.find(Uuid::nil()).await.expect("find"), None);
+    store.wait_for_change().await;
+    for sql in [
+        "DELETE FROM audit_inputs",
+        "ALTER TABLE audit_events DISABLE TRIGGER ALL",
+        "DROP TRIGGER audit_events_append_only ON audit_events",
+        "UPDATE blobs SET value = ''",
+        "DELETE FROM revisions",
+        "TRUNCATE audit_events",
+    ] {
+        let as_service = format!("SET ROLE zta_service; {sql}");
+        let refused = db.raw.execute(&as_service).await.expect_err(sql);
+        let refused = refused.to_string();
+        let denied = ["permission denied", "must be owner"]
+            .iter()
+            .any(|w| refused.contains(w));
+        assert!(denied, "{sql}: {refused}");
     }
 }

@@ -1,0 +1,71 @@
+//! The example queries of `migrations/README.md` run, and find what they say.
+
+use zta_server::audit::merkle::leaf_hash;
+use zta_server::model::{DenyReason, Effect, EntityUid, EventType, Obligation};
+use zta_server::store::PreparedEvent;
+
+use super::support::{Db, Kind, append, decision, prepared, with_inputs};
+
+const README: &str = include_str!("../../../../migrations/README.md");
+
+/// The queries for a database, in the order of the file.
+fn queries(kind: Kind) -> Vec<String> {
+    let own = match kind {
+        Kind::Sqlite => "sqlite",
+        Kind::Postgres => "postgres",
+    };
+    let blocks = README.split("```sql").skip(1);
+    let blocks = blocks.filter_map(|b| b.split_once("```")?.0.split_once('\n'));
+    blocks
+        .filter(|(info, _)| info.is_empty() || info.trim() == own)
+        .map(|(_, sql)| sql.trim().to_owned())
+        .collect()
+}
+
+pub(crate) async fn examples(db: Db) {
+    let db = db.with_log().await;
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the examples look back from the database's clock"
+    )]
+    let now = time::OffsetDateTime::now_utc();
+    let mut event = decision("spiffe://zta.local/agent/research", 0);
+    event.time = zta_server::model::event::to_micros(now);
+    event.action = Some(EntityUid::action("call_tool"));
+    event.resource = Some(EntityUid::new("ZTA::Tool", "web_search"));
+    event.effect = Some(Effect::Allow);
+    event.policies = vec!["researchers-search".to_owned()];
+    event.obligations = vec![Obligation {
+        name: "notify".to_owned(),
+        policy: "researchers-search".to_owned(),
+    }];
+    let allowed = with_inputs(&event, "{}");
+    let mut event = decision("spiffe://zta.local/agent/writing", 1);
+    event.effect = Some(Effect::Deny);
+    event.reason = Some(DenyReason::NotPermitted.as_str().to_owned());
+    let denied = prepared(&event);
+    let mut event = decision("spiffe://zta.local#admin", 2);
+    event.kind = EventType::Admin;
+    let admin = prepared(&event);
+    let mut event = decision("x", 3);
+    event.kind = EventType::LoginFailed;
+    event.source = Some("10.1.2.3".parse().expect("an address"));
+    let refused = prepared(&event);
+    let hashed = |event: PreparedEvent| PreparedEvent {
+        leaf_hash: leaf_hash(&event.leaf),
+        ..event
+    };
+    let batch = [allowed, denied, admin, refused].map(hashed);
+    append(&db.store, &batch).await;
+
+    let expected: &[usize] = match db.kind {
+        Kind::Sqlite => &[1, 1, 1, 1, 1, 1, 1],
+        Kind::Postgres => &[1, 1, 1, 1, 1, 1, 1, 1, 0],
+    };
+    let queries = queries(db.kind);
+    assert_eq!(queries.len(), expected.len(), "an example without a test");
+    for (sql, rows) in queries.iter().zip(expected) {
+        let found = db.raw.rows(sql).await.expect(sql);
+        assert_eq!(found, *rows, "{sql}");
+    }
+}
