@@ -15,9 +15,9 @@ use crate::model::event::Inputs;
 use crate::model::redaction::Redaction;
 use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
-    Verdict,
+    PrincipalKind, Verdict,
 };
-use crate::policy::{Facts, PolicyError};
+use crate::policy::{Facts, Party, PolicyError};
 use crate::replica::{Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -122,7 +122,7 @@ impl Pdp {
             let now = (self.clock)();
             let caller = self.authenticate(credential, &state, now).await?;
             let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
-            let facts = facts(&caller, credential, now);
+            let facts = facts(&state, &caller, credential, request, now);
             let verdict = match contained(&caller, request) {
                 Some(verdict) => verdict,
                 None => revision
@@ -319,13 +319,43 @@ fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
 }
 
 /// What the server knows about a call.
-pub(crate) fn facts(caller: &Caller, credential: &Credential, now: OffsetDateTime) -> Facts {
+pub(crate) fn facts(
+    state: &State,
+    caller: &Caller,
+    credential: &Credential,
+    request: &AccessRequest,
+    now: OffsetDateTime,
+) -> Facts {
     Facts {
         now,
         source: credential.source,
         authentication_method: caller.method,
         authentication_age_seconds: (now - caller.auth_time).whole_seconds().max(0),
+        resource: resource_party(state, request),
     }
+}
+
+/// The registry's word on a resource that is an agent or a user.
+fn resource_party(state: &State, request: &AccessRequest) -> Option<Party> {
+    let id = request.resource.id.as_str();
+    if request.resource.ty == PrincipalKind::Agent.cedar_type() {
+        let agent = state.registry.agent(id)?;
+        return Some(Party {
+            name: agent.name.clone(),
+            owner: Some(agent.owner.clone()),
+            roles: agent.roles.clone(),
+        });
+    }
+    if request.resource.ty == PrincipalKind::User.cedar_type() {
+        let user = state.registry.user(id)?;
+        let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
+        return Some(Party {
+            name: name.to_owned(),
+            owner: None,
+            roles: user.roles.clone(),
+        });
+    }
+    None
 }
 
 /// Whether an administrative act was permitted.

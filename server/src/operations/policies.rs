@@ -63,8 +63,8 @@ impl Operations {
         };
         let decision = self
             .pdp
-            .operate(credential, &request, &|_, caller, now| {
-                let facts = facts(caller, credential, now);
+            .operate(credential, &request, &|state, caller, now| {
+                let facts = facts(state, caller, credential, &request, now);
                 match compiled
                     .evaluate(&caller.principal, &request, &facts)?
                     .effect()
@@ -105,7 +105,7 @@ impl Operations {
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
-        let facts = facts(&caller, credential, now);
+        let facts = facts(&state, &caller, credential, request, now);
         let verdict = revision
             .compiled
             .evaluate(&caller.principal, request, &facts)

@@ -1,7 +1,7 @@
 //! Evaluation of one request under one compiled revision. Pure: entities, facts and the
 //! time come in as values.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::str::FromStr as _;
 
@@ -32,6 +32,19 @@ pub struct Facts {
     pub authentication_method: &'static str,
     /// Seconds since the proof of possession.
     pub authentication_age_seconds: i64,
+    /// Who the resource is, where it is an agent or a user of the registry.
+    pub resource: Option<Party>,
+}
+
+/// An agent or a user as policies see it: attributes and roles.
+#[derive(Clone, Debug)]
+pub struct Party {
+    /// The last part of its SPIFFE ID.
+    pub name: String,
+    /// A name for people; agents only.
+    pub owner: Option<String>,
+    /// Role names, parents in Cedar.
+    pub roles: Vec<String>,
 }
 
 /// A request that no policy can be asked about.
@@ -89,9 +102,8 @@ impl Compiled {
                 ));
             }
         };
-        let principal_uid = cedar_uid(&principal.uid())?;
         let cedar = Request::new(
-            principal_uid.clone(),
+            cedar_uid(&principal.uid())?,
             info.uid.clone(),
             cedar_uid(&request.resource)?,
             context,
@@ -107,7 +119,7 @@ impl Compiled {
                 return Ok(verdict);
             }
         };
-        let entities = slice(principal, principal_uid, info)?;
+        let entities = slice(principal, &cedar, info, facts)?;
         let response = self
             .policies
             .is_authorized(&cedar, &entities)
@@ -227,23 +239,45 @@ impl Compiled {
     }
 }
 
-/// The entities that this request can reach: principal and roles, action and ancestors.
-/// Resources have no attributes or parents until entities are stored.
-fn slice(principal: &Principal, uid: CedarUid, info: &ActionInfo) -> Result<Entities, PolicyError> {
+/// The entities that this request can reach: principal, and a resource that is an agent or
+/// a user, each with its roles; action and ancestors. Without the resource's roles, a forbid
+/// over `resource in ZTA::Role::"…"` would be false, not an error, and so never forbid.
+/// Other resources have no attributes or parents until entities are stored.
+fn slice(
+    principal: &Principal,
+    request: &Request,
+    info: &ActionInfo,
+    facts: &Facts,
+) -> Result<Entities, PolicyError> {
     let internal = |e: &dyn std::fmt::Display| PolicyError::Internal(e.to_string());
+    let caller = Party {
+        name: principal.name.clone(),
+        owner: (principal.kind == PrincipalKind::Agent).then(|| principal.owner.clone()),
+        roles: principal.roles.clone(),
+    };
+    let mut entities = info.entities.clone();
+    if let Some(uid) = request.principal() {
+        entities.push(entity(uid, &caller)?);
+    }
+    if let (Some(uid), Some(resource)) = (request.resource(), &facts.resource)
+        && request.principal() != Some(uid)
+    {
+        entities.push(entity(uid, resource)?);
+    }
+    Entities::from_entities(entities, None).map_err(|e| internal(&e))
+}
+
+fn entity(uid: &CedarUid, party: &Party) -> Result<Entity, PolicyError> {
     let text = |s: &str| RestrictedExpression::new_string(s.to_owned());
-    let mut attributes = vec![("name".to_owned(), text(&principal.name))];
-    if principal.kind == PrincipalKind::Agent {
-        attributes.push(("owner".to_owned(), text(&principal.owner)));
+    let mut attributes = HashMap::from([("name".to_owned(), text(&party.name))]);
+    if let Some(owner) = &party.owner {
+        attributes.insert("owner".to_owned(), text(owner));
     }
     let mut parents = HashSet::new();
-    for role in &principal.roles {
+    for role in &party.roles {
         parents.insert(cedar_uid(&EntityUid::new("ZTA::Role", role))?);
     }
-    let entity =
-        Entity::new(uid, attributes.into_iter().collect(), parents).map_err(|e| internal(&e))?;
-    let entities = info.entities.iter().cloned().chain([entity]);
-    Entities::from_entities(entities, None).map_err(|e| internal(&e))
+    Entity::new(uid.clone(), attributes, parents).map_err(|e| PolicyError::Internal(e.to_string()))
 }
 
 fn context(info: &ActionInfo, request: &AccessRequest, facts: &Facts) -> Result<Context, String> {

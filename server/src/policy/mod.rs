@@ -9,10 +9,12 @@ mod evaluate;
 mod scope_index;
 mod shape;
 mod source;
+#[cfg(test)]
+mod tests;
 
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, Diagnostic, compile};
-pub use evaluate::{Facts, PolicyError};
+pub use evaluate::{Facts, Party, PolicyError};
 pub use source::{PolicySource, builtin_source, content_sha256};
 
 /// The limits of a policy set.
