@@ -19,9 +19,12 @@ use serde_json::value::RawValue;
 
 /// The deepest nesting of objects and arrays.
 pub const DEPTH_MAX: usize = 32;
+/// How many values, nested ones included. Two bytes of JSON can be a value, which takes
+/// a hundred in memory while the call waits for its record.
+pub const VALUES_MAX: usize = 10_000;
 
 /// The largest integer that RFC 8785 can carry exactly.
-const SAFE_INTEGER_MAX: i128 = (1 << 53) - 1;
+const SAFE_INTEGER_MAX: u128 = (1 << 53) - 1;
 
 /// A JSON value that lost nothing in parsing: integers keep all their digits.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +67,7 @@ impl Json {
             Self::Null => Value::Null,
             Self::Bool(b) => Value::Bool(*b),
             Self::Integer(digits) => match digits.parse::<i128>() {
-                Ok(n) if n.abs() <= SAFE_INTEGER_MAX => Value::from(n as i64),
+                Ok(n) if n.unsigned_abs() <= SAFE_INTEGER_MAX => Value::from(n as i64),
                 _ => Value::String(format!("zta:int:{digits}")),
             },
             Self::Float(f) => Value::from(*f),
@@ -101,7 +104,7 @@ impl Arguments {
     ///
     /// # Errors
     /// A sentence for the caller: not UTF-8, not JSON, not an object, a key twice,
-    /// or nested too deeply. It never quotes the input.
+    /// nested too deeply, or too many values. It never quotes the input.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         if bytes.is_empty() {
             return Ok(Self::empty());
@@ -109,11 +112,10 @@ impl Arguments {
         let text = std::str::from_utf8(bytes)
             .map_err(|e| format!("not UTF-8 (at byte {})", e.valid_up_to()))?;
         let raw: &RawValue = serde_json::from_str(text).map_err(|e| describe(&e))?;
-        match parse_raw(raw, 0)? {
-            Json::Object(fields) => {
-                let canonical = Json::Object(fields.clone()).tagged();
-                Ok(Self { fields, canonical })
-            }
+        let object = parse_raw(raw, 0, &mut 0)?;
+        let canonical = object.tagged();
+        match object {
+            Json::Object(fields) => Ok(Self { fields, canonical }),
             other => Err(format!(
                 "expected a JSON object, found {}",
                 other.type_name()
@@ -159,8 +161,12 @@ fn describe(error: &serde_json::Error) -> String {
 
 const DUPLICATE: &str = "duplicate key";
 
-fn parse_raw(raw: &RawValue, depth: usize) -> Result<Json, String> {
+fn parse_raw(raw: &RawValue, depth: usize, values: &mut usize) -> Result<Json, String> {
     let text = raw.get().trim_ascii();
+    *values += 1;
+    if *values > VALUES_MAX {
+        return Err(format!("more than {VALUES_MAX} values"));
+    }
     let parsed = match text.as_bytes().first() {
         Some(b'{' | b'[') if depth >= DEPTH_MAX => {
             return Err(format!("nested more than {DEPTH_MAX} levels deep"));
@@ -169,7 +175,7 @@ fn parse_raw(raw: &RawValue, depth: usize) -> Result<Json, String> {
             let Fields(fields) = serde_json::from_str(text).map_err(|e| describe(&e))?;
             let fields = fields
                 .into_iter()
-                .map(|(key, value)| Ok((key, parse_raw(value, depth + 1)?)))
+                .map(|(key, value)| Ok((key, parse_raw(value, depth + 1, values)?)))
                 .collect::<Result<_, String>>()?;
             return Ok(Json::Object(fields));
         }
@@ -177,7 +183,7 @@ fn parse_raw(raw: &RawValue, depth: usize) -> Result<Json, String> {
             let Items(items) = serde_json::from_str(text).map_err(|e| describe(&e))?;
             let items = items
                 .into_iter()
-                .map(|value| parse_raw(value, depth + 1))
+                .map(|value| parse_raw(value, depth + 1, values))
                 .collect::<Result<_, String>>()?;
             return Ok(Json::Array(items));
         }
@@ -267,6 +273,12 @@ mod tests {
             Ok(r#"{"s":"zta:str:zta:int:1"}"#)
         );
         assert_eq!(canonical(r#"{"n":-0}"#).as_deref(), Ok(r#"{"n":0}"#));
+        // The one number whose absolute value is not of its own type.
+        let least = i128::MIN;
+        assert_eq!(
+            canonical(&format!(r#"{{"n":{least}}}"#)),
+            Ok(format!(r#"{{"n":"zta:int:{least}"}}"#))
+        );
     }
 
     #[test]
@@ -295,5 +307,9 @@ mod tests {
             "]".repeat(DEPTH_MAX)
         );
         assert!(canonical(&deep).expect_err("deep").contains("levels deep"));
+        let list = |items: usize| format!("{{\"a\":[0{}]}}", ",0".repeat(items - 1));
+        assert!(canonical(&list(VALUES_MAX - 2)).is_ok());
+        let error = canonical(&list(VALUES_MAX - 1)).expect_err("many");
+        assert!(error.contains("more than 10000 values"), "{error}");
     }
 }
