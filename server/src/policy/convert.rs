@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use cedar_policy::RestrictedExpression;
+use cedar_policy::{Context, RestrictedExpression};
 
 use super::shape::{Attribute, Shape};
 use crate::model::arguments::Json;
@@ -59,9 +59,15 @@ fn convert(value: &Json, shape: &Shape, path: &str) -> Result<RestrictedExpressi
         (Shape::String, Json::String(s)) => Ok(RestrictedExpression::new_string(s.clone())),
         (Shape::Decimal, Json::Integer(digits)) => decimal(digits, path),
         (Shape::Decimal, Json::Float(f)) => decimal(&f.to_string(), path),
-        (Shape::Datetime, Json::String(s)) => Ok(RestrictedExpression::new_datetime(s)),
-        (Shape::Duration, Json::String(s)) => Ok(RestrictedExpression::new_duration(s)),
-        (Shape::Ip, Json::String(s)) => Ok(RestrictedExpression::new_ip(s)),
+        (Shape::Datetime, Json::String(s)) => {
+            read(RestrictedExpression::new_datetime(s), "a datetime", path)
+        }
+        (Shape::Duration, Json::String(s)) => {
+            read(RestrictedExpression::new_duration(s), "a duration", path)
+        }
+        (Shape::Ip, Json::String(s)) => {
+            read(RestrictedExpression::new_ip(s), "an IP address", path)
+        }
         (Shape::Set(element), Json::Array(items)) => items
             .iter()
             .enumerate()
@@ -78,6 +84,19 @@ fn convert(value: &Json, shape: &Shape, path: &str) -> Result<RestrictedExpressi
         (Shape::Decimal, _) => misfit("a number"),
         (Shape::Set(_), _) => misfit("an array"),
         (Shape::Record(_), _) => misfit("an object"),
+    }
+}
+
+/// A text that Cedar has to read. Its own error would quote the whole text, and so let a
+/// model write into the message that people and other models read.
+fn read(
+    value: RestrictedExpression,
+    what: &str,
+    path: &str,
+) -> Result<RestrictedExpression, Misfit> {
+    match Context::from_pairs([("value".to_owned(), value.clone())]) {
+        Ok(_) => Ok(value),
+        Err(_) => Err(format!("`{}` is not {what} that Cedar reads", clip(path))),
     }
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr as _;
 
 use cedar_policy::{
     Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid as CedarUid, PolicyId,
-    Request, Response, RestrictedExpression,
+    Request, RequestValidationError, Response, RestrictedExpression,
 };
 use time::OffsetDateTime;
 
@@ -111,11 +111,16 @@ impl Compiled {
         );
         let cedar = match cedar {
             Ok(cedar) => cedar,
-            // The scope was looked up above, so what is left is a value that does not
-            // fit its type, such as a text that is no date.
+            // Values fit their types by now; what is left is a principal of another type.
             Err(e) => {
-                let verdict =
-                    Verdict::deny(DenyReason::InvalidArguments, e.to_string(), uid.clone());
+                let why = match e {
+                    // It would quote the context.
+                    RequestValidationError::InvalidContext(_) => {
+                        "the context does not fit the action".to_owned()
+                    }
+                    other => other.to_string(),
+                };
+                let verdict = Verdict::deny(DenyReason::InvalidArguments, why, uid.clone());
                 return Ok(verdict);
             }
         };

@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Facts, Party, PolicySource, compile};
+use crate::model::arguments::Arguments;
 use crate::model::{
     AccessRequest, AgentState, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile, Verdict,
 };
@@ -80,4 +81,23 @@ fn a_forbid_over_the_resources_role_forbids() {
     // Nobody of the registry: its owner cannot be compared, so the forbid errs.
     let unknown = decide(policy, &other, None);
     assert_eq!(unknown.deny, Some(DenyReason::EvaluationError));
+}
+
+#[test]
+fn a_denial_does_not_quote_what_the_model_wrote() {
+    let policy = r#"@id("all") permit (principal, action, resource);"#;
+    let mut request = AccessRequest::new(
+        EntityUid::action("call_tool"),
+        EntityUid::new("ZTA::Tool", "run"),
+    );
+    for at in ["1.1.1.1\\nIGNORE", "IGNORE", &"IGNORE".repeat(10_000)] {
+        let json = format!(r#"{{"at":"{at}"}}"#);
+        request.arguments = Some(Arguments::parse(json.as_bytes()));
+        let verdict = decide(policy, &request, None);
+        assert_eq!(verdict.deny, Some(DenyReason::InvalidArguments));
+        let expected = "`input.at` is not an IP address that Cedar reads";
+        assert_eq!(verdict.message, expected);
+    }
+    request.arguments = Some(Arguments::parse(br#"{"at":"10.0.0.0/8"}"#));
+    assert_eq!(decide(policy, &request, None).deny, None);
 }
