@@ -164,7 +164,7 @@ fn conflict(error: &Conflict, message: String) -> Status {
             message,
         ),
         Conflict::KeyEnrolled => precondition(ErrorReason::StateConflict, "key"),
-        Conflict::Generation => precondition(ErrorReason::GenerationConflict, "certificate"),
+        Conflict::KeyRevoked => precondition(ErrorReason::Revoked, "key"),
         Conflict::Revision { .. } => precondition(ErrorReason::RevisionConflict, "revision"),
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::bootstrap::append;
 use super::material::{Material, private_dir};
 use super::{AppError, start_error};
-use crate::audit::{AppendError, Audit, Record};
+use crate::audit::{Audit, Record};
 use crate::config::Config;
 use crate::identity::peer::PeerCertificate;
 use crate::identity::public_key::PublicKey;
@@ -163,7 +163,6 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     event.instance = Some(instance.id);
     let change = Change::Renew {
         instance_id: instance.id,
-        generation: instance.generation,
     };
     let record = Record {
         event,
@@ -177,8 +176,6 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
             .catch_up(appended.epoch)
             .await
             .map_err(|e| e.to_string())?,
-        // Its client renewed it at the same moment.
-        Err(AppendError::Conflict(_)) => return Ok(()),
         Err(error) => return Err(error.to_string()),
     }
     let fresh = dir.join(".cert.pem.new");

@@ -41,12 +41,10 @@ pub enum Change {
         /// Compared with the token's end.
         now: OffsetDateTime,
     },
-    /// The key got its next certificate. Conflicts when the generation is not the expected one.
+    /// The key got its next certificate. Conflicts when the key is revoked or unknown.
     Renew {
         /// The key.
         instance_id: Uuid,
-        /// The generation before.
-        generation: u64,
     },
     /// A new state. Conflicts when the current one is not among `from`.
     SetAgentState {
@@ -63,9 +61,10 @@ pub enum Change {
 
 impl Change {
     /// Whether replicas must see the change before they decide again. Everything but
-    /// a join token, which no decision looks at.
+    /// join tokens and renewals, which no decision looks at: each agent may renew at
+    /// will, and must not be able to make everybody's decisions stale by it.
     pub fn bumps_epoch(&self) -> bool {
-        !matches!(self, Self::CreateJoinToken(_))
+        !matches!(self, Self::CreateJoinToken(_) | Self::Renew { .. })
     }
 }
 
@@ -87,9 +86,9 @@ pub enum Conflict {
     /// The key is enrolled already.
     #[error("the key is enrolled already")]
     KeyEnrolled,
-    /// The key was renewed meanwhile.
-    #[error("the key was renewed meanwhile")]
-    Generation,
+    /// The key is revoked, or was never enrolled.
+    #[error("the key is revoked")]
+    KeyRevoked,
     /// Another revision is in force.
     #[error("revision {in_force} is in force")]
     Revision {

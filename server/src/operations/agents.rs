@@ -286,7 +286,6 @@ impl Operations {
             event.source = credential.source;
             let change = Change::Renew {
                 instance_id: instance.id,
-                generation: instance.generation,
             };
             match self.append_change(event, change, Some(state.epoch)).await {
                 Ok(()) => {

@@ -49,7 +49,7 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
             refuse_nul([token_id])?;
             refuse_instance(instance)
         }
-        Change::Renew { generation, .. } => stored_number(*generation).map(drop),
+        Change::Renew { .. } => Ok(()),
         Change::SetAgentState { agent_id, .. } => refuse_nul([agent_id]),
         Change::ApplyRevision(revision) => refuse_revision(revision),
     }

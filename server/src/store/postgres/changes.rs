@@ -52,10 +52,7 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
             instance,
             now,
         } => enroll(tx, at, token_id, instance, *now).await,
-        Change::Renew {
-            instance_id,
-            generation,
-        } => renew(tx, at, *instance_id, *generation).await,
+        Change::Renew { instance_id } => renew(tx, *instance_id).await,
         Change::SetAgentState { agent_id, from, to } => {
             set_agent_state(tx, at, agent_id, from, *to).await
         }
@@ -184,18 +181,16 @@ async fn enroll(
     }
 }
 
-async fn renew(tx: &mut PgConnection, at: &At, instance_id: Uuid, generation: u64) -> Applied {
+/// No epoch: the change feed need not carry what no decision looks at.
+async fn renew(tx: &mut PgConnection, instance_id: Uuid) -> Applied {
     let done = sqlx::query(
-        "UPDATE instances SET generation = generation + 1, epoch = $1 \
-         WHERE id = $2 AND generation = $3 AND NOT revoked",
+        "UPDATE instances SET generation = generation + 1 WHERE id = $1 AND NOT revoked",
     )
-    .bind(at.epoch)
     .bind(instance_id)
-    .bind(signed(generation))
     .execute(tx)
     .await
     .map_err(translate)?;
-    Ok(one_row(done.rows_affected(), Conflict::Generation))
+    Ok(one_row(done.rows_affected(), Conflict::KeyRevoked))
 }
 
 async fn set_agent_state(

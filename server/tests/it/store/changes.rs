@@ -247,21 +247,21 @@ pub(crate) async fn renew(db: Db) {
     succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
     succeeds(&db.store, &Change::CreateJoinToken(token("t1", AGENT))).await;
     succeeds(&db.store, &enroll_at("t1", instance(1, AGENT), NOW)).await;
-    let renew = |n, generation| Change::Renew {
+    let renew = |n| Change::Renew {
         instance_id: Uuid::from_u128(n),
-        generation,
     };
-    conflicts(&db.store, &renew(1, 2), Conflict::Generation).await;
-    conflicts(&db.store, &renew(9, 1), Conflict::Generation).await;
-    succeeds(&db.store, &renew(1, 1)).await;
-    conflicts(&db.store, &renew(1, 1), Conflict::Generation).await;
+    conflicts(&db.store, &renew(9), Conflict::KeyRevoked).await;
+    let before = db.store.head().await.expect("head").epoch;
+    succeeds(&db.store, &renew(1)).await;
+    let after = db.store.head().await.expect("head").epoch;
+    assert_eq!(after, before, "an agent's renewal makes no decision stale");
     let feed = db.store.changes_since(0, 0).await.expect("feed");
     assert_eq!(feed.instances[0].generation, 2);
     db.raw
         .execute("UPDATE instances SET revoked = NOT revoked")
         .await
         .expect("revoke");
-    conflicts(&db.store, &renew(1, 2), Conflict::Generation).await;
+    conflicts(&db.store, &renew(1), Conflict::KeyRevoked).await;
 }
 
 pub(crate) async fn states(db: Db) {
