@@ -1,6 +1,7 @@
 //! The front doors: they translate, and never decide.
 
 pub(crate) mod caller;
+pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod observe;

@@ -36,6 +36,11 @@ static METHODS: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
     paths
 });
 
+/// The path of one of our RPCs as we know it.
+pub(super) fn method(path: &str) -> Option<&'static str> {
+    METHODS.get(path).copied()
+}
+
 /// The layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Observe {
@@ -91,7 +96,7 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        let method = METHODS.get(request.uri().path()).copied();
+        let method = method(request.uri().path());
         let metrics = Arc::clone(&self.metrics);
         let start = Instant::now();
         let span = match method {

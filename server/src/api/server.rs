@@ -13,6 +13,7 @@ use zta_proto::v1::authentication_service_server::AuthenticationServiceServer;
 use zta_proto::v1::authorization_service_server::AuthorizationServiceServer;
 use zta_proto::v1::policy_service_server::PolicyServiceServer;
 
+use super::gate::Gate;
 use super::grpc::agents::AgentDoor;
 use super::grpc::audit::AuditDoor;
 use super::grpc::authentication::AuthenticationDoor;
@@ -24,6 +25,10 @@ use super::tls::Incoming;
 use crate::config::Limits;
 use crate::operations::Operations;
 use crate::telemetry::Metrics;
+
+/// Bytes of a message of those who have proved nothing: a join token and a CSR, the name
+/// of a service.
+const ANONYMOUS_BYTES_MAX: usize = 64 * 1024;
 
 /// Everything that the doors need.
 pub(crate) struct Doors {
@@ -52,6 +57,7 @@ impl Doors {
     ) -> Result<(), tonic::transport::Error> {
         let max = self.limits.message_bytes_max;
         let operations = || Arc::clone(&self.operations);
+        let gate = Gate(Arc::clone(&self.operations.pdp));
         let authorization = AuthorizationDoor {
             pdp: Arc::clone(&self.operations.pdp),
             metrics: self.metrics.clone(),
@@ -66,7 +72,8 @@ impl Doors {
                     .max_decoding_message_size(max),
             )
             .add_service(
-                AgentServiceServer::new(AgentDoor(operations())).max_decoding_message_size(max),
+                AgentServiceServer::new(AgentDoor(operations()))
+                    .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
             )
             .add_service(
                 PolicyServiceServer::new(PolicyDoor(operations())).max_decoding_message_size(max),
@@ -74,9 +81,10 @@ impl Doors {
             .add_service(
                 AuditServiceServer::new(AuditDoor(operations())).max_decoding_message_size(max),
             );
-        services.add_service(HealthServer::new(HealthService::from_health_reporter(
-            health,
-        )));
+        services.add_service(
+            HealthServer::new(HealthService::from_health_reporter(health))
+                .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
+        );
         add_reflection(&mut services);
         let router = services
             .routes()
@@ -90,6 +98,7 @@ impl Doors {
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .timeout(Duration::from_millis(self.limits.request_timeout_ms))
             .layer(Observe::new(self.metrics, self.spans))
+            .layer(gate)
             .add_routes(Routes::from(router))
             .serve_with_incoming_shutdown(incoming, stop)
             .await
@@ -105,7 +114,9 @@ fn add_reflection(services: &mut RoutesBuilder) {
     };
     match (builder().build_v1(), builder().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => {
-            services.add_service(v1).add_service(v1alpha);
+            services
+                .add_service(v1.max_decoding_message_size(ANONYMOUS_BYTES_MAX))
+                .add_service(v1alpha.max_decoding_message_size(ANONYMOUS_BYTES_MAX));
         }
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "no reflection: the descriptors do not load");
