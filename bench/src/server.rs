@@ -143,7 +143,10 @@ impl RealServer {
     /// It did not end, or not well.
     pub async fn stop(&mut self) -> Result<()> {
         let mut child = self.child.take().ok_or("the server does not run")?;
-        let sent = Command::new("kill").arg(child.id().to_string()).status()?;
+        // By the shell's own: a small Debian has no `kill` program.
+        let sent = Command::new("sh")
+            .args(["-c", "kill -TERM \"$0\"", &child.id().to_string()])
+            .status()?;
         let deadline = Instant::now() + STOP_TIMEOUT;
         while sent.success() && Instant::now() < deadline {
             if let Some(status) = child.try_wait()? {
