@@ -132,8 +132,9 @@ pub enum ConfigError {
 }
 
 /// Variables that belong to the clients and the tools, not to the server.
-const FOREIGN_VARIABLES: [&str; 7] = [
+const FOREIGN_VARIABLES: [&str; 8] = [
     "join_token",
+    "venv",
     "config",
     "credential",
     "server",

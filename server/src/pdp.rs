@@ -130,8 +130,8 @@ impl Pdp {
                     .evaluate(&caller.principal, request, &facts)?,
             };
             let act = match prepare {
-                Some(prepare) if verdict.deny.is_none() => prepare(&state, &caller, now)?,
-                _ => Act::default(),
+                Some(prepare) if verdict.deny.is_none() => prepare(&state, &caller, now),
+                _ => Ok(Act::default()),
             };
             let decision = Decision {
                 id: self.new_id(now),
@@ -141,8 +141,22 @@ impl Pdp {
                 time: now,
                 verdict,
             };
-            let record = self.record(kind, &decision, &caller, &facts, request, act, state.epoch);
-            match self.audit.append(record).await {
+            let made = Made {
+                kind,
+                decision: &decision,
+                caller: &caller,
+                facts: &facts,
+                request,
+            };
+            let appended = match act {
+                Ok(act) => {
+                    self.audit
+                        .append(self.record(&made, act, Some(state.epoch))?)
+                        .await
+                }
+                Err(error) => return Err(self.record_failed(&made, error).await?),
+            };
+            match appended {
                 Ok(appended) => {
                     if appended.epoch > state.epoch {
                         // Our own change: the next call on this replica sees it.
@@ -154,7 +168,11 @@ impl Pdp {
                     });
                 }
                 Err(AppendError::Stale { epoch }) => self.replica.catch_up(epoch).await?,
-                Err(AppendError::Conflict(conflict)) => return Err(PdpError::Conflict(conflict)),
+                Err(AppendError::Conflict(conflict)) => {
+                    return Err(self
+                        .record_failed(&made, PdpError::Conflict(conflict))
+                        .await?);
+                }
                 Err(error) => return Err(PdpError::Append(error)),
             }
         }
@@ -219,17 +237,30 @@ impl Pdp {
         Event::new(kind, self.audit.log_id(), self.new_id(now), now)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one event has that many sources")]
-    fn record(
-        &self,
-        kind: EventType,
-        decision: &Decision,
-        caller: &Caller,
-        facts: &Facts,
-        request: &AccessRequest,
-        act: Act,
-        epoch: u64,
-    ) -> Record {
+    /// Puts an act on record that was permitted and could not be done; returns why.
+    ///
+    /// # Errors
+    /// When it could not be put on record.
+    async fn record_failed(&self, made: &Made<'_>, error: PdpError) -> Result<PdpError, PdpError> {
+        let act = Act {
+            change: None,
+            detail: Map::from_iter([("failed".to_owned(), json!(error.to_string()))]),
+        };
+        let record = self.record(made, act, None)?;
+        self.audit.append(record).await.map_err(PdpError::Append)?;
+        Ok(error)
+    }
+
+    /// # Errors
+    /// When the inputs cannot be committed to.
+    fn record(&self, made: &Made<'_>, act: Act, epoch: Option<u64>) -> Result<Record, PdpError> {
+        let Made {
+            kind,
+            decision,
+            caller,
+            facts,
+            request,
+        } = *made;
         let verdict = &decision.verdict;
         let mut event = Event::new(kind, decision.log_id, decision.id, decision.time);
         event.actor = Some(caller.principal.uid());
@@ -249,23 +280,30 @@ impl Pdp {
         event.correlation_id.clone_from(&request.correlation_id);
         event.trace_id.clone_from(&request.trace_id);
         event.detail = act.detail;
-        if let Some(Ok(arguments)) = &request.arguments {
-            event.arguments_sha256 = Some(hex::encode(arguments.sha256()));
-        }
-        let inputs = (kind == EventType::Decision).then(|| self.inputs(caller, request, facts));
+        let inputs = match kind {
+            EventType::Decision => Some(self.inputs(caller, request, facts)?),
+            _ => None,
+        };
         event.inputs_sha256 = inputs
             .as_ref()
             .map(|inputs| hex::encode(inputs.commitment()));
-        Record {
+        Ok(Record {
             event,
             inputs,
-            epoch: Some(epoch),
+            epoch,
             change: act.change,
-        }
+        })
     }
 
-    /// What replay needs beside the event: redacted, under a salted commitment.
-    fn inputs(&self, caller: &Caller, request: &AccessRequest, facts: &Facts) -> Inputs {
+    /// What replay needs beside the event: redacted, under a salted commitment. The
+    /// digest of the arguments is among it, not in the leaf: unsalted, it would let
+    /// short arguments be guessed for ever.
+    fn inputs(
+        &self,
+        caller: &Caller,
+        request: &AccessRequest,
+        facts: &Facts,
+    ) -> Result<Inputs, PdpError> {
         let tagged =
             |parsed: Option<&Result<crate::model::arguments::Arguments, String>>| match parsed {
                 Some(Ok(arguments)) => arguments.tagged().clone(),
@@ -275,6 +313,7 @@ impl Pdp {
         let mut value = json!({
             "arguments": tagged(request.arguments.as_ref()),
             "request": tagged(Some(&request.pep_context)),
+            "supported_obligations": request.supported_obligations,
             "action": request.action,
             "principal": {
                 "name": caller.principal.name,
@@ -287,13 +326,16 @@ impl Pdp {
             },
         });
         self.redaction.apply(&mut value);
-        let mut salt = [0; 16];
-        // Without randomness the commitment would be guessable, never wrong.
-        let _ = aws_lc_rs::rand::fill(&mut salt);
-        Inputs {
-            salt,
-            json: serde_json_canonicalizer::to_vec(&value).unwrap_or_default(),
+        if let (Some(Ok(arguments)), Value::Object(map)) = (&request.arguments, &mut value) {
+            let digest = hex::encode(arguments.sha256());
+            map.insert("arguments_sha256".to_owned(), digest.into());
         }
+        let unusable = |what: &str| PdpError::Append(AppendError::Store(what.to_owned()));
+        let mut salt = [0; 16];
+        aws_lc_rs::rand::fill(&mut salt).map_err(|_| unusable("no randomness for a salt"))?;
+        let json = serde_json_canonicalizer::to_vec(&value)
+            .map_err(|_| unusable("the inputs have no canonical form"))?;
+        Ok(Inputs { salt, json })
     }
 
     /// A UUID version 7, from the given time.
@@ -305,6 +347,16 @@ impl Pdp {
             now.nanosecond(),
         ))
     }
+}
+
+/// A decision with what it was made from.
+#[derive(Clone, Copy)]
+struct Made<'a> {
+    kind: EventType,
+    decision: &'a Decision,
+    caller: &'a Caller,
+    facts: &'a Facts,
+    request: &'a AccessRequest,
 }
 
 /// A contained agent is denied before any policy is asked.

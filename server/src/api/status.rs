@@ -12,15 +12,21 @@ use crate::audit::AppendError;
 use crate::identity::challenge::ChallengeError;
 use crate::identity::registry::AuthenticationError;
 use crate::identity::token::TokenError;
-use crate::model::{AgentState, Conflict};
+use crate::model::{AgentState, Conflict, Decision};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
-use crate::policy::PolicyError;
+use crate::policy::{Diagnostic, PolicyError};
 
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "zta";
 /// When to try again after a refusal that passes.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// When there is room for another challenge: they live a minute.
+const CHALLENGE_RETRY: Duration = Duration::from_secs(10);
+
+/// Diagnostics of one status: its headers are bounded. Validate returns all.
+const DIAGNOSTICS_MAX: usize = 16;
 
 /// The reason's name on the wire.
 pub(crate) fn reason_name(reason: ErrorReason) -> &'static str {
@@ -178,22 +184,35 @@ fn contained_or(state: AgentState, otherwise: Status) -> Status {
     otherwise
 }
 
+/// A denied act, with where its decision stands in the log.
+fn denied(decision: &Decision, message: String) -> Status {
+    let metadata = HashMap::from([
+        ("decision_id".to_owned(), decision.id.to_string()),
+        ("sequence".to_owned(), decision.sequence.to_string()),
+        ("policies".to_owned(), decision.verdict.policies.join(", ")),
+    ]);
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason_name(ErrorReason::NotPermitted), DOMAIN, metadata);
+    Status::with_error_details(Code::PermissionDenied, message, details)
+}
+
+/// A candidate that does not pass, with the first places where it does not.
+fn policy_invalid(diagnostics: &[Diagnostic], message: String) -> Status {
+    let mut details = ErrorDetails::new();
+    for d in diagnostics.iter().take(DIAGNOSTICS_MAX) {
+        let at = format!("{}:{}:{}", d.file, d.line, d.column);
+        details.add_bad_request_violation(at, d.message.clone());
+    }
+    let (code, reason) = (Code::InvalidArgument, ErrorReason::PolicyInvalid);
+    detailed(code, reason, message, details)
+}
+
 impl From<OperationError> for Status {
     fn from(error: OperationError) -> Self {
         let message = error.to_string();
         match error {
             OperationError::Pdp(e) => e.into(),
-            OperationError::Denied(decision) => {
-                let by = decision.verdict.policies.join(", ");
-                let metadata = HashMap::from([
-                    ("decision_id".to_owned(), decision.id.to_string()),
-                    ("sequence".to_owned(), decision.sequence.to_string()),
-                    ("policies".to_owned(), by),
-                ]);
-                let mut details = ErrorDetails::new();
-                details.set_error_info(reason_name(ErrorReason::NotPermitted), DOMAIN, metadata);
-                Status::with_error_details(Code::PermissionDenied, message, details)
-            }
+            OperationError::Denied(decision) => denied(&decision, message),
             OperationError::Contained(state) => {
                 let reason = match state {
                     AgentState::Suspended => ErrorReason::Suspended,
@@ -223,26 +242,21 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
-                status(Code::ResourceExhausted, ErrorReason::RateLimited, message)
+                let mut details = ErrorDetails::new();
+                details.set_retry_info(Some(CHALLENGE_RETRY));
+                detailed(
+                    Code::ResourceExhausted,
+                    ErrorReason::RateLimited,
+                    message,
+                    details,
+                )
             }
             OperationError::Signature => status(
                 Code::Unauthenticated,
                 ErrorReason::SignatureInvalid,
                 message,
             ),
-            OperationError::PolicyInvalid(diagnostics) => {
-                let mut details = ErrorDetails::new();
-                for d in diagnostics.iter().take(64) {
-                    let at = format!("{}:{}:{}", d.file, d.line, d.column);
-                    details.add_bad_request_violation(at, d.message.clone());
-                }
-                detailed(
-                    Code::InvalidArgument,
-                    ErrorReason::PolicyInvalid,
-                    message,
-                    details,
-                )
-            }
+            OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
             OperationError::Lockout => {
                 status(Code::FailedPrecondition, ErrorReason::Lockout, message)
             }

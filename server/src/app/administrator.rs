@@ -19,9 +19,11 @@ use crate::audit::{Audit, Record};
 use crate::config::Config;
 use crate::identity::peer::PeerCertificate;
 use crate::identity::public_key::PublicKey;
-use crate::identity::spiffe::{PrincipalName, SpiffeId};
+use crate::identity::spiffe::{PrincipalName, SpiffeId, TrustDomain};
 use crate::keys::{KeyAlgorithm, SigningKey as _, SoftwareKey, pem};
-use crate::model::{Change, EntityUid, Event, EventType, Instance, UserRecord};
+use crate::model::{
+    AgentState, Change, EntityUid, Event, EventType, Instance, Principal, PrincipalKind, UserRecord,
+};
 use crate::pdp::Pdp;
 
 /// The first administrator's name.
@@ -37,15 +39,10 @@ pub(super) struct FirstStart {
 }
 
 impl FirstStart {
-    /// Completes the credential folder with the address, once it is known.
-    pub(super) fn write_endpoint(&self, address: SocketAddr) -> std::io::Result<()> {
-        let connect = if address.ip().is_unspecified() {
-            SocketAddr::from(([127, 0, 0, 1], address.port()))
-        } else {
-            address
-        };
+    /// Tells the credential's clients where the server is, as far as it is known.
+    fn write_endpoint(&self, address: SocketAddr) -> std::io::Result<()> {
         let text = json!({
-            "endpoint": connect.to_string(),
+            "endpoint": reachable(address).to_string(),
             "spiffe_id": self.spiffe_id,
             "instance_id": self.instance_id.to_string(),
         });
@@ -53,6 +50,22 @@ impl FirstStart {
             &self.credential_dir.join("zta.json"),
             &format!("{text:#}\n"),
         )
+    }
+}
+
+/// The roles of the first administrator.
+const ROLES: [&str; 1] = ["administrator"];
+
+/// The first administrator, as policies see it.
+pub(super) fn principal(trust_domain: &TrustDomain) -> Principal {
+    Principal {
+        kind: PrincipalKind::User,
+        id: format!("{}#{ADMINISTRATOR}", trust_domain.uri()),
+        name: ADMINISTRATOR.to_owned(),
+        roles: ROLES.map(str::to_owned).to_vec(),
+        owner: String::new(),
+        state: AgentState::Active,
+        instance: Uuid::nil(),
     }
 }
 
@@ -74,9 +87,9 @@ pub(super) async fn create(
         .issue_svid(&public, &id, LIFETIME, now)
         .map_err(start_error)?;
     let user = UserRecord {
-        id: format!("{}#{ADMINISTRATOR}", trust_domain.uri()),
+        id: principal(trust_domain).id,
         spiffe_id: id.as_str().to_owned(),
-        roles: vec!["administrator".to_owned()],
+        roles: ROLES.map(str::to_owned).to_vec(),
         create_time: now,
     };
     let instance = Instance {
@@ -108,7 +121,32 @@ pub(super) async fn create(
     event.actor = Some(EntityUid::new("ZTA::User", &user.id));
     event.instance = Some(instance.id);
     let made = append(audit, event, Change::RegisterUser(user, instance)).await?;
-    Ok(made.then_some(first))
+    if !made {
+        // Another replica made one: this key is nobody's.
+        std::fs::remove_dir_all(&first.credential_dir).map_err(start_error)?;
+        return Ok(None);
+    }
+    Ok(Some(first))
+}
+
+/// Puts the server's present address into the credential folder, if it is here.
+pub(super) fn refresh_endpoint(config: &Config, address: SocketAddr) -> std::io::Result<()> {
+    let file = config.data_dir.join("admin").join("zta.json");
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        return Ok(());
+    };
+    let mut credential: serde_json::Value = serde_json::from_str(&text)?;
+    credential["endpoint"] = reachable(address).to_string().into();
+    write_private(&file, &format!("{credential:#}\n"))
+}
+
+/// Where a local client finds a server that listens there.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        SocketAddr::from(([127, 0, 0, 1], address.port()))
+    } else {
+        address
+    }
 }
 
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {

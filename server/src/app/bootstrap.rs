@@ -10,9 +10,9 @@ use super::material::Material;
 use super::{AppError, start_error};
 use crate::audit::{AppendError, Audit, Record};
 use crate::config::Config;
-use crate::model::{Change, EntityUid, Event, EventType, Revision, RevisionMeta};
+use crate::model::{AccessRequest, Change, EntityUid, Event, EventType, Revision, RevisionMeta};
 use crate::pdp::Pdp;
-use crate::policy::{PolicySource, builtin_source, compile, content_sha256};
+use crate::policy::{Compiled, Facts, PolicySource, builtin_source, compile, content_sha256};
 use crate::store::SharedStore;
 
 /// Makes what a new log needs. `None` when everything is there already.
@@ -29,7 +29,7 @@ pub(super) async fn first_start(
         let event = Event::new(EventType::LogCreated, audit.log_id(), Uuid::now_v7(), now)
             .with_detail("revision", "1")
             .with_detail("content_sha256", hex::encode(revision.meta.content_sha256))
-            .with_detail("origin", material.origin.as_str());
+            .with_detail("vkey", material.vkey.as_str());
         append(audit, event, Change::ApplyRevision(Box::new(revision))).await?;
     }
     if !changes.users.is_empty() {
@@ -72,6 +72,7 @@ fn revision_1(
             lines.join("\n")
         ))
     })?;
+    require_administrator(&compiled, material, now)?;
     Ok(Revision {
         meta: RevisionMeta {
             number: 1,
@@ -84,6 +85,36 @@ fn revision_1(
         schema_files: source.schemas,
         chunks: compiled.chunks,
     })
+}
+
+/// The first policies must let the administrator apply the next ones: nobody else could.
+fn require_administrator(
+    compiled: &Compiled,
+    material: &Material,
+    now: OffsetDateTime,
+) -> Result<(), AppError> {
+    let trust_domain = material.ca.trust_domain();
+    let administrator = administrator::principal(trust_domain);
+    let zone = EntityUid::new("ZTA::Zone", trust_domain.as_str());
+    let request = AccessRequest::new(EntityUid::action("apply_policy"), zone);
+    let facts = Facts {
+        now,
+        source: None,
+        authentication_method: "mtls",
+        authentication_age_seconds: 0,
+        resource: None,
+    };
+    let verdict = compiled
+        .evaluate(&administrator, &request, &facts)
+        .map_err(start_error)?;
+    match verdict.deny {
+        None => Ok(()),
+        Some(_) => Err(AppError::Start(format!(
+            "the policies of the first start lock the administrator out ({}); permit \
+             `apply_policy` to the role `administrator`, as policies/admin.cedar does",
+            verdict.message
+        ))),
+    }
 }
 
 /// Puts the start on record, with what was configured (no secret is among it).

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{AppError, start_error};
 use crate::api::tls::{TlsConfigError, TlsMaterial, TlsReload};
-use crate::audit::checkpoint;
+use crate::audit::checkpoint::{self, VerifierKey};
 use crate::config::Config;
 use crate::identity::ca::Ca;
 use crate::identity::public_key::PublicKey;
@@ -26,6 +26,9 @@ pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::days(14);
 /// The CA certificate's name among the blobs. The first one stored is the one.
 const CA_BLOB: &str = "ca_certificate";
 
+/// The log's public key among the blobs.
+const VKEY_BLOB: &str = "log_vkey";
+
 /// The names that a local client uses.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
@@ -36,6 +39,8 @@ pub(super) struct Material {
     pub(super) log_key: Arc<dyn SigningKey>,
     /// The log's name in checkpoints.
     pub(super) origin: String,
+    /// The log's public key in the note format.
+    pub(super) vkey: String,
     token_key: Arc<dyn SigningKey>,
     server_key: Arc<dyn SigningKey>,
     server_names: Vec<String>,
@@ -69,10 +74,23 @@ impl Material {
                 .filter(|n| !n.is_empty())
                 .cloned(),
         );
+        let origin = checkpoint::origin(&config.trust_domain, log_id);
+        let log_key = key(KeyName::Log).await?;
+        let vkey = VerifierKey::from_spki(origin.clone(), log_key.public_key_spki_der())
+            .map_err(start_error)?
+            .vkey();
+        let pinned = store.put_blob_if_absent(VKEY_BLOB, vkey.as_bytes()).await?;
+        // With another key, checkpoints would go on that nobody who holds the old one accepts.
+        if pinned != vkey.as_bytes() {
+            let text = "the log's key is not the one that this log began with; restore it \
+                        from a backup";
+            return Err(AppError::Start(text.to_owned()));
+        }
         Ok(Self {
             ca: Arc::new(ca),
-            log_key: key(KeyName::Log).await?,
-            origin: checkpoint::origin(&config.trust_domain, log_id),
+            log_key,
+            origin,
+            vkey,
             token_key: key(KeyName::Token).await?,
             server_key: key(KeyName::ServerTls).await?,
             server_names,

@@ -94,11 +94,12 @@ pub async fn migrate(config: &Config) -> Result<(), AppError> {
 }
 
 /// Verifies the whole log of this configuration's store. Returns the proof and the log's
-/// public key in the note format.
+/// public key in the note format. Without `vkey` the key is taken from where the server
+/// keeps its own; an auditor who trusts neither brings the one published before.
 ///
 /// # Errors
 /// [`AppError::Verify`] when the log is not what it should be; else it could not run.
-pub async fn verify(config: &Config) -> Result<(Proof, String), AppError> {
+pub async fn verify(config: &Config, vkey: Option<&str>) -> Result<(Proof, String), AppError> {
     let file = config.sqlite_path();
     if config.database_url.is_none() && !file.exists() {
         let text = format!(
@@ -109,13 +110,20 @@ pub async fn verify(config: &Config) -> Result<(Proof, String), AppError> {
     }
     let store = open_store(config).await?;
     let head = store.head().await?;
-    let keys = material::key_service(config, &store, head.log_id)?;
-    let key = keys
-        .load_or_create(KeyName::Log)
-        .await
-        .map_err(start_error)?;
-    let origin = checkpoint::origin(&config.trust_domain, head.log_id);
-    let key = VerifierKey::from_spki(origin, key.public_key_spki_der()).map_err(start_error)?;
+    let key = match vkey {
+        Some(vkey) => VerifierKey::from_vkey(vkey).map_err(start_error)?,
+        None => {
+            let keys = material::key_service(config, &store, head.log_id)?;
+            let key = keys.existing(KeyName::Log).await.map_err(start_error)?;
+            let key = key.ok_or_else(|| {
+                let text = "the log's key is not there; restore it, or give its public half \
+                            with --vkey (`log_created`, the log's first event, names it)";
+                AppError::Start(text.to_owned())
+            })?;
+            let origin = checkpoint::origin(&config.trust_domain, head.log_id);
+            VerifierKey::from_spki(origin, key.public_key_spki_der()).map_err(start_error)?
+        }
+    };
     let proof = verify::verify(&store, &key).await?;
     store.close().await;
     Ok((proof, key.vkey()))
@@ -257,8 +265,8 @@ fn announce(
     .map_err(start_error)?;
     let endpoint = config.data_dir.join("endpoint");
     std::fs::write(&endpoint, address.to_string()).map_err(start_error)?;
+    administrator::refresh_endpoint(config, address).map_err(start_error)?;
     if let Some(first) = first {
-        first.write_endpoint(address).map_err(start_error)?;
         tracing::info!(
             credential = %first.credential_dir.display(),
             "first start: the administrator's credential is in this folder; keep it safe"

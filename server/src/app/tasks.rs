@@ -21,8 +21,7 @@ use crate::model::EventType;
 use crate::pdp::{Clock, Pdp};
 use crate::store::SharedStore;
 
-/// Handshake failures that may wait to be recorded; further ones are only counted by
-/// the summary of their second.
+/// Handshake failures that may wait to be recorded; more than that are only logged.
 const HANDSHAKES_QUEUED_MAX: usize = 1024;
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_secs(1);

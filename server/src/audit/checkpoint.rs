@@ -70,6 +70,33 @@ impl VerifierKey {
         Ok(Self { origin, public })
     }
 
+    /// From the note format's text form.
+    ///
+    /// # Errors
+    /// When it is not an Ed25519 key in that form.
+    pub fn from_vkey(vkey: &str) -> Result<Self, CheckpointError> {
+        let mut parts = vkey.trim().splitn(3, '+');
+        let (Some(origin), Some(_), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(CheckpointError::Key);
+        };
+        let key = BASE64.decode(key).map_err(|_| CheckpointError::Key)?;
+        let public = match key.split_first() {
+            Some((&ED25519_TYPE, public)) => public.try_into().ok(),
+            _ => None,
+        };
+        let public = public.ok_or(CheckpointError::Key)?;
+        let parsed = Self {
+            origin: origin.to_owned(),
+            public,
+        };
+        // The id in the middle is a checksum over name and key.
+        if parsed.vkey() == vkey.trim() {
+            Ok(parsed)
+        } else {
+            Err(CheckpointError::Key)
+        }
+    }
+
     /// The log's name.
     pub fn origin(&self) -> &str {
         &self.origin
@@ -202,6 +229,12 @@ mod tests {
         let verifier =
             VerifierKey::from_spki(origin.clone(), key.public_key_spki_der()).expect("spki");
         assert_eq!(verifier.open(&note), Ok((1, tree.root())));
+        assert_eq!(
+            VerifierKey::from_vkey(&verifier.vkey()),
+            Ok(verifier.clone())
+        );
+        let altered = verifier.vkey().replacen("zta.local", "zta.locaI", 1);
+        assert_eq!(VerifierKey::from_vkey(&altered), Err(CheckpointError::Key));
         assert_eq!(
             verifier.open(&note.replacen("\n1\n", "\n2\n", 1)),
             Err(CheckpointError::Signature)

@@ -29,12 +29,17 @@ pub(crate) enum Command {
         oldest_first: bool,
     },
     /// Recompute the whole log from the store of this configuration.
-    Verify,
+    Verify {
+        /// The log's public key, from a place that the log's keeper cannot write;
+        /// without it the key that the server keeps.
+        #[arg(long)]
+        vkey: Option<String>,
+    },
 }
 
 pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Verify => verify(options).await,
+        Command::Verify { vkey } => verify(options, vkey.as_deref()).await,
         Command::List {
             limit,
             types,
@@ -104,9 +109,9 @@ async fn list(options: &Options, request: v1::ListEventsRequest) -> Result<(), F
     table(&headings, &rows)
 }
 
-async fn verify(options: &Options) -> Result<(), Failure> {
+async fn verify(options: &Options, vkey: Option<&str>) -> Result<(), Failure> {
     let config = options.server_config()?;
-    match app::verify(&config).await {
+    match app::verify(&config, vkey).await {
         Ok((proof, vkey)) => proved(options, &proof, &vkey),
         Err(app::AppError::Verify(VerifyError::Store(error))) => {
             Err(Failure::CouldNotRun(error.to_string()))

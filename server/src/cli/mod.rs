@@ -74,10 +74,7 @@ pub(crate) enum Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let text = match error.reason() {
-            Some(reason) => format!("{error} [{reason}]"),
-            None => error.to_string(),
-        };
+        let text = error.to_string();
         match &error {
             Error::Rpc(rpc) if !rpc.is_retriable() => Self::No(text),
             _ => Self::CouldNotRun(text),

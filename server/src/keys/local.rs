@@ -106,6 +106,12 @@ impl KeyService for LocalKeys {
             None => Err(KeyError::Malformed(name)),
         }
     }
+
+    async fn existing(&self, name: KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
+        Ok(self
+            .load(name)?
+            .map(|key| Arc::new(key) as Arc<dyn SigningKey>))
+    }
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {

@@ -95,6 +95,12 @@ pub(crate) trait KeyService: Send + Sync {
     /// # Errors
     /// A key that exists but cannot be read safely is never replaced.
     async fn load_or_create(&self, name: KeyName) -> Result<Arc<dyn SigningKey>, KeyError>;
+
+    /// The key `name`, if it was made already.
+    ///
+    /// # Errors
+    /// A key that exists but cannot be read safely.
+    async fn existing(&self, name: KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError>;
 }
 
 /// Why a key could not be loaded, made or used.

@@ -168,6 +168,12 @@ impl<S: WrappedKeyStore> KeyService for WrappedKeys<S> {
         };
         Ok(Arc::new(self.open(name, &sealed)?))
     }
+
+    async fn existing(&self, name: KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
+        let stored = self.store.get(name.as_str()).await.map_err(store_error)?;
+        let open = |sealed: Vec<u8>| Ok(Arc::new(self.open(name, &sealed)?) as Arc<dyn SigningKey>);
+        stored.map(open).transpose()
+    }
 }
 
 impl<S> fmt::Debug for WrappedKeys<S> {

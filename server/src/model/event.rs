@@ -146,9 +146,6 @@ pub struct Event {
     /// The W3C trace id, 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
-    /// SHA-256 of the canonical tool arguments, hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub arguments_sha256: Option<String>,
     /// SHA-256 over salt and inputs (see [`Inputs`]), hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs_sha256: Option<String>,
@@ -182,7 +179,6 @@ impl Event {
             user: None,
             correlation_id: None,
             trace_id: None,
-            arguments_sha256: None,
             inputs_sha256: None,
             detail: serde_json::Map::new(),
         }

@@ -6,7 +6,7 @@ use serde_json::Value;
 pub const REDACTED: &str = "[redacted]";
 
 /// Paths whose values are not stored. A path is a dotted list of keys from the root of
-/// the inputs, for example `input.password`; `*` matches one key or index, `**` any number.
+/// the inputs, for example `arguments.password`; `*` matches one key or index, `**` any number.
 #[derive(Clone, Debug)]
 pub struct Redaction {
     paths: Vec<Vec<String>>,

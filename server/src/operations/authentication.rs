@@ -14,12 +14,8 @@ impl Operations {
         &self,
         credential: &Credential,
     ) -> Result<Challenge, OperationError> {
-        let caller = self.known_caller(credential).await?;
-        let Some(certificate) = credential
-            .certificate
-            .as_deref()
-            .filter(|_| caller.is_some())
-        else {
+        self.known_caller(credential).await?;
+        let Some(certificate) = credential.certificate.as_deref() else {
             return Err(OperationError::Signature);
         };
         Ok(self
@@ -36,7 +32,7 @@ impl Operations {
     ) -> Result<(IssuedToken, Caller), OperationError> {
         let now = (self.pdp.clock)();
         let caller = self.known_caller(credential).await?;
-        let (Some(certificate), Some(caller)) = (credential.certificate.as_deref(), caller) else {
+        let Some(certificate) = credential.certificate.as_deref() else {
             return Err(OperationError::Signature);
         };
         // Spent before the signature is looked at: a wrong one spends it, too.
@@ -78,10 +74,7 @@ impl Operations {
     }
 
     /// The caller, if it may log in at all.
-    async fn known_caller(
-        &self,
-        credential: &Credential,
-    ) -> Result<Option<Caller>, OperationError> {
+    async fn known_caller(&self, credential: &Credential) -> Result<Caller, OperationError> {
         let now = (self.pdp.clock)();
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
@@ -91,6 +84,6 @@ impl Operations {
                 .await?;
             return Err(OperationError::Contained(caller.principal.state));
         }
-        Ok(Some(caller))
+        Ok(caller)
     }
 }

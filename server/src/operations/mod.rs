@@ -134,7 +134,7 @@ fn detail<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {
         .collect()
 }
 
-/// A text that stands in a record or an error: bounded, one line.
+/// A text of a person for the record: bounded, without control characters.
 fn text_field(field: &'static str, text: &str, bytes_max: usize) -> Result<(), OperationError> {
     if text.len() > bytes_max {
         let why = format!("has {} bytes, at most {bytes_max} are allowed", text.len());

@@ -214,7 +214,13 @@ impl Compiled {
 
     /// One sentence for a person or a model.
     fn message(&self, verdict: &Verdict, request: &AccessRequest) -> String {
-        let what = format!("`{}` on `{}`", verdict.action.id, request.resource.id);
+        // A declared tool's action has the tool's own name.
+        let (action, resource) = (&verdict.action.id, &request.resource.id);
+        let what = if action == resource {
+            format!("`{resource}`")
+        } else {
+            format!("`{action}` on `{resource}`")
+        };
         let by = verdict.policies.join("`, `");
         match verdict.deny {
             None => format!("{what} is permitted by `{by}`"),

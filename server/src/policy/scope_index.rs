@@ -142,7 +142,7 @@ impl ScopeIndex {
         &self,
         request: &Request,
         entities: &Entities,
-    ) -> Result<Response, PolicySetError> {
+    ) -> Result<Response, Box<PolicySetError>> {
         let candidates = self.candidates(request, entities);
         let policies = candidates
             .into_iter()

@@ -88,9 +88,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 43
     """UNAVAILABLE: the store cannot be reached or the audit cannot be written; nothing was decided."""
     ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 44
-    """UNAVAILABLE: no policy revision is active, or the server is draining."""
+    """UNAVAILABLE: no policy revision is active, or no checkpoint is signed yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 50
-    """INTERNAL: a defect of the server. The metadata carries an id to look for in its logs."""
+    """INTERNAL: a defect of the server. The message carries an id to look for in its logs."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo (domain `zta`). ErrorInfo.reason is the
@@ -163,7 +163,7 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 42
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 43
 """UNAVAILABLE: the store cannot be reached or the audit cannot be written; nothing was decided."""
 ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 44
-"""UNAVAILABLE: no policy revision is active, or the server is draining."""
+"""UNAVAILABLE: no policy revision is active, or no checkpoint is signed yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 50
-"""INTERNAL: a defect of the server. The metadata carries an id to look for in its logs."""
+"""INTERNAL: a defect of the server. The message carries an id to look for in its logs."""
 global___ErrorReason = ErrorReason

@@ -100,7 +100,17 @@ impl AuthorizationDoor {
         request: v1::AuthorizeRequest,
     ) -> Result<v1::AuthorizeResponse, Status> {
         let correlation_id = request.correlation_id.clone();
-        let request = parse(request)?;
+        let request = match parse(request) {
+            Ok(request) => request,
+            // What is wrong with a request is told to those who may make one.
+            Err(status) => {
+                let state = self.pdp.replica.current();
+                self.pdp
+                    .authenticate(credential, &state, (self.pdp.clock)())
+                    .await?;
+                return Err(status);
+            }
+        };
         let decision = self.pdp.decide(credential, &request).await?;
         self.metrics.decided(&decision);
         Ok(answer(decision, correlation_id))

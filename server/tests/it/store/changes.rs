@@ -408,7 +408,6 @@ pub(crate) async fn each_change(store: &SharedStore) {
         enroll_at("t1", instance(1, AGENT), NOW),
         Change::Renew {
             instance_id: Uuid::from_u128(1),
-            generation: 1,
         },
         set_state(AgentState::Isolated, &[AgentState::Active]),
         Change::ApplyRevision(Box::new(one)),
