@@ -288,7 +288,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went() {
     );
     let (code, _, error) = run(&server, &["policy", "apply", &good, "--expected", "1"]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("[REVISION_CONFLICT]"), "{error}");
+    assert!(error.contains("(REVISION_CONFLICT)"), "{error}");
     let (code, said, _) = run(&server, &["policy", "log", "--json"]);
     let lines: Vec<serde_json::Value> = said
         .lines()
