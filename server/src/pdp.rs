@@ -125,9 +125,15 @@ impl Pdp {
             let facts = facts(&state, &caller, credential, request, now);
             let verdict = match contained(&caller, request) {
                 Some(verdict) => verdict,
-                None => revision
+                None => match revision
                     .compiled
-                    .evaluate(&caller.principal, request, &facts)?,
+                    .evaluate(&caller.principal, request, &facts)
+                {
+                    Ok(verdict) => verdict,
+                    // What the schema does not have may be in one applied elsewhere.
+                    Err(_) if self.replica.is_newer_than(state.epoch).await? => continue,
+                    Err(error) => return Err(error.into()),
+                },
             };
             let act = match prepare {
                 Some(prepare) if verdict.deny.is_none() => prepare(&state, &caller, now),
@@ -189,7 +195,16 @@ impl Pdp {
         state: &State,
         now: OffsetDateTime,
     ) -> Result<Caller, PdpError> {
-        match state.registry.authenticate(credential, &self.tokens, now) {
+        use AuthenticationError::{KeyUnknown, PrincipalUnknown};
+        let mut found = state.registry.authenticate(credential, &self.tokens, now);
+        // What is not known here may have been enrolled elsewhere.
+        if matches!(found, Err(KeyUnknown | PrincipalUnknown))
+            && self.replica.is_newer_than(state.epoch).await?
+        {
+            let registry = &self.replica.current().registry;
+            found = registry.authenticate(credential, &self.tokens, now);
+        }
+        match found {
             Ok(caller) => Ok(caller),
             Err(error) => {
                 self.record_refusal(credential, &error.to_string(), now)

@@ -86,6 +86,19 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether the store has moved on since `epoch`; the state is then of a later one.
+    /// Asked before a refusal that never meets the head row's lock, such as of a key
+    /// that another replica may have enrolled a moment ago.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn is_newer_than(&self, epoch: u64) -> Result<bool, StoreError> {
+        if self.current.load().epoch <= epoch {
+            self.catch_up(self.store.head().await?.epoch).await?;
+        }
+        Ok(self.current.load().epoch > epoch)
+    }
+
     /// Keeps up with other replicas. Never ends; a failing store is tried again.
     pub(crate) async fn follow(self: Arc<Self>) {
         loop {
