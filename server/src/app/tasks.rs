@@ -271,9 +271,8 @@ async fn probe(store: &SharedStore, pdp: &Pdp) -> Result<(), String> {
     if pdp.replica.current().revision.is_none() {
         return Err("no policy revision is in force".to_owned());
     }
-    // The writer's own first step; dropped, it is rolled back.
-    match tokio::time::timeout(PROBE_TIMEOUT, store.begin()).await {
-        Ok(Ok(_)) => Ok(()),
+    match tokio::time::timeout(PROBE_TIMEOUT, pdp.audit.probe(store)).await {
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
             tracing::warn!(%error, "not ready: the audit cannot be written");
             Err("the audit cannot be written".to_owned())

@@ -9,6 +9,8 @@
 //! it, events stand in the log whose callers never heard of them. The reverse, an answer
 //! without its event, cannot happen.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -99,13 +101,43 @@ struct Submission {
 pub struct Audit {
     log_id: Uuid,
     queue: mpsc::Sender<Submission>,
+    failing: Arc<AtomicBool>,
 }
 
 impl Audit {
     /// The way to a writer on this store, and the writer itself, to be run as a task.
     pub fn new(log_id: Uuid, store: SharedStore) -> (Self, Sequencer) {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-        (Self { log_id, queue }, Sequencer { store, receiver })
+        let failing = Arc::new(AtomicBool::new(false));
+        let audit = Self {
+            log_id,
+            queue,
+            failing: Arc::clone(&failing),
+        };
+        let sequencer = Sequencer {
+            store,
+            receiver,
+            failing,
+        };
+        (audit, sequencer)
+    }
+
+    /// Whether the log can be written: a transaction can begin and, if the last batch
+    /// failed, one commits again. A full disk shows at a COMMIT and not before it.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn probe(&self, store: &SharedStore) -> Result<(), StoreError> {
+        let tx = store.begin().await?;
+        if self.failing.load(Ordering::Relaxed) {
+            // Only a change makes a database write. A higher epoch is one that says
+            // nothing: replicas look, and find no news.
+            let mut head = tx.head().clone();
+            head.epoch += 1;
+            tx.commit(&head).await?;
+            self.failing.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// The log.
@@ -150,6 +182,7 @@ impl Audit {
 pub struct Sequencer {
     store: SharedStore,
     receiver: mpsc::Receiver<Submission>,
+    failing: Arc<AtomicBool>,
 }
 
 type Reply = oneshot::Sender<Result<Appended, AppendError>>;
@@ -172,35 +205,41 @@ impl Sequencer {
             // had no answer and will get none.
             batch.retain(|s| !s.reply.is_closed());
             if !batch.is_empty() {
-                commit_or_split(&self.store, std::mem::take(&mut batch)).await;
+                let works = commit_or_split(&self.store, std::mem::take(&mut batch)).await;
+                self.failing.store(!works, Ordering::Relaxed);
             }
         }
     }
 }
 
 /// Commits a batch. If the store refuses it for what is in it, each event gets a
-/// transaction of its own, so that one bad event does not poison the rest.
-async fn commit_or_split(store: &SharedStore, batch: Vec<Submission>) {
+/// transaction of its own, so that one bad event does not poison the rest. Says whether
+/// the store works, whatever it thought of the events.
+async fn commit_or_split(store: &SharedStore, batch: Vec<Submission>) -> bool {
     match commit(store, batch).await {
-        Ok(()) => {}
+        Ok(()) => true,
         Err((batch, error)) if batch.len() > 1 && matches!(error, StoreError::Refused(_)) => {
+            let mut works = true;
             for submission in batch {
                 if let Err((one, error)) = commit(store, vec![submission]).await {
-                    fail(one, &error);
+                    works &= fail(one, &error);
                 }
             }
+            works
         }
         Err((batch, error)) => fail(batch, &error),
     }
 }
 
-fn fail(batch: Vec<Submission>, error: &StoreError) {
+/// Answers the callers; whether the store refused the events, rather than failed.
+fn fail(batch: Vec<Submission>, error: &StoreError) -> bool {
     tracing::error!(events = batch.len(), %error, "events could not be put on record");
     for submission in batch {
         let _ = submission
             .reply
             .send(Err(AppendError::Store(error.to_string())));
     }
+    matches!(error, StoreError::Refused(_))
 }
 
 /// One transaction. On an error the submissions come back, unanswered.
