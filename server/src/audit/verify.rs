@@ -67,7 +67,10 @@ pub async fn verify(store: &SharedStore, key: &VerifierKey) -> Result<Proof, Ver
         .map(|_| Frontier::default().root());
     let mut next = 0;
     while next < head.size {
-        let rows = store.read(next, PAGE).await?;
+        let rows = match store.read(next, PAGE).await {
+            Err(StoreError::Corrupt(what)) => return Err(first_unreadable(store, next, what).await),
+            rows => rows?,
+        };
         if rows.is_empty() {
             break;
         }
@@ -85,6 +88,18 @@ pub async fn verify(store: &SharedStore, key: &VerifierKey) -> Result<Proof, Ver
     verifier
         .finish(&head, signed, root_at_checkpoint, store)
         .await
+}
+
+/// A row among the next ones holds what no server writes: which one it is.
+async fn first_unreadable(store: &SharedStore, from: u64, what: String) -> VerifyError {
+    for sequence in from..from.saturating_add(PAGE.into()) {
+        match store.read(sequence, 1).await {
+            Ok(_) => {}
+            Err(StoreError::Corrupt(what)) => return VerifyError::Record { sequence, what },
+            Err(error) => return error.into(),
+        }
+    }
+    StoreError::Corrupt(what).into()
 }
 
 /// The state of a verification.
@@ -129,6 +144,9 @@ impl Verifier {
         let event = Event::from_leaf(&row.leaf).map_err(|e| bad(e.to_string()))?;
         if event.log_id != self.log_id {
             return Err(bad("the leaf belongs to another log".into()));
+        }
+        if row.log_id != event.log_id {
+            return Err(bad("the column `log_id` is not what the leaf says".into()));
         }
         if !self.ids.insert(event.id) {
             return Err(bad(

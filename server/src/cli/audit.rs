@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use zta_client::v1;
 use zta_server::app;
 use zta_server::audit::verify::{Proof, VerifyError};
+use zta_server::store::StoreError;
 
 use super::{Failure, Options, line, table};
 
@@ -113,14 +114,20 @@ async fn verify(options: &Options, vkey: Option<&str>) -> Result<(), Failure> {
     let config = options.server_config()?;
     match app::verify(&config, vkey).await {
         Ok((proof, vkey)) => proved(options, &proof, &vkey),
-        Err(app::AppError::Verify(VerifyError::Store(error))) => {
+        // What no server writes is a finding, not an obstacle.
+        Err(app::AppError::Store(error @ StoreError::Corrupt(_))) => Err(not_verified(&error)),
+        Err(app::AppError::Verify(VerifyError::Store(error)))
+            if !matches!(error, StoreError::Corrupt(_)) =>
+        {
             Err(Failure::CouldNotRun(error.to_string()))
         }
-        Err(app::AppError::Verify(error)) => Err(Failure::No(format!(
-            "the audit log does NOT verify: {error}"
-        ))),
+        Err(app::AppError::Verify(error)) => Err(not_verified(&error)),
         Err(error) => Err(Failure::CouldNotRun(error.to_string())),
     }
+}
+
+fn not_verified(error: &dyn std::fmt::Display) -> Failure {
+    Failure::No(format!("the audit log does NOT verify: {error}"))
 }
 
 fn proved(options: &Options, proof: &Proof, vkey: &str) -> Result<(), Failure> {

@@ -52,6 +52,8 @@ pub struct PreparedEvent {
 pub struct StoredEvent {
     /// Its place.
     pub sequence: u64,
+    /// The log, as the column says.
+    pub log_id: Uuid,
     /// The leaf's bytes.
     pub leaf: Vec<u8>,
     /// The leaf hash as stored.

@@ -95,7 +95,7 @@ fn array_literal(items: &[String]) -> String {
     literal + "}"
 }
 
-const COLUMNS: &str = "sequence, event_id, time, type, actor_type, actor_id, instance_id, \
+const COLUMNS: &str = "sequence, audit_events.log_id, event_id, time, type, actor_type, actor_id, instance_id, \
     host(source) AS source, action_type, action_id, resource_type, resource_id, effect, reason, \
     policies, revision, session_id, task_id, user_id, correlation_id, trace_id, leaf, leaf_hash";
 
@@ -177,6 +177,7 @@ fn event(row: &PgRow) -> Result<StoredEvent, StoreError> {
     let revision: Option<i64> = row.try_get("revision").map_err(translate)?;
     Ok(StoredEvent {
         sequence: unsigned(row.try_get("sequence").map_err(translate)?)?,
+        log_id: row.try_get("log_id").map_err(translate)?,
         leaf: bytes("leaf")?.ok_or_else(must)?.to_vec(),
         leaf_hash: digest(bytes("leaf_hash")?.ok_or_else(must)?)?,
         inputs,

@@ -408,6 +408,7 @@ fn event(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
         _ => None,
     };
     Ok(StoredEvent {
+        log_id: parse_uuid(&must("log_id")?)?,
         sequence: unsigned(row.try_get("sequence").map_err(translate)?)?,
         leaf: bytes("leaf")?,
         leaf_hash: digest(&bytes("leaf_hash")?)?,
