@@ -2,10 +2,11 @@
 //! `zta` as a child process.
 
 mod architecture;
+mod audit;
 mod crash;
 mod doors;
 mod identity;
+mod operations;
 mod policy;
 mod store;
-#[allow(dead_code, reason = "the next groups use the rest")]
 mod support;

@@ -1,11 +1,12 @@
 //! Connections without a client certificate: the plain HTTP paths, gRPC as a stranger
 //! sends it, and raw bytes.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -14,15 +15,17 @@ use tonic::transport::{Channel, Endpoint};
 use super::Server;
 
 /// A TLS connection without a client certificate.
-pub(crate) async fn connect(server: &Server, protocol: &[u8]) -> TlsStream<TcpStream> {
-    dial(server.endpoint(), &server.data().join("ca.pem"), protocol)
+async fn connect(server: &Server, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let ca = server.data().join("ca.pem");
+    dial(server.endpoint(), &ca, None, protocol)
         .await
         .expect("connects")
 }
 
 async fn dial(
     endpoint: &str,
-    ca: &std::path::Path,
+    ca: &Path,
+    credential: Option<&Path>,
     protocol: &[u8],
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
@@ -30,11 +33,21 @@ async fn dial(
         roots.add(root.expect("PEM")).expect("a root");
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match credential {
+        None => config.with_no_client_auth(),
+        Some(folder) => {
+            let chain = CertificateDer::pem_file_iter(folder.join("cert.pem")).expect("cert.pem");
+            let chain = chain.map(|der| der.expect("PEM")).collect();
+            let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).expect("key.pem");
+            config
+                .with_client_auth_cert(chain, key)
+                .expect("a credential")
+        }
+    };
     config.alpn_protocols = vec![protocol.to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("127.0.0.1").expect("a name");
@@ -72,10 +85,22 @@ pub(crate) async fn handshake_with(
 
 /// A gRPC channel without a client certificate.
 pub(crate) fn anonymous(server: &Server) -> Channel {
+    channel(server, None)
+}
+
+/// A gRPC channel under the administrator's certificate, for calls that no client makes.
+pub(crate) fn administrators(server: &Server) -> Channel {
+    channel(server, Some(server.data().join("admin")))
+}
+
+fn channel(server: &Server, credential: Option<PathBuf>) -> Channel {
     let (endpoint, ca) = (server.endpoint().to_owned(), server.data().join("ca.pem"));
     let connector = tower::service_fn(move |_: http::Uri| {
-        let (endpoint, ca) = (endpoint.clone(), ca.clone());
-        async move { dial(&endpoint, &ca, b"h2").await.map(TokioIo::new) }
+        let (endpoint, ca, credential) = (endpoint.clone(), ca.clone(), credential.clone());
+        async move {
+            let stream = dial(&endpoint, &ca, credential.as_deref(), b"h2").await;
+            stream.map(TokioIo::new)
+        }
     });
     Endpoint::from_shared(format!("https://{}", server.endpoint()))
         .expect("an endpoint")

@@ -11,7 +11,6 @@ use super::Server;
 
 /// A CA that signs what a test wants.
 pub(crate) struct Forger {
-    ca_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -22,9 +21,7 @@ impl Forger {
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("params");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let certificate = params.self_signed(&key).expect("a CA");
         Self {
-            ca_pem: certificate.pem(),
             issuer: Issuer::new(params, key),
         }
     }
@@ -35,7 +32,7 @@ impl Forger {
         let (ca_pem, key) = (read("ca.pem"), read("keys/ca.pem"));
         let key = KeyPair::from_pem(&key).expect("the CA's key");
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, key).expect("the CA");
-        Self { ca_pem, issuer }
+        Self { issuer }
     }
 
     /// A certificate for a key (PKCS#8 PEM) that begins an hour ago and ends after `lifetime`.
@@ -72,11 +69,6 @@ impl Forger {
             &ca,
         )
         .expect("a credential")
-    }
-
-    /// The CA's own certificate.
-    pub(crate) fn ca_pem(&self) -> &str {
-        &self.ca_pem
     }
 }
 

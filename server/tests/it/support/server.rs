@@ -19,6 +19,7 @@ pub(crate) struct Setup {
     database: Database,
     settings: Vec<(String, String)>,
     policies: Vec<String>,
+    file_size_signal: bool,
 }
 
 impl Setup {
@@ -28,7 +29,15 @@ impl Setup {
             database,
             settings: Vec::new(),
             policies: CREW.map(str::to_owned).to_vec(),
+            file_size_signal: true,
         }
+    }
+
+    /// A write beyond the limit of file sizes is an error, as on a full disk, and not the
+    /// end of the process.
+    pub(crate) fn ignoring_file_size_signal(mut self) -> Self {
+        self.file_size_signal = false;
+        self
     }
 
     /// On SQLite.
@@ -62,6 +71,7 @@ impl Setup {
         )];
         settings.extend(self.settings);
         let mut server = Server::new(folder, Arc::new(self.database), settings);
+        server.file_size_signal = self.file_size_signal;
         if let Database::Postgres(database) = &*server.database {
             let mut migrate = server.command(&["migrate"]);
             migrate.env("ZTA_DATABASE_URL", database.superuser_url());
@@ -78,6 +88,7 @@ pub(crate) struct Server {
     folder: TempDir,
     pub(crate) database: Arc<Database>,
     settings: Vec<(String, String)>,
+    file_size_signal: bool,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
     endpoint: String,
@@ -103,6 +114,7 @@ impl Server {
             folder,
             database,
             settings,
+            file_size_signal: true,
             child: None,
             log: Arc::default(),
             endpoint: "127.0.0.1:0".to_owned(),
@@ -123,7 +135,14 @@ impl Server {
 
     /// `zta` with this server's environment and no other variable.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_zta"));
+        let zta = env!("CARGO_BIN_EXE_zta");
+        let mut command = if self.file_size_signal {
+            Command::new(zta)
+        } else {
+            let mut command = Command::new("sh");
+            command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", zta]);
+            command
+        };
         command
             .args(arguments)
             .env_clear()

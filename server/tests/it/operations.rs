@@ -1,0 +1,8 @@
+//! Running it: what refuses to start, what happens when the store is away, how it stops,
+//! and several replicas on one database.
+
+mod drain;
+mod http;
+mod replicas;
+mod start;
+mod store_away;
