@@ -25,6 +25,8 @@ pub(crate) struct Cli {
     command: Command,
 }
 
+const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
+
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
@@ -98,6 +100,8 @@ impl From<std::io::Error> for Failure {
 pub(crate) fn run(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Cedar recurses over policies; address space, not memory.
+        .thread_stack_size(THREAD_STACK_BYTES)
         .build()
     {
         Ok(runtime) => runtime,

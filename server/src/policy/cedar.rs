@@ -8,6 +8,8 @@ use cedar_policy::{
     EntityUid as CedarUid, PolicyId, PolicySet, Request, Schema,
 };
 
+use super::limits::{NESTING_MAX, STATEMENT_BYTES_MAX};
+use super::nesting::too_deep_at;
 use super::scope_index::ScopeIndex;
 use crate::model::{Effect, EntityUid};
 
@@ -52,6 +54,14 @@ impl CedarSetup {
     /// # Errors
     /// Which of the three does not parse, and why.
     pub fn parse(policies: &str, schema: &str, entities_json: &str) -> Result<Self, String> {
+        for (what, text) in [("policies", policies), ("schema", schema)] {
+            let line = too_deep_at(text);
+            if line > 0 {
+                return Err(format!(
+                    "{what}: line {line} nests more than {NESTING_MAX} levels deep, or its statement is longer than {STATEMENT_BYTES_MAX} bytes"
+                ));
+            }
+        }
         let policies = PolicySet::from_str(policies).map_err(|e| format!("policies: {e}"))?;
         let schema = if schema.trim().is_empty() {
             None

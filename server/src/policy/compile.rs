@@ -8,7 +8,8 @@ use cedar_policy::{PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, 
 use miette::Diagnostic as _;
 
 use super::actions::{ActionInfo, actions, tools};
-use super::limits::{FILES_MAX, SOURCE_BYTES_MAX};
+use super::limits::{FILES_MAX, NESTING_MAX, SOURCE_BYTES_MAX, STATEMENT_BYTES_MAX};
+use super::nesting::too_deep_at;
 use super::scope_index::ScopeIndex;
 use super::shape::SchemaJson;
 use super::source::{BUILTIN_SCHEMA, PolicySource};
@@ -116,6 +117,18 @@ fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
         } else if !names.insert(&file.name) {
             let message = format!("two files are named `{}`", file.name);
             errors.push(plain(message, "give each file its own name"));
+        }
+    }
+    for file in source.policies.iter().chain(&source.schemas) {
+        let line = too_deep_at(&file.text);
+        if line > 0 {
+            errors.push(Diagnostic {
+                file: file.name.clone(),
+                line,
+                message: format!("nests more than {NESTING_MAX} levels deep, or one statement is longer than {STATEMENT_BYTES_MAX} bytes"),
+                help: "split it into several policies or types".into(),
+                ..Diagnostic::default()
+            });
         }
     }
     if errors.is_empty() {

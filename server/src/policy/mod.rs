@@ -6,6 +6,7 @@ mod cedar;
 mod compile;
 mod convert;
 mod evaluate;
+mod nesting;
 mod scope_index;
 mod shape;
 mod source;
@@ -23,4 +24,8 @@ pub mod limits {
     pub const SOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;
     /// Files of a policy set.
     pub const FILES_MAX: usize = 1024;
+    /// Brackets and `if`s within each other, in a policy or a schema.
+    pub const NESTING_MAX: usize = 100;
+    /// Bytes of one policy, or of one declaration of a schema.
+    pub const STATEMENT_BYTES_MAX: usize = 32 * 1024;
 }

@@ -3,7 +3,8 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Facts, Party, PolicySource, compile};
+use super::limits::NESTING_MAX;
+use super::{CedarSetup, Facts, Party, PolicySource, compile};
 use crate::model::arguments::Arguments;
 use crate::model::{
     AccessRequest, AgentState, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile, Verdict,
@@ -100,4 +101,24 @@ fn a_denial_does_not_quote_what_the_model_wrote() {
     }
     request.arguments = Some(Arguments::parse(br#"{"at":"10.0.0.0/8"}"#));
     assert_eq!(decide(policy, &request, None).deny, None);
+}
+
+#[test]
+fn a_policy_that_nests_deeper_than_a_stack_is_refused() {
+    for (open, close) in [("(", ")"), ("!(", ")"), ("if true then true else ", "")] {
+        let text = |n: usize| {
+            let (open, close) = (open.repeat(n), close.repeat(n));
+            format!(
+                r#"@id("x") permit (principal, action, resource) when {{ {open}true{close} }};"#
+            )
+        };
+        // One level is the braces'.
+        assert!(compile(&source(&text(NESTING_MAX - 1))).is_ok(), "{open}");
+        for n in [NESTING_MAX, 100_000] {
+            let errors = compile(&source(&text(n))).expect_err(open);
+            assert!(errors[0].message.contains("nests"), "{}", errors[0].message);
+            let error = CedarSetup::parse(&text(n), "", "").expect_err(open);
+            assert!(error.contains("nests"), "{error}");
+        }
+    }
 }
