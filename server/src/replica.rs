@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::identity::registry::Registry;
 use crate::model::RevisionMeta;
-use crate::policy::{Compiled, PolicySource, compile};
+use crate::policy::{Compiled, PolicySource, compile, content_sha256};
 use crate::store::{Changes, SharedStore, StoreError};
 
 /// A revision in force.
@@ -125,6 +125,12 @@ async fn advance(state: &State, changes: Changes) -> Result<State, StoreError> {
                 policies: stored.policy_files(),
                 schemas: stored.schema_files,
             };
+            if content_sha256(&source) != stored.meta.content_sha256 {
+                let number = stored.meta.number;
+                let what =
+                    format!("the texts of revision {number} are not those that were applied");
+                return Err(StoreError::Corrupt(what));
+            }
             // Compiling a large revision takes seconds; other calls go on meanwhile.
             let compiled = tokio::task::spawn_blocking(move || compile(&source))
                 .await

@@ -58,8 +58,10 @@ pub(super) async fn load(
     };
     for row in &texts {
         let file = row.try_get("file").map_err(translate)?;
-        // A text that is gone is an error here, not a policy less.
-        let text = row.try_get("text").map_err(translate)?;
+        // A text that is gone is an error here, not a policy less. Asked for as a String,
+        // NULL would read as the empty text.
+        let text: Option<String> = row.try_get("text").map_err(translate)?;
+        let text = text.ok_or_else(|| corrupt("a revision without one of its texts"))?;
         match row.try_get("kind").map_err(translate)? {
             "policy" => {
                 let policy_id = row.try_get("policy_id").map_err(translate)?;

@@ -3,6 +3,7 @@
 use zta_server::model::arguments::sha256;
 use zta_server::model::revision::PolicyChunk;
 use zta_server::model::{Change, Conflict, EntityUid, Revision, RevisionMeta, SourceFile};
+use zta_server::store::StoreError;
 
 use super::changes::{conflicts, succeeds};
 use super::support::{Db, NOW};
@@ -83,6 +84,10 @@ pub(crate) async fn round_trip(db: Db) {
         assert_eq!(metas(list), expected);
     }
     assert_eq!(db.store.revisions(2, 1).await.expect("list"), [one.meta]);
+    let gone = "DELETE FROM policy_texts WHERE text LIKE '%forbid%'";
+    db.raw.execute(gone).await.expect("deleted");
+    let less = db.store.revision(2).await;
+    assert!(matches!(less, Err(StoreError::Corrupt(_))), "{less:?}");
 }
 
 /// The writer holds the head meanwhile: this has to be a matter of seconds.
