@@ -5,7 +5,8 @@ use serde_json::json;
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::{
-    AccessRequest, Change, Decision, Effect, EntityUid, Principal, Revision, RevisionMeta,
+    AccessRequest, AgentState, Change, Decision, Effect, EntityUid, Principal, Revision,
+    RevisionMeta,
 };
 use crate::pdp::{Act, PdpError, facts};
 use crate::policy::{
@@ -104,6 +105,9 @@ impl Operations {
         let now = (self.pdp.clock)();
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
+        if caller.principal.state != AgentState::Active {
+            return Ok(false);
+        }
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let facts = facts(&state, &caller, credential, request, now);
         let verdict = revision

@@ -1,6 +1,7 @@
 //! Decisions through each door: the golden tables of `policies/cases`, hostile input,
 //! and batches.
 
+mod gate;
 mod golden;
 
 use zta_client::v1::batch_authorize_item::Result as Item;

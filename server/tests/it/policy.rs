@@ -6,7 +6,7 @@ mod gates;
 
 use zta_client::{Client, v1};
 
-use crate::support::rpc::{allowed, authorize, call, refused};
+use crate::support::rpc::{allowed, authorize, call, denied, entity, refused};
 use crate::support::server::text;
 use crate::support::{Database, Setup};
 
@@ -48,6 +48,30 @@ async fn with(admin: &Client, name: &str, text: &str) -> v1::PolicySource {
     let (_, mut source) = in_force(admin).await;
     source.policies.push(file(name, text));
     source
+}
+
+#[tokio::test]
+async fn a_forbid_over_roles_of_the_other_agent_forbids() {
+    let server = Setup::sqlite().start().await;
+    let admin = server.admin();
+    let chatter = server.agent("chatter", &["talker"]).await;
+    server.register("vault", &["shielded"]).await;
+    server.register("lobby", &[]).await;
+    let text = r#"
+        @id("chat.all") permit (principal, action == ZTA::Action::"send_message", resource);
+        @id("chat.shielded") forbid (principal, action == ZTA::Action::"send_message",
+                                     resource in ZTA::Role::"shielded");"#;
+    let source = with(&admin, "chat.cedar", text).await;
+    apply(&admin, source, 1).await.expect("applied");
+    let message = |to: &str| v1::AuthorizeRequest {
+        action: entity("ZTA::Action", "send_message"),
+        resource: entity("ZTA::Agent", &format!("spiffe://zta.local/agent/{to}")),
+        ..v1::AuthorizeRequest::default()
+    };
+    allowed(&chatter, message("lobby")).await;
+    allowed(&chatter, message("chatter")).await;
+    let reason = denied(&chatter, message("vault")).await;
+    assert_eq!(reason, v1::DenyReason::Forbidden);
 }
 
 #[tokio::test]
