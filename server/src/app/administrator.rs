@@ -149,12 +149,18 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+/// Replaces a file by one for its owner alone. A reader, or a crash, meets the old one or
+/// the new one, never half of it.
+pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
+    let fresh = path.with_added_extension("new");
     let mut options = std::fs::OpenOptions::new();
     options.create(true).truncate(true).write(true).mode(0o600);
-    options.open(path)?.write_all(text.as_bytes())
+    let mut file = options.open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(fresh, path)
 }
 
 /// Issues the next certificate for the key in the folder, if there is one there, it is
@@ -216,7 +222,5 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
             .map_err(|e| e.to_string())?,
         Err(error) => return Err(error.to_string()),
     }
-    let fresh = dir.join(".cert.pem.new");
-    write_private(&fresh, &certificate.pem()).map_err(|e| e.to_string())?;
-    std::fs::rename(fresh, dir.join("cert.pem")).map_err(|e| e.to_string())
+    write_private(&dir.join("cert.pem"), &certificate.pem()).map_err(|e| e.to_string())
 }

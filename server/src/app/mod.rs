@@ -263,9 +263,10 @@ fn announce(
         material.ca.certificate_pem(),
     )
     .map_err(start_error)?;
-    let endpoint = config.data_dir.join("endpoint");
-    std::fs::write(&endpoint, address.to_string()).map_err(start_error)?;
     administrator::refresh_endpoint(config, address).map_err(start_error)?;
+    // Last: who waits for this file may use everything else.
+    let endpoint = config.data_dir.join("endpoint");
+    administrator::write_private(&endpoint, &address.to_string()).map_err(start_error)?;
     if let Some(first) = first {
         tracing::info!(
             credential = %first.credential_dir.display(),
