@@ -4,6 +4,7 @@
 mod certificates;
 mod contain;
 mod enroll;
+mod rpcs;
 mod tokens;
 
 use crate::support::Setup;

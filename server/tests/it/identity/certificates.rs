@@ -5,9 +5,9 @@ use std::time::Duration as StdDuration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use time::Duration;
-use tonic::Status;
 use zta_client::{Client, v1};
 
+use super::rpcs;
 use crate::support::http::anonymous;
 use crate::support::pki::{Forger, new_key, now};
 use crate::support::rpc::{allowed, authorize, call, denied, event, events, refusals, refused};
@@ -23,137 +23,15 @@ fn key_of(client: &Client) -> String {
 
 #[tokio::test]
 async fn without_a_certificate_only_enrolment_is_open() {
-    use v1::agent_service_client::AgentServiceClient;
-    use v1::audit_service_client::AuditServiceClient;
-    use v1::authentication_service_client::AuthenticationServiceClient;
-    use v1::authorization_service_client::AuthorizationServiceClient;
-    use v1::policy_service_client::PolicyServiceClient;
     let server = Setup::sqlite().start().await;
-    let channel = anonymous(&server);
-    let mut decisions = AuthorizationServiceClient::new(channel.clone());
-    let mut logins = AuthenticationServiceClient::new(channel.clone());
-    let mut agents = AgentServiceClient::new(channel.clone());
-    let mut policies = PolicyServiceClient::new(channel.clone());
-    let mut audit = AuditServiceClient::new(channel);
-    let agent = || "research".to_owned();
-    let name = || v1::RegisterRequest {
-        name: agent(),
-        ..Default::default()
-    };
-    let apply = v1::ApplyRequest {
-        source: Some(v1::PolicySource::default()),
-        ..Default::default()
-    };
-    let validate = v1::ValidateRequest {
-        source: Some(v1::PolicySource::default()),
-    };
-    let answers: [(&str, Result<(), Status>); 16] = [
-        (
-            "Authorize",
-            decisions.authorize(call("web_search")).await.map(drop),
-        ),
-        (
-            "GetChallenge",
-            logins
-                .get_challenge(v1::GetChallengeRequest {})
-                .await
-                .map(drop),
-        ),
-        ("Register", agents.register(name()).await.map(drop)),
-        (
-            "CreateJoinToken",
-            agents
-                .create_join_token(v1::CreateJoinTokenRequest { agent: agent() })
-                .await
-                .map(drop),
-        ),
-        ("Renew", agents.renew(v1::RenewRequest {}).await.map(drop)),
-        (
-            "List",
-            agents
-                .list(v1::AgentServiceListRequest::default())
-                .await
-                .map(drop),
-        ),
-        (
-            "Get",
-            agents
-                .get(v1::AgentServiceGetRequest { agent: agent() })
-                .await
-                .map(drop),
-        ),
-        (
-            "Suspend",
-            agents
-                .suspend(v1::SuspendRequest {
-                    agent: agent(),
-                    note: String::new(),
-                })
-                .await
-                .map(drop),
-        ),
-        (
-            "Isolate",
-            agents
-                .isolate(v1::IsolateRequest {
-                    agent: agent(),
-                    note: String::new(),
-                })
-                .await
-                .map(drop),
-        ),
-        (
-            "Reinstate",
-            agents
-                .reinstate(v1::ReinstateRequest {
-                    agent: agent(),
-                    note: String::new(),
-                })
-                .await
-                .map(drop),
-        ),
-        (
-            "Revoke",
-            agents
-                .revoke(v1::RevokeRequest {
-                    agent: agent(),
-                    note: String::new(),
-                })
-                .await
-                .map(drop),
-        ),
-        ("Validate", policies.validate(validate).await.map(drop)),
-        ("Apply", policies.apply(apply).await.map(drop)),
-        (
-            "GetRevision",
-            policies
-                .get_revision(v1::GetRevisionRequest::default())
-                .await
-                .map(drop),
-        ),
-        (
-            "ListRevisions",
-            policies
-                .list_revisions(v1::ListRevisionsRequest::default())
-                .await
-                .map(drop),
-        ),
-        (
-            "ListEvents",
-            audit
-                .list_events(v1::ListEventsRequest::default())
-                .await
-                .map(drop),
-        ),
-    ];
+    let mut answers = rpcs::of_agents(anonymous(&server)).await;
+    answers.extend(rpcs::of_administrators(anonymous(&server)).await);
+    assert_eq!(answers.len(), 21);
     for (what, answer) in answers {
         let status = answer.expect_err(what);
         assert_eq!(status.code(), tonic::Code::Unauthenticated, "{what}");
-        assert_eq!(
-            crate::support::rpc::reason(&status),
-            "CREDENTIAL_MISSING",
-            "{what}"
-        );
+        let reason = crate::support::rpc::reason(&status);
+        assert_eq!(reason, "CREDENTIAL_MISSING", "{what}");
     }
     let on_record = refusals(&server.admin(), "no client certificate").await;
     assert!(on_record > 0);

@@ -9,7 +9,7 @@ use tower::ServiceExt as _;
 use zta_client::v1;
 
 use crate::support::Setup;
-use crate::support::http::{administrators, anonymous, get};
+use crate::support::http::{anonymous, channel_as, get};
 use crate::support::rpc::{allowed, call, refused};
 
 #[tokio::test]
@@ -159,11 +159,9 @@ async fn a_message_that_does_not_decode_is_the_callers_error() {
     use v1::authorization_service_client::AuthorizationServiceClient;
     use v1::policy_service_client::PolicyServiceClient;
     let server = Setup::sqlite().start().await;
+    let administrator = || channel_as(&server, &server.data().join("admin"));
     // Field 1 is a number here and a message there.
-    let wrong_type = misdirected(
-        administrators(&server),
-        "/zta.v1.AuthorizationService/Authorize",
-    );
+    let wrong_type = misdirected(administrator(), "/zta.v1.AuthorizationService/Authorize");
     let request = v1::GetRevisionRequest { number: 7 };
     let answer = PolicyServiceClient::new(wrong_type)
         .get_revision(request)
@@ -172,7 +170,7 @@ async fn a_message_that_does_not_decode_is_the_callers_error() {
     assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
     assert_eq!(crate::support::rpc::reason(&status), "MESSAGE_INVALID");
     // Field 3 is bytes here and a text there.
-    let no_text = misdirected(administrators(&server), "/zta.v1.PolicyService/Apply");
+    let no_text = misdirected(administrator(), "/zta.v1.PolicyService/Apply");
     let request = v1::AuthorizeRequest {
         arguments_json: b"\xff\xfe".to_vec(),
         ..Default::default()
@@ -181,10 +179,7 @@ async fn a_message_that_does_not_decode_is_the_callers_error() {
         .authorize(request)
         .await;
     assert_eq!(refused(answer), "MESSAGE_INVALID");
-    let nowhere = misdirected(
-        administrators(&server),
-        "/zta.v1.AuthorizationService/Launch",
-    );
+    let nowhere = misdirected(administrator(), "/zta.v1.AuthorizationService/Launch");
     let answer = AuthorizationServiceClient::new(nowhere)
         .authorize(call("x"))
         .await;

@@ -13,6 +13,7 @@ use crate::support::server::text;
 use crate::support::{Setup, repository};
 
 /// Where the corpus is looked for: `ZTA_CEDAR_CORPUS`, or beside the repository.
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 fn corpus() -> Option<PathBuf> {
     let named = std::env::var_os("ZTA_CEDAR_CORPUS").map(PathBuf::from);
     let beside = [

@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::Server;
 
 /// A TLS connection without a client certificate.
-async fn connect(server: &Server, protocol: &[u8]) -> TlsStream<TcpStream> {
+pub(crate) async fn connect(server: &Server, protocol: &[u8]) -> TlsStream<TcpStream> {
     let ca = server.data().join("ca.pem");
     dial(server.endpoint(), &ca, None, protocol)
         .await
@@ -88,9 +88,10 @@ pub(crate) fn anonymous(server: &Server) -> Channel {
     channel(server, None)
 }
 
-/// A gRPC channel under the administrator's certificate, for calls that no client makes.
-pub(crate) fn administrators(server: &Server) -> Channel {
-    channel(server, Some(server.data().join("admin")))
+/// A gRPC channel under the certificate of a credential folder, for calls that no client
+/// makes.
+pub(crate) fn channel_as(server: &Server, folder: &Path) -> Channel {
+    channel(server, Some(folder.to_owned()))
 }
 
 fn channel(server: &Server, credential: Option<PathBuf>) -> Channel {

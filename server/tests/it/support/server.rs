@@ -164,6 +164,7 @@ impl Server {
     /// Starts (again) and waits until it listens; a port once taken is kept.
     pub(crate) async fn start(&mut self) {
         let announced = self.data().join("endpoint");
+        self.log().clear();
         let _ = std::fs::remove_file(&announced);
         let mut child = self
             .command(&["serve"])
@@ -333,6 +334,10 @@ impl Server {
 }
 
 impl Drop for Server {
+    #[allow(
+        clippy::print_stderr,
+        reason = "a failed test shows what the server said"
+    )]
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
