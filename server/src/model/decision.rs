@@ -103,6 +103,12 @@ impl Verdict {
         }
     }
 
+    /// Bytes that the names in it take in its record.
+    pub fn record_bytes(&self) -> usize {
+        let names = (&self.policies, &self.errored, &self.obligations);
+        serde_json::to_string(&names).map_or(usize::MAX, |text| text.len())
+    }
+
     /// Allow only where nothing denies.
     pub fn effect(&self) -> Effect {
         if self.deny.is_none() {

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
+use crate::model::event::LEAF_BYTES_MAX;
 use crate::model::{
     AccessRequest, AgentState, Change, Decision, Effect, EntityUid, Principal, Revision,
     RevisionMeta,
@@ -13,6 +14,10 @@ use crate::policy::{
     CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicySource, compile,
     content_sha256, evaluate_cedar,
 };
+
+/// What the names of policies may take of the record of the next apply; the rest is for
+/// its message and the other fields.
+const RECORD_BYTES_MAX: usize = LEAF_BYTES_MAX / 2;
 
 /// What the gates say about a candidate.
 pub(crate) type Gates = Result<Compiled, Vec<Diagnostic>>;
@@ -66,12 +71,10 @@ impl Operations {
             .pdp
             .operate(credential, &request, &|state, caller, now| {
                 let facts = facts(state, caller, credential, &request, now);
-                match compiled
-                    .evaluate(&caller.principal, &request, &facts)?
-                    .effect()
-                {
-                    Effect::Deny => return Err(PdpError::Lockout),
-                    Effect::Allow => {}
+                let next = compiled.evaluate(&caller.principal, &request, &facts)?;
+                // What cannot be put on record cannot be done either.
+                if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
+                    return Err(PdpError::Lockout);
                 }
                 let revision = revision(&caller.principal, now);
                 Ok(Act {

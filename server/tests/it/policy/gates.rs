@@ -256,11 +256,23 @@ async fn nobody_locks_himself_out() {
         "zz.cedar",
         "@id(\"x\")\nforbid (principal, action == ZTA::Action::\"apply_policy\", resource) when { 9223372036854775807 + 1 > 0 };",
     ));
+    // More names than a record can hold: permitted, and yet nothing could be done any more.
+    let mut wordy = source.clone();
+    let permit = |n| {
+        format!(
+            "@id(\"{}{n}\") permit (principal is ZTA::User, \
+             action in ZTA::Action::\"administer\", resource);\n",
+            "x".repeat(100)
+        )
+    };
+    let permits: String = (0..320).map(permit).collect();
+    wordy.policies.push(file("zz.cedar", &permits));
     let nothing = v1::PolicySource::default();
     for (what, candidate) in [
         ("no admin.cedar", without),
         ("forbidden", forbidden),
         ("erring", erring),
+        ("wordy", wordy),
         ("nothing at all", nothing),
     ] {
         assert_eq!(
