@@ -296,6 +296,8 @@ async fn drain(
         tracing::warn!(?deadline, "some calls did not end in time and are cut off");
     }
     let last = async {
+        // The second that is not over yet, too: no other one will tell of it.
+        tasks::record_summaries(pdp, (pdp.clock)() + time::Duration::SECOND).await;
         bootstrap::record_stop(pdp).await;
         checkpoint::advance(store, material.log_key.as_ref(), &material.origin).await
     };

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -21,7 +22,8 @@ use crate::model::EventType;
 use crate::pdp::{Clock, Pdp};
 use crate::store::SharedStore;
 
-/// Handshake failures that may wait to be recorded; more than that are only logged.
+/// Handshake failures that may wait to be recorded; further ones are only counted by the
+/// summary of their second.
 const HANDSHAKES_QUEUED_MAX: usize = 1024;
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -174,22 +176,7 @@ impl Tasks {
         self.spawn("the summary of refused credentials", async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                let now = (pdp.clock)();
-                let summaries = {
-                    let mut failures =
-                        pdp.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    failures.take(now)
-                };
-                for summary in summaries {
-                    let mut event = pdp
-                        .event(EventType::LoginFailedSummary, now)
-                        .with_detail("failures", summary.failures.to_string())
-                        .with_detail("second", summary.second.to_string());
-                    event.source = summary.source;
-                    if let Err(error) = pdp.audit.append(Record::fact(event)).await {
-                        tracing::error!(%error, failures = summary.failures, "refused credentials could not be put on record");
-                    }
-                }
+                record_summaries(&pdp, (pdp.clock)()).await;
             }
         });
     }
@@ -242,6 +229,7 @@ impl Tasks {
         pdp: Arc<Pdp>,
     ) -> impl Fn(FailedHandshake) + Send + Sync + 'static {
         let (queue, mut failed) = mpsc::channel::<FailedHandshake>(HANDSHAKES_QUEUED_MAX);
+        let counted = Arc::clone(&pdp);
         self.spawn("the record of failed handshakes", async move {
             while let Some(handshake) = failed.recv().await {
                 let now = (pdp.clock)();
@@ -260,8 +248,33 @@ impl Tasks {
         move |handshake| {
             tracing::debug!(source = %handshake.source, why = handshake.failure.as_str(), "TLS handshake failed");
             if handshake.failure.is_failed_login() && queue.try_send(handshake).is_err() {
-                tracing::warn!("more TLS handshakes fail than can be put on record");
+                let mut failures = counted
+                    .failures
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                failures.count((counted.clock)());
             }
+        }
+    }
+}
+
+/// Puts the summaries of seconds that are over at `now` on record.
+pub(super) async fn record_summaries(pdp: &Pdp, now: OffsetDateTime) {
+    let summaries = {
+        let mut failures = pdp
+            .failures
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        failures.take(now)
+    };
+    for summary in summaries {
+        let mut event = pdp
+            .event(EventType::LoginFailedSummary, (pdp.clock)())
+            .with_detail("failures", summary.failures.to_string())
+            .with_detail("second", summary.second.to_string());
+        event.source = summary.source;
+        if let Err(error) = pdp.audit.append(Record::fact(event)).await {
+            tracing::error!(%error, failures = summary.failures, "refused credentials could not be put on record");
         }
     }
 }

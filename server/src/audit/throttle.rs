@@ -2,7 +2,7 @@
 //! second, the first few failures are events of their own; the rest becomes one summary.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use time::OffsetDateTime;
 
@@ -14,7 +14,7 @@ pub const SOURCES_MAX: usize = 256;
 /// What is left to say about one source and second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// The source; `None` for all beyond [`SOURCES_MAX`] together.
+    /// The source (IPv6: its /64 network); `None` for all beyond [`SOURCES_MAX`] together.
     pub source: Option<IpAddr>,
     /// The second, Unix time.
     pub second: i64,
@@ -34,6 +34,7 @@ impl Throttle {
     /// Counts a failure; whether it is to be listed singly.
     pub fn admit(&mut self, source: Option<IpAddr>, now: OffsetDateTime) -> bool {
         self.turn(now);
+        let source = source.map(network_of);
         let known = self.counts.contains_key(&source);
         // One place is kept for all sources beyond the limit together.
         let overflow = source.is_none() || (!known && self.counts.len() >= SOURCES_MAX - 1);
@@ -41,6 +42,12 @@ impl Throttle {
         let count = self.counts.entry(key).or_default();
         *count += 1;
         !overflow && *count <= u64::from(SINGLE_MAX)
+    }
+
+    /// Counts a failure that nobody is going to list.
+    pub fn count(&mut self, now: OffsetDateTime) {
+        self.turn(now);
+        *self.counts.entry(None).or_default() += 1;
     }
 
     /// The summaries of seconds that are over.
@@ -70,6 +77,16 @@ impl Throttle {
                 });
             }
         }
+    }
+}
+
+/// Whom a limit per source counts as one: an IPv6 customer has at least a /64.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
+            address.to_bits() & !u128::from(u64::MAX),
+        )),
     }
 }
 
@@ -104,6 +121,19 @@ mod tests {
             throttle.admit(ip(1), t + Duration::SECOND),
             "a new second begins anew"
         );
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_source() {
+        let t = OffsetDateTime::UNIX_EPOCH;
+        let mut throttle = Throttle::default();
+        let address = |n: u128| Some(IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) | n)));
+        let singly = (0..1000).filter(|n| throttle.admit(address(*n), t)).count();
+        assert_eq!(singly, SINGLE_MAX as usize);
+        throttle.count(t);
+        let summaries = throttle.take(t + Duration::SECOND);
+        let summed: u64 = summaries.iter().map(|s| s.failures).sum();
+        assert_eq!(summed, 996);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,6 +23,7 @@ use tokio_stream::Stream;
 
 use super::config::TlsReload;
 use super::connection::{Connection, PeerInfo};
+use crate::audit::throttle::network_of;
 use crate::identity::peer::{PeerCertificate, PeerError};
 use crate::identity::spiffe::TrustDomain;
 
@@ -362,16 +363,6 @@ fn pause_after(error: &io::Error, previous: Duration) -> Duration {
         | io::ErrorKind::ConnectionRefused
         | io::ErrorKind::Interrupted => Duration::ZERO,
         _ => (previous * 2).clamp(PAUSE_MIN, PAUSE_MAX),
-    }
-}
-
-/// Whom a limit per source counts as one: an IPv6 customer has at least a /64.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
-            address.to_bits() & !u128::from(u64::MAX),
-        )),
     }
 }
 
