@@ -41,7 +41,8 @@ trap 'exit 143' TERM
 
 start_daemon() {
     # Its images are kept with the other tools, apart from any daemon of the machine's own.
-    dockerd --data-root "$CACHE/docker" --exec-root "$dir/exec" --pidfile "$dir/pid" >"$dir/dockerd.log" 2>&1 &
+    # In a session of its own: a ^C must not reach it before the stack is down.
+    setsid dockerd --data-root "$CACHE/docker" --exec-root "$dir/exec" --pidfile "$dir/pid" >"$dir/dockerd.log" 2>&1 &
     daemon=$!
     for _ in {1..60}; do
         ! docker info >/dev/null 2>&1 || return 0
