@@ -98,9 +98,16 @@ async fn a_certificate_is_renewed_under_load_and_no_call_fails() {
         caller.await.expect("no call failed");
     }
     assert_eq!(fake.seen.renews.load(Ordering::SeqCst), 1);
-    let stored = Credential::load(dir.path()).expect("stored");
-    let current = client.credential().expect("credential");
-    assert_eq!(stored.validity(), current.validity());
+    // Calls use the new certificate at once; the folder follows.
+    let current = client.credential().expect("credential").validity();
+    let stored = || Credential::load(dir.path()).expect("stored").validity();
+    for _ in 0..500 {
+        if stored() == current {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stored(), current);
     assert_eq!(fs::read(dir.path().join("key.pem")).expect("key"), key);
 }
 
