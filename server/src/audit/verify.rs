@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::checkpoint::{CheckpointError, VerifierKey};
@@ -12,6 +13,8 @@ use crate::store::{LogHead, SharedStore, StoreError, StoredEvent};
 
 /// Rows read at a time.
 const PAGE: u32 = 2000;
+/// How long a log may grow without a checkpoint.
+const UNSIGNED_MAX: Duration = Duration::minutes(1);
 
 /// What was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +63,15 @@ pub async fn verify(store: &SharedStore, key: &VerifierKey) -> Result<Proof, Ver
     // The checkpoint first: the log only grows, so its tree is within the head's.
     let checkpoint = store.latest_checkpoint().await?;
     let head = store.head().await?;
+    let row_size = checkpoint.as_ref().map(|c| c.size);
     let signed = checkpoint.map(|c| key.open(&c.note)).transpose()?;
-    let mut verifier = Verifier::new(head.log_id);
+    let signed_size = signed.map(|(size, _)| size);
+    if row_size != signed_size {
+        // An older note in a row of a larger size would hide the notes in between.
+        let what = "the newest checkpoint stands at another size than it signs";
+        return Err(VerifyError::Tree(what.to_owned()));
+    }
+    let mut verifier = Verifier::new(head.log_id, signed_size.unwrap_or(0));
     let mut root_at_checkpoint = signed
         .filter(|(size, _)| *size == 0)
         .map(|_| Frontier::default().root());
@@ -109,12 +119,17 @@ struct Verifier {
     ids: HashSet<Uuid>,
     inputs: u64,
     inputs_missing: u64,
+    signed_size: u64,
+    /// When the first record was made that no checkpoint signs, and the last one.
+    unsigned: Option<(OffsetDateTime, OffsetDateTime)>,
 }
 
 impl Verifier {
-    fn new(log_id: Uuid) -> Self {
+    fn new(log_id: Uuid, signed_size: u64) -> Self {
         Self {
             log_id,
+            signed_size,
+            unsigned: None,
             tree: Frontier::default(),
             ids: HashSet::new(),
             inputs: 0,
@@ -160,7 +175,24 @@ impl Verifier {
         }
         self.compare_inputs(&event, row).map_err(bad)?;
         self.tree.push(hash);
+        if expected >= self.signed_size {
+            let first = self.unsigned.map_or(event.time, |(first, _)| first);
+            self.unsigned = Some((first, event.time));
+        }
         Ok(())
+    }
+
+    /// A growing log is signed each second: a long tail that is not means that somebody
+    /// took checkpoints away, perhaps to rewrite what they signed.
+    fn tail_is_short(&self) -> Result<(), VerifyError> {
+        match self.unsigned {
+            Some((first, last)) if last - first > UNSIGNED_MAX => Err(VerifyError::Tree(format!(
+                "no checkpoint signs the records from {} on, made in more than \
+                     {UNSIGNED_MAX}: one is missing, or the server could not sign",
+                self.signed_size
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn compare_inputs(&mut self, event: &Event, row: &StoredEvent) -> Result<(), String> {
@@ -210,6 +242,7 @@ impl Verifier {
                 ));
             }
         }
+        self.tail_is_short()?;
         self.nothing_beyond(head, store).await?;
         Ok(Proof {
             log_id: head.log_id,
@@ -266,4 +299,44 @@ fn differing_column(expected: &Columns, stored: &Columns) -> Option<&'static str
     ]
     .into_iter()
     .find_map(|(name, same)| (!same).then_some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EventType;
+
+    #[test]
+    fn a_long_tail_without_a_checkpoint_is_found() {
+        let start = OffsetDateTime::UNIX_EPOCH;
+        let record = |sequence: u64, time| {
+            let id = Uuid::from_u128(sequence.into());
+            let event = Event::new(EventType::Decision, Uuid::nil(), id, time);
+            let leaf = event.leaf().expect("a leaf");
+            StoredEvent {
+                sequence,
+                log_id: Uuid::nil(),
+                leaf_hash: leaf_hash(&leaf),
+                leaf,
+                columns: event.columns(),
+                inputs: None,
+            }
+        };
+        for (signed_size, tail, short) in [
+            (0, UNSIGNED_MAX, true),
+            (0, UNSIGNED_MAX + Duration::MICROSECOND, false),
+            (1, UNSIGNED_MAX + Duration::MICROSECOND, true),
+            (2, Duration::days(1), true),
+        ] {
+            let mut verifier = Verifier::new(Uuid::nil(), signed_size);
+            for (sequence, time) in [(0, start), (1, start + tail)] {
+                verifier.feed(&record(sequence, time)).expect("a record");
+            }
+            assert_eq!(
+                verifier.tail_is_short().is_ok(),
+                short,
+                "{signed_size} {tail}"
+            );
+        }
+    }
 }

@@ -352,6 +352,14 @@ async fn a_changed_head_or_checkpoint_is_found() {
             );
             log.found(what, &[edit], "checkpoint").await;
         }
+        let hide = "INSERT INTO checkpoints SELECT 1000000, log_id, note FROM checkpoints \
+                    ORDER BY size LIMIT 1";
+        log.found(
+            "an old note in front of the newest",
+            &[hide.to_owned()],
+            "stands at another size than it signs",
+        )
+        .await;
         let edit = "UPDATE log_head SET log_id = '00000000-0000-4000-8000-000000000000'";
         log.intruder.change(edit).await;
         let (code, said) = log.server.verify();
