@@ -132,9 +132,10 @@ pub enum ConfigError {
 }
 
 /// Variables that belong to the clients and the tools, not to the server.
-const FOREIGN_VARIABLES: [&str; 8] = [
+const FOREIGN_VARIABLES: [&str; 9] = [
     "join_token",
     "venv",
+    "cedar_corpus",
     "config",
     "credential",
     "server",

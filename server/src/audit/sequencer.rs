@@ -66,8 +66,10 @@ pub struct Appended {
 /// Why an event is not on record. None of these may end in an allow.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The world changed since the decision: catch up to `epoch` and decide again.
-    #[error("decided under an older epoch than {epoch}")]
+    /// The world changed since the decision: catch up to `epoch` and decide again. A
+    /// decision of a later epoch than the log's is refused as well: then the database was
+    /// put back to an older state under a running server, which only a restart mends.
+    #[error("decided under another epoch than {epoch}")]
     Stale {
         /// The epoch to catch up to.
         epoch: u64,
@@ -94,6 +96,13 @@ struct Submission {
     epoch: Option<u64>,
     change: Option<Change>,
     reply: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+impl Submission {
+    /// Whether it reports what happened, whoever waits for its record.
+    fn is_fact(&self) -> bool {
+        self.epoch.is_none() && self.change.is_none()
+    }
 }
 
 /// The way to the writer. Cheap to clone.
@@ -201,9 +210,9 @@ impl Sequencer {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while self.receiver.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            // A caller that went away before its batch began needs no record: it has
-            // had no answer and will get none.
-            batch.retain(|s| !s.reply.is_closed());
+            // A caller that went away before its batch began needs no decision on record:
+            // it has had no answer and will get none. What happened stays a fact.
+            batch.retain(|s| s.is_fact() || !s.reply.is_closed());
             if !batch.is_empty() {
                 let works = commit_or_split(&self.store, std::mem::take(&mut batch)).await;
                 self.failing.store(!works, Ordering::Relaxed);
@@ -263,7 +272,7 @@ async fn commit(
     let (decisions, changes): (Vec<_>, Vec<_>) =
         submissions.into_iter().partition(|s| s.change.is_none());
     for submission in decisions {
-        match submission.epoch.is_some_and(|decided| decided < epoch) {
+        match submission.epoch.is_some_and(|decided| decided != epoch) {
             true => refused.push((submission, AppendError::Stale { epoch })),
             false => kept.push(submission),
         }
@@ -310,7 +319,7 @@ async fn apply(
     submission: &Submission,
     epoch: &mut u64,
 ) -> Result<(), Result<AppendError, StoreError>> {
-    if submission.epoch.is_some_and(|decided| decided < *epoch) {
+    if submission.epoch.is_some_and(|decided| decided != *epoch) {
         return Err(Ok(AppendError::Stale { epoch: *epoch }));
     }
     let Some(change) = &submission.change else {
