@@ -15,7 +15,8 @@ stamp="$VENV/.zta-stamp"
 want="$( { "$PYTHON" -V; cat "$CLIENT_PY"/{requirements.lock,pyproject.toml,tools/setup.sh}; } | sha256sum | cut -d' ' -f1)"
 # The package is installed editable: from another clone only that step is done again.
 want="$want $CLIENT_PY"
-current() { [[ -x "$VENV/bin/python" && -f "$stamp" && "$(cat "$stamp")" == "$1"* ]]; }
+# A clone's path may begin with another's: whole words only.
+current() { [[ -x "$VENV/bin/python" && -f "$stamp" && "$(cat "$stamp") " == "$1 "* ]]; }
 current "$want" && exit 0
 
 mkdir -p "$CACHE"
@@ -26,7 +27,7 @@ if command -v flock >/dev/null && ! flock -n 9; then
     flock 9
 fi
 current "$want" && exit 0
-if current "${want%% *} "; then
+if current "${want%% *}"; then
     VIRTUAL_ENV="$VENV" "$VENV/bin/uv" pip install --quiet --no-deps --no-build-isolation -e "$CLIENT_PY"
     echo "$want" >"$stamp"
     exit 0
