@@ -206,10 +206,26 @@ impl AuthorizationService for AllowAll {
         &self,
         _: Request<v1::BatchAuthorizeRequest>,
     ) -> std::result::Result<Response<v1::BatchAuthorizeResponse>, Status> {
-        Err(Status::unimplemented(
-            "the no-op server decides single requests",
-        ))
+        Err(single_requests_only())
     }
+
+    async fn list_permitted(
+        &self,
+        _: Request<v1::ListPermittedRequest>,
+    ) -> std::result::Result<Response<v1::ListPermittedResponse>, Status> {
+        Err(single_requests_only())
+    }
+
+    async fn explain(
+        &self,
+        _: Request<v1::ExplainRequest>,
+    ) -> std::result::Result<Response<v1::ExplainResponse>, Status> {
+        Err(single_requests_only())
+    }
+}
+
+fn single_requests_only() -> Status {
+    Status::unimplemented("the no-op server decides single requests")
 }
 
 /// tonic wants to know what a connection says about itself: nothing.

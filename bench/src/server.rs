@@ -85,7 +85,10 @@ impl RealServer {
         let deadline = Instant::now() + START_TIMEOUT;
         let admin = self.admin()?;
         loop {
-            let request = zta_proto::v1::GetRevisionRequest { number: 0 };
+            let request = zta_proto::v1::GetRevisionRequest {
+                number: 0,
+                ..Default::default()
+            };
             match admin.policies().get_revision(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) if Instant::now() > deadline => {

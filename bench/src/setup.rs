@@ -42,7 +42,10 @@ pub async fn prepare(server: &RealServer) -> Result<Credential> {
 async fn apply_policies(admin: &Client) -> Result<()> {
     let mut policies = admin.policies();
     let in_force = policies
-        .get_revision(v1::GetRevisionRequest { number: 0 })
+        .get_revision(v1::GetRevisionRequest {
+            number: 0,
+            ..Default::default()
+        })
         .await
         .map_err(zta_client::Error::from)?
         .into_inner();
@@ -55,6 +58,7 @@ async fn apply_policies(admin: &Client) -> Result<()> {
         source: Some(source),
         expected_revision: in_force.revision.unwrap_or_default().number,
         message: "the policies of the benchmark".to_owned(),
+        ..Default::default()
     };
     policies
         .apply(request)

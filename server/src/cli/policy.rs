@@ -178,6 +178,7 @@ async fn apply(
         source: Some(source),
         expected_revision,
         message,
+        ..Default::default()
     };
     let answer = client.policies().apply(request).await?.into_inner();
     let revision = answer.revision.unwrap_or_default();

@@ -112,6 +112,7 @@ async fn reading_is_on_record(admin: &Client) {
     policies
         .validate(v1::ValidateRequest {
             source: source.clone(),
+            ..Default::default()
         })
         .await
         .expect("passes");
@@ -120,6 +121,7 @@ async fn reading_is_on_record(admin: &Client) {
         source,
         expected_revision: 1,
         message: "why".to_owned(),
+        ..Default::default()
     };
     policies.apply(apply).await.expect("applies");
     let leaf = last_is(admin, "admin", ADMIN, "apply_policy").await;

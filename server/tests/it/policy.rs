@@ -21,7 +21,10 @@ fn file(name: &str, text: &str) -> v1::SourceFile {
 async fn in_force(admin: &Client) -> (u64, v1::PolicySource) {
     let answer = admin
         .policies()
-        .get_revision(v1::GetRevisionRequest { number: 0 })
+        .get_revision(v1::GetRevisionRequest {
+            number: 0,
+            ..Default::default()
+        })
         .await;
     let answer = answer.expect("a revision").into_inner();
     let revision = answer.revision.expect("a revision");
@@ -38,6 +41,7 @@ async fn apply(
         source: Some(source),
         expected_revision,
         message: "a test".to_owned(),
+        ..Default::default()
     };
     let answer = admin.policies().apply(request).await?.into_inner();
     Ok(answer.revision.expect("a revision").number)
@@ -196,7 +200,10 @@ async fn files_come_back_byte_for_byte() {
         );
         let first = admin
             .policies()
-            .get_revision(v1::GetRevisionRequest { number: 1 })
+            .get_revision(v1::GetRevisionRequest {
+                number: 1,
+                ..Default::default()
+            })
             .await;
         let first = first
             .expect("the first")
@@ -258,7 +265,10 @@ async fn revisions_are_listed_in_pages() {
         assert_eq!(refused(page(1001, "").await), "LIMIT_EXCEEDED");
         let beyond = admin
             .policies()
-            .get_revision(v1::GetRevisionRequest { number: 8 })
+            .get_revision(v1::GetRevisionRequest {
+                number: 8,
+                ..Default::default()
+            })
             .await;
         assert_eq!(refused(beyond), "REVISION_NOT_FOUND");
     }

@@ -102,6 +102,17 @@ impl AuthorizationService for Answers {
     ) -> Answer<v1::BatchAuthorizeResponse> {
         Err(Status::unimplemented("not scripted"))
     }
+
+    async fn list_permitted(
+        &self,
+        _: Request<v1::ListPermittedRequest>,
+    ) -> Answer<v1::ListPermittedResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
 }
 
 #[tonic::async_trait]

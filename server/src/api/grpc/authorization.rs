@@ -67,6 +67,20 @@ impl AuthorizationService for AuthorizationDoor {
             items: join_all(items).await,
         }))
     }
+
+    async fn list_permitted(
+        &self,
+        _request: Request<v1::ListPermittedRequest>,
+    ) -> Result<Response<v1::ListPermittedResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn explain(
+        &self,
+        _request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }
 
 impl AuthorizationDoor {
@@ -230,6 +244,8 @@ fn answer(decision: Decision, correlation_id: String) -> v1::AuthorizeResponse {
         correlation_id,
         decide_time: timestamp(decision.time),
         action: Some(wire_uid(&verdict.action)),
+        nearest_policies: Vec::new(),
+        annotations: Vec::new(),
     }
 }
 

@@ -104,6 +104,7 @@ impl PolicyService for PolicyDoor {
             source: candidate,
             expected_revision,
             message,
+            patch: _,
         } = request.into_inner();
         let candidate = source(candidate)?;
         let (meta, warnings, decision) = self
@@ -131,6 +132,7 @@ impl PolicyService for PolicyDoor {
                 schemas: wire_files(revision.schema_files),
             }),
             revision: Some(wire_revision(revision.meta, active)),
+            files: Vec::new(),
         }))
     }
 

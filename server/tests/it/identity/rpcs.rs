@@ -93,6 +93,7 @@ async fn of_policies_and_audit(channel: Channel) -> Answers {
         source: source(),
         expected_revision: 1,
         message: String::new(),
+        ..Default::default()
     };
     let item = v1::EvaluateItem {
         principal: entity("A", "a"),
@@ -105,7 +106,10 @@ async fn of_policies_and_audit(channel: Channel) -> Answers {
         ..Default::default()
     };
     vec![
-        tried!(policies.validate(v1::ValidateRequest { source: source() })),
+        tried!(policies.validate(v1::ValidateRequest {
+            source: source(),
+            ..Default::default()
+        })),
         tried!(policies.apply(apply)),
         tried!(policies.get_revision(v1::GetRevisionRequest::default())),
         tried!(policies.list_revisions(v1::ListRevisionsRequest::default())),

@@ -162,7 +162,10 @@ async fn a_message_that_does_not_decode_is_the_callers_error() {
     let administrator = || channel_as(&server, &server.data().join("admin"));
     // Field 1 is a number here and a message there.
     let wrong_type = misdirected(administrator(), "/zta.v1.AuthorizationService/Authorize");
-    let request = v1::GetRevisionRequest { number: 7 };
+    let request = v1::GetRevisionRequest {
+        number: 7,
+        ..Default::default()
+    };
     let answer = PolicyServiceClient::new(wrong_type)
         .get_revision(request)
         .await;

@@ -123,6 +123,7 @@ async fn a_policy_applied_at_one_decides_the_next_call_at_the_other() {
             source: Some(source.clone()),
             expected_revision: revision,
             message: String::new(),
+            ..Default::default()
         };
         admin.policies().apply(request).await.expect("applies");
         let answer = authorize(&research, call("web_search"))
@@ -169,6 +170,7 @@ async fn an_action_declared_at_one_is_known_at_the_other() {
         source: Some(source),
         expected_revision: 1,
         message: String::new(),
+        ..Default::default()
     };
     admin.policies().apply(apply).await.expect("applies");
     assert_eq!(

@@ -98,6 +98,7 @@ async fn a_policy_that_does_not_pass_is_located_and_the_running_revision_stays()
         let source = with(&admin, "zz.cedar", bad.text).await;
         let request = v1::ValidateRequest {
             source: Some(source.clone()),
+            ..Default::default()
         };
         let checked = admin
             .policies()
@@ -183,6 +184,7 @@ async fn a_schema_that_does_not_pass_is_refused() {
         source.schemas.push(file("zz.cedarschema", text));
         let request = v1::ValidateRequest {
             source: Some(source.clone()),
+            ..Default::default()
         };
         let checked = admin
             .policies()
@@ -224,12 +226,14 @@ async fn sets_over_the_limits_are_refused() {
         source: Some(in_force(&admin).await.1),
         expected_revision: 1,
         message: "x".repeat(4097),
+        ..Default::default()
     };
     assert_eq!(refused(admin.policies().apply(long).await), "FIELD_INVALID");
     let nothing = v1::ApplyRequest {
         source: None,
         expected_revision: 1,
         message: String::new(),
+        ..Default::default()
     };
     assert_eq!(
         refused(admin.policies().apply(nothing).await),
