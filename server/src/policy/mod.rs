@@ -8,6 +8,7 @@ mod convert;
 mod evaluate;
 mod nesting;
 mod scope_index;
+mod sharded;
 mod shape;
 mod source;
 #[cfg(test)]
