@@ -201,7 +201,7 @@ async fn gates(source: PolicySource) -> Result<Gates, OperationError> {
 }
 
 /// Runs what takes long beside the calls of others.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, OperationError> {
     tokio::task::spawn_blocking(work).await.map_err(|e| {

@@ -10,8 +10,10 @@ mod convert;
 mod diagnostic;
 mod entry;
 mod evaluate;
+mod explain;
 mod nesting;
 mod parallel;
+mod permitted;
 mod scope_index;
 mod shape;
 mod sharded;
@@ -26,6 +28,8 @@ pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, compile};
 pub use diagnostic::Diagnostic;
 pub use evaluate::{Facts, Party, PolicyError};
+pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
+pub use permitted::Permission;
 pub use source::{PolicySource, builtin_source, content_sha256};
 
 /// The limits of a policy set.
