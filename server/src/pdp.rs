@@ -21,7 +21,7 @@ use crate::policy::{Facts, Party, PolicyError};
 use crate::replica::{Replica, State};
 
 /// How often a decision is made again because the world changed under it.
-const ATTEMPTS_MAX: u32 = 8;
+pub(crate) const ATTEMPTS_MAX: u32 = 8;
 
 /// Where the time comes from. Read once per decision.
 pub(crate) type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
@@ -49,6 +49,9 @@ pub(crate) enum PdpError {
     /// The candidate policies would deny their author the next change of them.
     #[error("the candidate policies would lock out their author")]
     Lockout,
+    /// An act concerns a principal that is not registered.
+    #[error("there is no such agent or user")]
+    PrincipalNotFound,
     /// Not on record, so not decided.
     #[error(transparent)]
     Append(AppendError),
@@ -375,7 +378,7 @@ struct Made<'a> {
 }
 
 /// A contained agent is denied before any policy is asked.
-fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
+pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
     let (reason, message) = match caller.principal.state {
         AgentState::Active => return None,
         AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),

@@ -59,7 +59,7 @@ impl Doors {
         let operations = || Arc::clone(&self.operations);
         let gate = Gate(Arc::clone(&self.operations.pdp));
         let authorization = AuthorizationDoor {
-            pdp: Arc::clone(&self.operations.pdp),
+            operations: operations(),
             metrics: self.metrics.clone(),
         };
         let mut services = Routes::builder();

@@ -100,6 +100,9 @@ impl From<PdpError> for Status {
             PdpError::Stale => retriable(ErrorReason::StoreUnavailable, message),
             PdpError::Conflict(e) => conflict(&e, message),
             PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
+            PdpError::PrincipalNotFound => {
+                status(Code::NotFound, ErrorReason::AgentNotFound, message)
+            }
             PdpError::Append(AppendError::Overloaded) => {
                 retriable(ErrorReason::Overloaded, message)
             }

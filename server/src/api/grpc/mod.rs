@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorization;
+mod explain;
 pub(crate) mod policies;
 
 use prost_types::Timestamp;
@@ -119,6 +120,11 @@ fn page_token_invalid() -> Status {
 
 /// The state of the log that the decision's commit led to.
 fn consistency_token(decision: &Decision) -> Option<v1::ConsistencyToken> {
-    let value = format!("{}:{}", decision.log_id.simple(), decision.sequence + 1);
+    consistency_token_of(decision.log_id, decision.sequence)
+}
+
+/// The state of the log that the event at this sequence led to.
+fn consistency_token_of(log_id: uuid::Uuid, sequence: u64) -> Option<v1::ConsistencyToken> {
+    let value = format!("{}:{}", log_id.simple(), sequence + 1);
     Some(v1::ConsistencyToken { value })
 }
