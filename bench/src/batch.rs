@@ -68,7 +68,8 @@ async fn call(
         let asked = Instant::now();
         let answer = authorization
             .batch_authorize(v1::BatchAuthorizeRequest { requests })
-            .await?
+            .await
+            .map_err(zta_client::Error::from)?
             .into_inner();
         let answered = Instant::now();
         verify(&cases, &ids, answer)?;

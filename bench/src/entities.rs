@@ -158,16 +158,18 @@ impl Document {
         let edit = n.is_multiple_of(2);
         let permitted = match edit {
             true => self.is_own(),
-            false => {
-                self.sensitivity() <= 2 && ROLES.contains(&policies::team(self.cell).as_str())
-            }
+            false => self.sensitivity() <= 2 && ROLES.contains(&policies::team(self.cell).as_str()),
         };
         let expected = match (self.is_sealed(), permitted) {
             (true, _) => Expected::Deny(v1::DenyReason::Forbidden),
             (false, true) => Expected::Allow,
             (false, false) => Expected::Deny(v1::DenyReason::NotPermitted),
         };
-        let action = if edit { "edit_document" } else { "read_document" };
+        let action = if edit {
+            "edit_document"
+        } else {
+            "read_document"
+        };
         let context = json!({"framework": "bench"});
         let mut request = requests::call("", &context, n)?;
         request.action = Some(requests::entity("Bench::Action", action));
@@ -208,7 +210,10 @@ pub(crate) async fn run(
         pool,
     )?;
     let restarted = scale::restart(plan, &mut server, &mut target, &credential, &first).await?;
-    say(&format!("start with {size} entities: {}", restarted.describe()));
+    say(&format!(
+        "start with {size} entities: {}",
+        restarted.describe()
+    ));
     let mut rounds = measure::alternate(plan, &[&target], FULL, say).await?;
     report.figure(format!("entities_{size}_load_s"), restarted.load_s, 2);
     let (loaded, driven) = (restarted.loaded, server.memory()?);
@@ -236,7 +241,8 @@ async fn put_all(admin: &Client, world: World) -> Result<()> {
         let request = v1::EntityServicePutRequest {
             entities: (from..to).map(|n| world.entity(n)).collect(),
         };
-        let answer = client.put(request).await?.into_inner();
+        let answer = client.put(request).await;
+        let answer = answer.map_err(zta_client::Error::from)?.into_inner();
         if answer.changed as usize != to - from {
             let changed = answer.changed;
             return Err(format!("of {} new entities {changed} were stored", to - from).into());

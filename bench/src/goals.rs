@@ -98,7 +98,11 @@ mod tests {
         let line = |name: &str| {
             let mut lines = table.lines();
             let line = lines.find(|line| line.split(' ').next() == Some(name));
-            line.expect(name).split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+            line.expect(name)
+                .split_whitespace()
+                .skip(1)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         assert_eq!(line("authorize_sqlite_ratio"), "0.4 ≥ 0.4 met");
         assert_eq!(line("load_s_100000"), "6.1 ≤ 6 NOT MET");

@@ -40,7 +40,7 @@ impl Engine {
         } = &mut all;
         texts.extend(source.policies.iter().map(file));
         schemas.extend(source.schemas.iter().map(file));
-        let compiled = compile(&all).map_err(|problems| {
+        let compiled = compile(&all, None).map_err(|problems| {
             let first = problems.into_iter().take(3);
             let lines: Vec<String> = first.map(|p| format!("{p:?}")).collect();
             lines.join("\n")

@@ -132,12 +132,14 @@ pub async fn run(plan: &Plan, say: &mut dyn FnMut(&str)) -> Result<Report> {
     Ok(report)
 }
 
-/// Whether the server cannot do at all what it was asked for.
+/// Whether the server cannot do at all what it was asked for, or only so little that it is
+/// of another build than this generator.
 pub(crate) fn is_missing(error: &Error) -> bool {
     let of_client = error.downcast_ref::<zta_client::Error>();
-    let of_server = error.downcast_ref::<tonic::Status>();
-    let code = of_client.and_then(zta_client::Error::code);
-    code.or(of_server.map(tonic::Status::code)) == Some(Code::Unimplemented)
+    matches!(
+        of_client.and_then(zta_client::Error::code),
+        Some(Code::Unimplemented | Code::ResourceExhausted | Code::InvalidArgument)
+    )
 }
 
 /// Rounds at one shape. Each drives every server once, so that what slows the machine for

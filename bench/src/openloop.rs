@@ -48,7 +48,7 @@ impl Schedule {
     /// How many are due once so much time has passed: never one too early.
     #[must_use]
     pub fn due_after(&self, passed: Duration) -> usize {
-        let mut due = (passed.as_secs_f64() * self.rate_per_s) as usize + 1;
+        let mut due = (passed.as_secs_f64() * self.rate_per_s) as usize + 2;
         while due > 0 && self.due(due - 1) > passed {
             due -= 1;
         }
@@ -91,7 +91,10 @@ pub async fn drive(
         // The first of them belong to the warm-up.
         schedule.due(*n) >= warm_up
     });
-    Ok(load::summarize(measured.map(|(_, us)| us).collect(), duration))
+    Ok(load::summarize(
+        measured.map(|(_, us)| us).collect(),
+        duration,
+    ))
 }
 
 fn pace(schedule: Schedule, start: Instant, release: &mpsc::UnboundedSender<usize>) {

@@ -158,15 +158,32 @@ impl Report {
             );
         }
         for (key, value) in &self.facts {
-            let _ = writeln!(
-                text,
-                "{key}: {}",
-                value.as_str().map_or(value.to_string(), str::to_owned)
-            );
+            let value = match value {
+                Value::String(value) => value.clone(),
+                other => other.to_string(),
+            };
+            let _ = writeln!(text, "{key}: {value}");
         }
+        let compare = self.figures.get("compare").unwrap_or(&Value::Null);
+        text.push_str(&comparison(compare));
         let _ = write!(text, "\n{}", goals::table(&self.json()));
         text
     }
+}
+
+/// Other systems beside ours, for people.
+fn comparison(compare: &Value) -> String {
+    let mut text = String::new();
+    for (policies, systems) in compare.as_object().into_iter().flatten() {
+        for (name, found) in systems.as_object().into_iter().flatten() {
+            let _ = write!(text, "compare, {policies:>6} policies, {name:16}");
+            for (what, value) in found.as_object().into_iter().flatten() {
+                let _ = write!(text, "  {what} {value}");
+            }
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// The median over the rounds, each compared with the one beside it.
@@ -227,8 +244,10 @@ mod tests {
         assert_eq!(json.get("noop_ratio"), None);
         assert_eq!(json["load_s_100000"], 7.0);
         assert_eq!(json["not_available"]["entities"], "not yet");
+        report.value("compare", json!({"10": {"zta": {"per_s": 5}}}));
         let table = report.table();
         assert!(table.contains("4x32"), "{table}");
+        assert!(table.contains("per_s 5"), "{table}");
         assert!(table.contains("NOT MET"), "{table}");
     }
 }

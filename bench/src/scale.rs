@@ -103,11 +103,7 @@ pub(crate) async fn run(
 
 /// Changes one policy of the set, back and forth: the time from sending Apply to the
 /// answer of a decision that was made by the new revision, both calls one after the other.
-async fn activate(
-    subject: &Subject,
-    report: &mut Report,
-    say: &mut dyn FnMut(&str),
-) -> Result<()> {
+async fn activate(subject: &Subject, report: &mut Report, say: &mut dyn FnMut(&str)) -> Result<()> {
     let admin = subject.server.admin()?;
     let in_force = setup::in_force(&admin, true).await?;
     let mut revision = in_force.revision.unwrap_or_default().number;
@@ -129,7 +125,9 @@ async fn activate(
             let forbidden = answer.reason() == v1::DenyReason::Forbidden;
             if answer.revision != applied || forbidden != lockdown {
                 let (by, reason) = (answer.revision, answer.reason());
-                return Err(format!("revision {applied} is not in force: {reason:?} by {by}").into());
+                return Err(
+                    format!("revision {applied} is not in force: {reason:?} by {by}").into(),
+                );
             }
             revision = applied;
         }

@@ -145,10 +145,7 @@ impl RealServer {
     pub fn admin(&self) -> Result<Client> {
         let credential = Credential::load(self.data_dir().join("admin"))?;
         let builder = Client::builder(credential).server(&self.endpoint);
-        Ok(builder
-            .timeout(ADMIN_TIMEOUT)
-            .without_renewal()
-            .build()?)
+        Ok(builder.timeout(ADMIN_TIMEOUT).without_renewal().build()?)
     }
 
     /// The memory of the process.

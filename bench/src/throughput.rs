@@ -45,11 +45,7 @@ const SQLITE: &str = "authorize_sqlite";
 ///
 /// # Errors
 /// A server does not come up, an answer is wrong, or a log does not verify.
-pub(crate) async fn run(
-    plan: &Plan,
-    report: &mut Report,
-    say: &mut dyn FnMut(&str),
-) -> Result<()> {
+pub(crate) async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) -> Result<()> {
     let noop = Noop::start().await?;
     let credential = noop.credential()?;
     let mut allowed = requests::pool()?;

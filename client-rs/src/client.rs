@@ -184,7 +184,7 @@ impl Client {
             .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
-    /// `EntityService`: what policies know of the world.
+    /// `EntityService`: what policies know beside the registry.
     pub fn entities(&self) -> EntityServiceClient<Connection> {
         EntityServiceClient::new(self.inner.connection.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)

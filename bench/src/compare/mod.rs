@@ -85,14 +85,7 @@ async fn at_size(
     let mut theirs = Vec::new();
     for (name, audit) in [("cerbos_no_audit", false), ("cerbos_audit", true)] {
         let own = dir.path().join(name);
-        let started = Cerbos::start(
-            cerbos,
-            &policies,
-            &own,
-            audit,
-            FULL.connections,
-            &pool[0],
-        );
+        let started = Cerbos::start(cerbos, &policies, &own, audit, FULL.connections, &pool[0]);
         let started = started.await?;
         say(&format!(
             "{name}: {size} rules in {files} files loaded in {:.1} s",
@@ -106,14 +99,19 @@ async fn at_size(
     for nth in 1..=plan.rounds {
         let mut note = |name: &str, round: &Round| {
             let line = measure::describe(name, round);
-            say(&format!("{size} policies, round {nth}/{}: {line}", plan.rounds));
+            say(&format!(
+                "{size} policies, round {nth}/{}: {line}",
+                plan.rounds
+            ));
         };
         let (clients, cases) = (&ours.target.clients, &ours.target.pool);
         let round = load::drive(clients, cases, FULL, plan.warm_up, plan.duration).await?;
         note("zta", &round);
         zta.push(round);
         for ((name, cerbos), rounds) in theirs.iter().zip(&mut others) {
-            let round = cerbos.drive(&pool, FULL, plan.warm_up, plan.duration).await?;
+            let round = cerbos
+                .drive(&pool, FULL, plan.warm_up, plan.duration)
+                .await?;
             note(name, &round);
             rounds.push(round);
         }

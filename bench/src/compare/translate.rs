@@ -31,9 +31,15 @@ impl Check {
         let effects: Vec<i32> = effects.copied().collect();
         let right = effects.len() == 1 && (effects[0] == super::wire::ALLOW) == self.allowed;
         if !right || answer.request_id != self.request.request_id {
-            let kind = self.request.resources.first().and_then(|e| e.resource.as_ref());
+            let kind = self
+                .request
+                .resources
+                .first()
+                .and_then(|e| e.resource.as_ref());
             let kind = kind.map_or("", |resource| resource.kind.as_str());
-            return Err(format!("{kind}: expected allow {}, found {effects:?}", self.allowed).into());
+            return Err(
+                format!("{kind}: expected allow {}, found {effects:?}", self.allowed).into(),
+            );
         }
         Ok(())
     }
@@ -47,7 +53,10 @@ pub(super) fn write(dir: &Path, policies: usize) -> Result<usize> {
         let folder = dir.join(format!("{:04}", nth / FOLDER));
         fs::create_dir_all(&folder)?;
         for (name, policy) in cell(nth) {
-            fs::write(folder.join(format!("{name}-{nth}.json")), policy.to_string())?;
+            fs::write(
+                folder.join(format!("{name}-{nth}.json")),
+                policy.to_string(),
+            )?;
         }
     }
     Ok(cells * 3)
@@ -70,8 +79,16 @@ fn cell(nth: usize) -> [(&'static str, serde_json::Value); 3] {
     };
     let has = |field: &str, rest: &str| format!("has(R.attr.{field}){rest}");
     let of_tool = json!([
-        rule("ALLOW", "bench", &has("tool_name", &format!(" && R.attr.tool_name == \"{tool}\""))),
-        rule("DENY", "*", &has("origin", " && R.attr.origin.startsWith(\"mcp:untrusted-\")")),
+        rule(
+            "ALLOW",
+            "bench",
+            &has("tool_name", &format!(" && R.attr.tool_name == \"{tool}\""))
+        ),
+        rule(
+            "DENY",
+            "*",
+            &has("origin", " && R.attr.origin.startsWith(\"mcp:untrusted-\")")
+        ),
         rule("ALLOW", "*", &format!("P.id == \"crew-{nth}\"")),
         rule(
             "ALLOW",
@@ -89,8 +106,11 @@ fn cell(nth: usize) -> [(&'static str, serde_json::Value); 3] {
         rule("ALLOW", "bench", "R.attr.owner == P.id"),
         rule("DENY", "*", &has("sealed", " && R.attr.sealed")),
     ]);
-    for (rule, actions) in [(0, json!(["read"])), (1, json!(["edit"])), (2, json!(["read", "edit"]))]
-    {
+    for (rule, actions) in [
+        (0, json!(["read"])),
+        (1, json!(["edit"])),
+        (2, json!(["read", "edit"])),
+    ] {
         of_folder[rule]["actions"] = actions;
     }
     let resource = |name: &str, rules: serde_json::Value| {
@@ -179,8 +199,12 @@ mod tests {
         let rules: usize = cell(7)
             .iter()
             .map(|(_, policy)| {
-                let one = policy.get("resourcePolicy").or(policy.get("principalPolicy"));
-                one.and_then(|p| p["rules"].as_array()).expect("rules").len()
+                let one = policy
+                    .get("resourcePolicy")
+                    .or(policy.get("principalPolicy"));
+                one.and_then(|p| p["rules"].as_array())
+                    .expect("rules")
+                    .len()
             })
             .sum();
         assert_eq!(rules, CELL);

@@ -5,12 +5,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use prost_types::Value;
-use tonic::{
-    Request, Status,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    transport::Channel,
-};
+use tonic::{Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
 const CHECK_RESOURCES: &str = "/cerbos.svc.v1.CerbosService/CheckResources";
