@@ -216,6 +216,8 @@ pub(crate) async fn run(
     ));
     let mut rounds = measure::alternate(plan, &[&target], FULL, say).await?;
     report.figure(format!("entities_{size}_load_s"), restarted.load_s, 2);
+    let load_cpu_s = restarted.load_cpu_s;
+    report.figure(format!("entities_{size}_load_cpu_s"), load_cpu_s, 2);
     let (loaded, driven) = (restarted.loaded, server.memory()?);
     report.figure(format!("entities_{size}_rss_loaded_mb"), loaded.rss_mb, 0);
     report.figure(format!("entities_{size}_rss_mb"), driven.rss_mb, 0);

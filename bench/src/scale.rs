@@ -171,6 +171,7 @@ async fn load_again(
     }
     let of = |value: fn(&Restarted) -> f64| median(found.iter().map(value).collect());
     report.figure(format!("load_s_{size}"), of(|r| r.load_s), 2);
+    report.figure(format!("load_cpu_s_{size}"), of(|r| r.load_cpu_s), 2);
     report.figure(format!("rss_loaded_mb_{size}"), of(|r| r.loaded.rss_mb), 0);
     report.figure(format!("rss_mb_{size}"), of(|r| r.driven.rss_mb), 0);
     report.figure(format!("rss_peak_mb_{size}"), of(|r| r.driven.peak_mb), 0);
@@ -181,6 +182,8 @@ async fn load_again(
 pub(crate) struct Restarted {
     /// From exec to the first decision.
     pub(crate) load_s: f64,
+    /// The processor time of it, on all cores.
+    pub(crate) load_cpu_s: f64,
     /// After that.
     pub(crate) loaded: Memory,
     /// After a round of requests.
@@ -190,8 +193,12 @@ pub(crate) struct Restarted {
 impl Restarted {
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{:.2} s, RSS {:.0} MB, after requests {:.0} MB, peak {:.0} MB",
-            self.load_s, self.loaded.rss_mb, self.driven.rss_mb, self.driven.peak_mb
+            "{:.2} s ({:.2} s of processor), RSS {:.0} MB, after requests {:.0} MB, peak {:.0} MB",
+            self.load_s,
+            self.load_cpu_s,
+            self.loaded.rss_mb,
+            self.driven.rss_mb,
+            self.driven.peak_mb
         )
     }
 }
@@ -208,12 +215,13 @@ pub(crate) async fn restart(
     target.clients.clear();
     server.stop().await?;
     let load = server.launch_to_decision(credential, request).await?;
-    let loaded = server.memory()?;
+    let (load_cpu_s, loaded) = (server.cpu_s()?, server.memory()?);
     target.connect(credential, server.endpoint())?;
     let (clients, pool) = (&target.clients, &target.pool);
     load::drive(clients, pool, FULL, plan.warm_up, plan.duration).await?;
     Ok(Restarted {
         load_s: load.as_secs_f64(),
+        load_cpu_s,
         loaded,
         driven: server.memory()?,
     })

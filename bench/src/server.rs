@@ -157,6 +157,15 @@ impl RealServer {
         memory::of_process(child.id())
     }
 
+    /// The processor time of the process since it started, in seconds.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn cpu_s(&self) -> Result<f64> {
+        let child = self.child.as_ref().ok_or("the server does not run")?;
+        memory::cpu_s(child.id())
+    }
+
     /// `host:port`.
     #[must_use]
     pub fn endpoint(&self) -> &str {
