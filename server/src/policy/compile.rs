@@ -14,7 +14,6 @@ use super::scope_index::ScopeIndex;
 use super::shape::SchemaJson;
 use super::source::{BUILTIN_SCHEMA, PolicySource};
 use crate::model::request::NAMESPACE;
-use crate::model::revision::PolicyChunk;
 use crate::model::{EntityUid, SourceFile};
 
 /// Something wrong with a policy set, at a place.
@@ -44,8 +43,8 @@ pub struct Compiled {
     pub(super) actions: HashMap<EntityUid, ActionInfo>,
     /// A declared tool's id to its own action.
     pub(super) tools: HashMap<String, EntityUid>,
-    /// The policy files cut after each policy.
-    pub chunks: Vec<PolicyChunk>,
+    /// What it was made of.
+    pub(super) source: PolicySource,
     /// What should be looked at but does not stand in the way.
     pub warnings: Vec<Diagnostic>,
 }
@@ -54,6 +53,11 @@ impl Compiled {
     /// How many policies it holds.
     pub fn policy_count(&self) -> u32 {
         u32::try_from(self.policies.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The files that it was made of.
+    pub fn source(&self) -> &PolicySource {
+        &self.source
     }
 }
 
@@ -64,14 +68,17 @@ pub(super) struct Note {
     pub(super) reason: Option<String>,
 }
 
-/// Compiles a policy set.
+/// Compiles a policy set. What it has in common with `before` need not be compiled again.
 ///
 /// # Errors
 /// Everything that is wrong with it, each with its place.
-pub fn compile(source: &PolicySource) -> Result<Compiled, Vec<Diagnostic>> {
+pub fn compile(
+    source: &PolicySource,
+    _before: Option<&Compiled>,
+) -> Result<Compiled, Vec<Diagnostic>> {
     within_limits(source)?;
     let (schema, json) = parse_schemas(&source.schemas)?;
-    let (policies, notes, chunks, starts) = parse_policies(&source.policies)?;
+    let (policies, notes, starts) = parse_policies(&source.policies)?;
     let warnings = validate(&schema, &policies, &starts)?;
     let actions = actions(&schema, &json)?;
     let tools = tools(&actions)?;
@@ -81,7 +88,7 @@ pub fn compile(source: &PolicySource) -> Result<Compiled, Vec<Diagnostic>> {
         notes,
         actions,
         tools,
-        chunks,
+        source: source.clone(),
         warnings,
     })
 }
@@ -96,7 +103,7 @@ pub(super) fn plain(message: String, help: &str) -> Diagnostic {
 
 fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
     let files = source.policies.iter().chain(&source.schemas);
-    let bytes: usize = files.clone().map(|f| f.text.len()).sum();
+    let bytes: usize = files.clone().map(|f| f.text().len()).sum();
     let mut errors = Vec::new();
     if bytes > SOURCE_BYTES_MAX {
         let message =
@@ -120,7 +127,7 @@ fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
         }
     }
     for file in source.policies.iter().chain(&source.schemas) {
-        let line = too_deep_at(&file.text);
+        let line = too_deep_at(file.text());
         if line > 0 {
             errors.push(Diagnostic {
                 file: file.name.clone(),
@@ -152,7 +159,7 @@ fn located(file: &SourceFile, error: &dyn miette::Diagnostic) -> Diagnostic {
         .labels()
         .and_then(|mut l| l.next())
         .map(|l| l.offset());
-    let (line, column) = offset.map_or((0, 0), |o| place(&file.text, o));
+    let (line, column) = offset.map_or((0, 0), |o| place(file.text(), o));
     Diagnostic {
         file: file.name.clone(),
         line,
@@ -164,15 +171,12 @@ fn located(file: &SourceFile, error: &dyn miette::Diagnostic) -> Diagnostic {
 }
 
 fn parse_schemas(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> {
-    let builtin = SourceFile {
-        name: "(built in)".into(),
-        text: BUILTIN_SCHEMA.into(),
-    };
+    let builtin = SourceFile::new("(built in)", BUILTIN_SCHEMA);
     let mut fragments = Vec::new();
     let mut json = Vec::new();
     let mut errors = Vec::new();
     for (i, file) in std::iter::once(&builtin).chain(files).enumerate() {
-        match SchemaFragment::from_cedarschema_str(&file.text) {
+        match SchemaFragment::from_cedarschema_str(file.text()) {
             Ok((fragment, _)) => {
                 let reserved = fragment.namespaces().flatten().any(|n| {
                     let name = n.to_string();
@@ -213,19 +217,14 @@ struct Start {
     line: u32,
 }
 
-type Parsed = (
-    PolicySet,
-    HashMap<PolicyId, Note>,
-    Vec<PolicyChunk>,
-    HashMap<PolicyId, Start>,
-);
+type Parsed = (PolicySet, HashMap<PolicyId, Note>, HashMap<PolicyId, Start>);
 
 fn parse_policies(files: &[SourceFile]) -> Result<Parsed, Vec<Diagnostic>> {
     let mut set = PolicySet::new();
     let (mut notes, mut starts) = (HashMap::new(), HashMap::new());
-    let (mut chunks, mut errors) = (Vec::new(), Vec::new());
+    let mut errors = Vec::new();
     for file in files {
-        let parsed = match PolicySet::from_str(&file.text) {
+        let parsed = match PolicySet::from_str(file.text()) {
             Ok(parsed) => parsed,
             Err(list) => {
                 errors.extend(list.iter().map(|e| located(file, e)));
@@ -243,7 +242,7 @@ fn parse_policies(files: &[SourceFile]) -> Result<Parsed, Vec<Diagnostic>> {
         }
         for cut in cut_file(file, &parsed) {
             match cut {
-                Ok((chunk, line, Some(policy))) => {
+                Ok((line, policy)) => {
                     let id = policy.id().clone();
                     let duplicate = starts
                         .get(&id)
@@ -267,27 +266,25 @@ fn parse_policies(files: &[SourceFile]) -> Result<Parsed, Vec<Diagnostic>> {
                             line,
                         },
                     );
-                    chunks.push(chunk);
                     if let Err(e) = set.add(policy) {
                         errors.push(located(file, &e));
                     }
                 }
-                Ok((chunk, _, None)) => chunks.push(chunk),
                 Err(error) => errors.push(error),
             }
         }
     }
     if errors.is_empty() {
-        Ok((set, notes, chunks, starts))
+        Ok((set, notes, starts))
     } else {
         Err(errors)
     }
 }
 
-/// A piece of a file, the line its policy begins in, and the policy under its `@id`.
-type Cut = Result<(PolicyChunk, u32, Option<cedar_policy::Policy>), Diagnostic>;
+/// The line a policy begins in, and the policy under its `@id`.
+type Cut = Result<(u32, cedar_policy::Policy), Diagnostic>;
 
-/// Cuts a file after each policy, so that the pieces joined are the file again.
+/// Each policy of a file with its place.
 fn cut_file(file: &SourceFile, parsed: &PolicySet) -> Vec<Cut> {
     // Cedar names them policy0, policy1, … in the order of the text.
     let mut policies: Vec<_> = parsed.policies().collect();
@@ -298,11 +295,11 @@ fn cut_file(file: &SourceFile, parsed: &PolicySet) -> Vec<Cut> {
             .parse::<usize>()
             .ok()
     });
-    let mut cuts = Vec::with_capacity(policies.len() + 1);
+    let mut cuts = Vec::with_capacity(policies.len());
     let mut cursor = 0;
     for policy in policies {
         let text = policy.to_cedar().unwrap_or_default();
-        let Some(found) = file.text[cursor..].find(&text) else {
+        let Some(found) = file.text()[cursor..].find(&text) else {
             let message = "a policy could not be found again in its file".to_owned();
             cuts.push(Err(Diagnostic {
                 file: file.name.clone(),
@@ -312,8 +309,7 @@ fn cut_file(file: &SourceFile, parsed: &PolicySet) -> Vec<Cut> {
             continue;
         };
         let (start, end) = (cursor + found, cursor + found + text.len());
-        let line = place(&file.text, start).0;
-        let text = file.text[cursor..end].to_owned();
+        let line = place(file.text(), start).0;
         cursor = end;
         cuts.push(
             match policy.annotation("id").filter(|id| valid_policy_id(id)) {
@@ -324,28 +320,9 @@ fn cut_file(file: &SourceFile, parsed: &PolicySet) -> Vec<Cut> {
                     help: "write @id(\"…\") before it: ids are how decisions name policies".into(),
                     ..Diagnostic::default()
                 }),
-                Some(id) => {
-                    let chunk = PolicyChunk {
-                        file: file.name.clone(),
-                        policy_id: Some(id.into()),
-                        text,
-                    };
-                    Ok((chunk, line, Some(policy.new_id(PolicyId::new(id)))))
-                }
+                Some(id) => Ok((line, policy.new_id(PolicyId::new(id)))),
             },
         );
-    }
-    if cursor < file.text.len() || file.text.is_empty() {
-        let text = file.text[cursor..].to_owned();
-        cuts.push(Ok((
-            PolicyChunk {
-                file: file.name.clone(),
-                policy_id: None,
-                text,
-            },
-            0,
-            None,
-        )));
     }
     cuts
 }
