@@ -2,21 +2,31 @@
 //! only home of `cedar_policy`.
 
 mod actions;
+mod authorize;
 mod cedar;
 mod compile;
+mod context;
 mod convert;
+mod diagnostic;
+mod entry;
 mod evaluate;
 mod nesting;
+mod parallel;
 mod patch;
 mod scope_index;
 mod shape;
+mod sharded;
 mod shared;
 mod source;
+mod statements;
 #[cfg(test)]
 mod tests;
+mod verdict;
+mod vocabulary;
 
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
-pub use compile::{Compiled, Diagnostic, compile};
+pub use compile::{Compiled, compile};
+pub use diagnostic::Diagnostic;
 pub use evaluate::{Facts, Party, PolicyError};
 pub use patch::{PatchError, PolicyPatch};
 pub use shared::SharedSet;

@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 use zta_proto::v1;
 use zta_proto::v1::authorization_service_server::AuthorizationService;
 
-use super::{bounded, consistency_token, entity, optional, timestamp, wire_uid};
+use super::{bounded, consistency_token, entity, fresh, optional, timestamp, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::identity::registry::Credential;
@@ -114,6 +114,7 @@ impl AuthorizationDoor {
         request: v1::AuthorizeRequest,
     ) -> Result<v1::AuthorizeResponse, Status> {
         let correlation_id = request.correlation_id.clone();
+        let demanded = request.at_least_as_fresh.clone();
         let request = match parse(request) {
             Ok(request) => request,
             // What is wrong with a request is told to those who may make one.
@@ -125,6 +126,7 @@ impl AuthorizationDoor {
                 return Err(status);
             }
         };
+        fresh(&self.pdp, demanded).await?;
         let decision = self.pdp.decide(credential, &request).await?;
         self.metrics.decided(&decision);
         Ok(answer(decision, correlation_id))
