@@ -148,21 +148,13 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let mut tasks = Tasks::new(stopped);
     let (audit, sequencer) = Audit::new(head.log_id, Arc::clone(&store));
     tasks.spawn("the audit writer", sequencer.run());
-    let first = bootstrap::first_start(&config, &store, &audit, &material, now).await?;
-    let replica = Arc::new(Replica::load(Arc::clone(&store)).await?);
-    tasks.spawn("the change feed", Arc::clone(&replica).follow());
-
+    let replica = Arc::new(Replica::new(Arc::clone(&store)));
     let operations = operations(&config, &store, &audit, &material, &clock, replica)?;
     let pdp = Arc::clone(&operations.pdp);
     let (readiness, health) = tasks.watch_readiness(&store, &pdp);
-    tasks.sign_checkpoints(
-        &store,
-        Arc::clone(&material.log_key),
-        material.origin.clone(),
-    );
-    tasks.summarize_refusals(Arc::clone(&pdp));
-    tasks.refresh_administrator(config.clone(), Arc::clone(&pdp), material.clone());
 
+    // The doors open before the policies are loaded, which takes seconds for a large set:
+    // `/livez` answers then, and everything that needs policies says NOT_READY.
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
@@ -186,15 +178,58 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             .await
             .map_err(|e| e.to_string())
     });
-    bootstrap::record_start(&config, &pdp).await?;
-    announce(&config, address, first.as_ref(), &material)?;
-
+    tokio::pin!(stop);
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
-        () = stop => Ok(()),
+        () = &mut stop => Ok(()),
+        loaded = load(&config, &store, &material, &pdp, address, now) => {
+            loaded?;
+            keep_up(&config, &store, &material, &pdp, &mut tasks);
+            tokio::select! {
+                part = tasks.first_end() => Err(AppError::PartEnded(part)),
+                () = &mut stop => Ok(()),
+            }
+        }
     };
     drain(&config, stopping, tasks, &pdp, &store, &material).await;
     ended
+}
+
+/// Makes what a new log needs, loads the state, and says where the server is.
+async fn load(
+    config: &Config,
+    store: &SharedStore,
+    material: &Material,
+    pdp: &Arc<Pdp>,
+    address: SocketAddr,
+    now: OffsetDateTime,
+) -> Result<(), AppError> {
+    let (audit, replica) = (&pdp.audit, &pdp.replica);
+    let policies = bootstrap::first_policies(config, store, audit, material, replica, now).await?;
+    let first = bootstrap::first_administrator(config, store, audit, material, now).await?;
+    tracing::info!("loading the policies");
+    replica.load().await?;
+    drop(policies);
+    bootstrap::record_start(config, pdp).await?;
+    announce(config, address, first.as_ref(), material)
+}
+
+/// The background work of a server that has its state.
+fn keep_up(
+    config: &Config,
+    store: &SharedStore,
+    material: &Material,
+    pdp: &Arc<Pdp>,
+    tasks: &mut Tasks,
+) {
+    tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
+    tasks.sign_checkpoints(
+        store,
+        Arc::clone(&material.log_key),
+        material.origin.clone(),
+    );
+    tasks.summarize_refusals(Arc::clone(pdp));
+    tasks.refresh_administrator(config.clone(), Arc::clone(pdp), material.clone());
 }
 
 fn operations(

@@ -281,7 +281,11 @@ pub(super) async fn record_summaries(pdp: &Pdp, now: OffsetDateTime) {
 
 /// Whether a decision could be made and put on record now.
 async fn probe(store: &SharedStore, pdp: &Pdp) -> Result<(), String> {
-    if pdp.replica.current().revision.is_none() {
+    let state = pdp.replica.current();
+    if state.epoch == 0 {
+        return Err("the policies are being loaded".to_owned());
+    }
+    if state.revision.is_none() {
         return Err("no policy revision is in force".to_owned());
     }
     match tokio::time::timeout(PROBE_TIMEOUT, pdp.audit.probe(store)).await {
