@@ -2,6 +2,7 @@
 //! and several replicas on one database.
 
 mod drain;
+mod freshness;
 mod http;
 mod replicas;
 mod start;
