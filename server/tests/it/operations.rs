@@ -4,6 +4,7 @@
 mod drain;
 mod freshness;
 mod http;
+mod loading;
 mod replicas;
 mod start;
 mod store_away;
