@@ -89,6 +89,12 @@ impl Replica {
         self.catch_up(epoch).await
     }
 
+    /// Returns once [`Self::load`] has succeeded.
+    pub(crate) async fn loaded(&self) {
+        // The sender is our own, so it cannot be gone.
+        let _ = self.states.subscribe().wait_for(|states| *states > 0).await;
+    }
+
     /// The newest state. No lock.
     pub(crate) fn current(&self) -> Arc<State> {
         self.current.load_full()

@@ -33,10 +33,12 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::Metrics;
 use material::Material;
-use tasks::Tasks;
+use tasks::{Ready, Tasks};
 
 /// How long the record of the stop and the last checkpoint may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the announcement waits for the server to be ready.
+const READY_WAIT: Duration = Duration::from_secs(1);
 /// Live challenges of one replica.
 const CHALLENGES_MAX: usize = 100_000;
 
@@ -151,7 +153,8 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let replica = Arc::new(Replica::new(Arc::clone(&store)));
     let operations = operations(&config, &store, &audit, &material, &clock, replica)?;
     let pdp = Arc::clone(&operations.pdp);
-    let (readiness, health) = tasks.watch_readiness(&store, &pdp);
+    let (ready, health) = tasks.watch_readiness(&store, &pdp);
+    let shown = ready.clone();
 
     // The doors open before the policies are loaded, which takes seconds for a large set:
     // `/livez` answers then, and everything that needs policies says NOT_READY.
@@ -164,7 +167,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
         pages: Pages {
-            readiness,
+            readiness: Arc::new(move || shown.borrow().clone()),
             metrics: Arc::new(move || metrics.text()),
             ca_pem: Arc::from(material.ca.certificate_pem()),
         },
@@ -182,9 +185,11 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
         () = &mut stop => Ok(()),
-        loaded = load(&config, &store, &material, &pdp, address, now) => {
-            loaded?;
+        loaded = load(&config, &store, &material, &pdp, now) => {
+            let first = loaded?;
+            become_ready(ready).await;
             keep_up(&config, &store, &material, &pdp, &mut tasks);
+            announce(&config, address, first.as_ref(), &material)?;
             tokio::select! {
                 part = tasks.first_end() => Err(AppError::PartEnded(part)),
                 () = &mut stop => Ok(()),
@@ -195,15 +200,20 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     ended
 }
 
-/// Makes what a new log needs, loads the state, and says where the server is.
+/// Who waits for the announcement may ask whether the server is ready.
+async fn become_ready(mut ready: watch::Receiver<Ready>) {
+    let ready = ready.wait_for(Result::is_ok);
+    let _ = tokio::time::timeout(READY_WAIT, ready).await;
+}
+
+/// Makes what a new log needs and loads the state.
 async fn load(
     config: &Config,
     store: &SharedStore,
     material: &Material,
     pdp: &Arc<Pdp>,
-    address: SocketAddr,
     now: OffsetDateTime,
-) -> Result<(), AppError> {
+) -> Result<Option<administrator::FirstStart>, AppError> {
     let (audit, replica) = (&pdp.audit, &pdp.replica);
     let policies = bootstrap::first_policies(config, store, audit, material, replica, now).await?;
     let first = bootstrap::first_administrator(config, store, audit, material, now).await?;
@@ -211,7 +221,7 @@ async fn load(
     replica.load().await?;
     drop(policies);
     bootstrap::record_start(config, pdp).await?;
-    announce(config, address, first.as_ref(), material)
+    Ok(first)
 }
 
 /// The background work of a server that has its state.
