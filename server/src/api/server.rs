@@ -76,7 +76,8 @@ impl Doors {
                     .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
             )
             .add_service(
-                PolicyServiceServer::new(PolicyDoor(operations())).max_decoding_message_size(max),
+                PolicyServiceServer::new(PolicyDoor(operations()))
+                    .max_decoding_message_size(self.limits.policy_message_bytes_max),
             )
             .add_service(
                 AuditServiceServer::new(AuditDoor(operations())).max_decoding_message_size(max),

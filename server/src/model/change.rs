@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::principal::{AgentRecord, AgentState, Instance, UserRecord};
-use super::revision::Revision;
+use super::revision::NewRevision;
 
 /// A join token as it is stored: never the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub enum Change {
         to: AgentState,
     },
     /// A new revision in force. Conflicts when the one before is not in force.
-    ApplyRevision(Box<Revision>),
+    ApplyRevision(Box<NewRevision>),
 }
 
 impl Change {

@@ -15,4 +15,4 @@ pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
 pub use event::{Columns, Event, EventType};
 pub use principal::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
 pub use request::{AccessRequest, EntityUid};
-pub use revision::{Revision, RevisionMeta, SourceFile};
+pub use revision::{RevisionMeta, SourceFile};

@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 use zta_proto::v1;
 use zta_proto::v1::authorization_service_server::AuthorizationService;
 
-use super::{bounded, consistency_token, entity, explain, optional, timestamp, wire_uid};
+use super::{bounded, consistency_token, entity, explain, fresh, optional, timestamp, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::identity::registry::Credential;
@@ -80,6 +80,7 @@ impl AuthorizationService for AuthorizationDoor {
             Ok(question) => question,
             Err(status) => return Err(self.refuse(&credential, status).await),
         };
+        fresh(&self.operations.pdp, question.demanded).await?;
         let listing = self
             .operations
             .list_permitted(
@@ -101,16 +102,18 @@ impl AuthorizationService for AuthorizationDoor {
         let credential = credential(&request, (self.operations.pdp.clock)());
         let v1::ExplainRequest { request, principal } = request.into_inner();
         let parsed = || {
-            let request = request.ok_or_else(|| field("request", "is missing"))?;
+            let mut request = request.ok_or_else(|| field("request", "is missing"))?;
+            let demanded = request.at_least_as_fresh.take();
             let principal = principal
                 .map(|p| entity("principal", Some(p), None))
                 .transpose()?;
-            Ok::<_, Status>((parse(request)?, principal))
+            Ok::<_, Status>((parse(request)?, principal, demanded))
         };
-        let (request, principal) = match parsed() {
+        let (request, principal, demanded) = match parsed() {
             Ok(parsed) => parsed,
             Err(status) => return Err(self.refuse(&credential, status).await),
         };
+        fresh(&self.operations.pdp, demanded).await?;
         let (story, act) = self
             .operations
             .explain(&credential, principal.as_ref(), &request)
@@ -150,10 +153,12 @@ impl AuthorizationDoor {
         request: v1::AuthorizeRequest,
     ) -> Result<v1::AuthorizeResponse, Status> {
         let correlation_id = request.correlation_id.clone();
+        let demanded = request.at_least_as_fresh.clone();
         let request = match parse(request) {
             Ok(request) => request,
             Err(status) => return Err(self.refuse(credential, status).await),
         };
+        fresh(&self.operations.pdp, demanded).await?;
         let decision = self.operations.pdp.decide(credential, &request).await?;
         self.metrics.decided(&decision);
         Ok(answer(decision, correlation_id))

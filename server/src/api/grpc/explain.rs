@@ -6,7 +6,9 @@ use tonic::Status;
 use zta_proto::v1;
 
 use super::authorization::{parse, wire_annotations, wire_reason};
-use super::{bounded, consistency_token_of, entity, page_size, page_token_invalid, wire_uid};
+use super::{
+    bounded, consistency_token, entity, page_size, page_token_invalid, token_of, wire_uid,
+};
 use crate::api::status::{field, limit};
 use crate::model::request::ACTION_TYPE;
 use crate::model::{AccessRequest, Decision, Effect, EntityUid};
@@ -22,12 +24,14 @@ pub(super) struct Question {
     pub(super) request: AccessRequest,
     pub(super) after: Option<EntityUid>,
     pub(super) limit: usize,
+    pub(super) demanded: Option<v1::ConsistencyToken>,
 }
 
 pub(super) fn question(request: v1::ListPermittedRequest) -> Result<Question, Status> {
     use v1::list_permitted_request::Query as Wire;
     let limit = page_size(request.page_size)? as usize;
     let after = cursor(&request.page_token)?;
+    let demanded = request.at_least_as_fresh;
     let (query, action, resource) = match request.query {
         None => return Err(field("query", "is missing: resources or actions")),
         Some(Wire::Actions(wire)) => {
@@ -64,6 +68,7 @@ pub(super) fn question(request: v1::ListPermittedRequest) -> Result<Question, St
         request,
         after,
         limit,
+        demanded,
     })
 }
 
@@ -100,7 +105,7 @@ pub(super) fn wire_listing(listing: Listing, log_id: uuid::Uuid) -> v1::ListPerm
     v1::ListPermittedResponse {
         next_page_token: listing.next.as_ref().map(token).unwrap_or_default(),
         revision: listing.revision,
-        consistency_token: consistency_token_of(log_id, listing.sequence),
+        consistency_token: token_of(log_id, listing.sequence + 1),
         permitted: listing
             .permitted
             .into_iter()
@@ -143,7 +148,7 @@ pub(super) fn wire_explanation(story: Explanation, act: &Decision) -> v1::Explai
         message: verdict.message,
         revision: act.revision,
         sequence: act.sequence,
-        consistency_token: consistency_token_of(act.log_id, act.sequence),
+        consistency_token: consistency_token(act),
     }
 }
 
