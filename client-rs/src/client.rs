@@ -17,7 +17,7 @@ use zta_proto::v1::{
     self, agent_service_client::AgentServiceClient, audit_service_client::AuditServiceClient,
     authentication_service_client::AuthenticationServiceClient,
     authorization_service_client::AuthorizationServiceClient,
-    policy_service_client::PolicyServiceClient,
+    entity_service_client::EntityServiceClient, policy_service_client::PolicyServiceClient,
 };
 
 use crate::{
@@ -181,6 +181,12 @@ impl Client {
     /// `PolicyService`: policy sets and their revisions.
     pub fn policies(&self) -> PolicyServiceClient<Connection> {
         PolicyServiceClient::new(self.inner.connection.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// `EntityService`: what policies know beside the registry.
+    pub fn entities(&self) -> EntityServiceClient<Connection> {
+        EntityServiceClient::new(self.inner.connection.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 

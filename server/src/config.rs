@@ -53,6 +53,8 @@ pub struct Config {
 pub struct Limits {
     /// Bytes of one request.
     pub message_bytes_max: usize,
+    /// Bytes of one request that puts or deletes entities, if that is more.
+    pub entities_bytes_max: usize,
     /// Requests in flight on one connection.
     pub streams_per_connection_max: u32,
     /// How long one request may take.
@@ -109,6 +111,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes_max: 8 * 1024 * 1024,
+            entities_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
             request_timeout_ms: 30_000,
         }

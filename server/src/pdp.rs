@@ -17,7 +17,7 @@ use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
     PrincipalKind, Verdict,
 };
-use crate::policy::{Facts, Party, PolicyError};
+use crate::policy::{EntityError, Facts, Party, PolicyError};
 use crate::replica::{Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -49,6 +49,9 @@ pub(crate) enum PdpError {
     /// The candidate policies would deny their author the next change of them.
     #[error("the candidate policies would lock out their author")]
     Lockout,
+    /// Entities that cannot be put.
+    #[error(transparent)]
+    Entity(#[from] EntityError),
     /// Not on record, so not decided.
     #[error(transparent)]
     Append(AppendError),

@@ -3,11 +3,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr as _;
+use std::sync::Arc;
 
 use cedar_policy::{PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator};
 use miette::Diagnostic as _;
 
 use super::actions::{ActionInfo, actions, tools};
+use super::entities::EntityTypes;
 use super::limits::{FILES_MAX, NESTING_MAX, SOURCE_BYTES_MAX, STATEMENT_BYTES_MAX};
 use super::nesting::too_deep_at;
 use super::scope_index::ScopeIndex;
@@ -44,6 +46,8 @@ pub struct Compiled {
     pub(super) actions: HashMap<EntityUid, ActionInfo>,
     /// A declared tool's id to its own action.
     pub(super) tools: HashMap<String, EntityUid>,
+    /// What the schema declares of entities.
+    pub(super) entity_types: Arc<EntityTypes>,
     /// The policy files cut after each policy.
     pub chunks: Vec<PolicyChunk>,
     /// What should be looked at but does not stand in the way.
@@ -51,6 +55,11 @@ pub struct Compiled {
 }
 
 impl Compiled {
+    /// What its schema declares of entities.
+    pub fn entity_types(&self) -> &Arc<EntityTypes> {
+        &self.entity_types
+    }
+
     /// How many policies it holds.
     pub fn policy_count(&self) -> u32 {
         u32::try_from(self.policies.len()).unwrap_or(u32::MAX)
@@ -76,6 +85,7 @@ pub fn compile(source: &PolicySource) -> Result<Compiled, Vec<Diagnostic>> {
     let actions = actions(&schema, &json)?;
     let tools = tools(&actions)?;
     Ok(Compiled {
+        entity_types: Arc::new(EntityTypes::new(&schema, json.namespaces())),
         schema,
         policies: ScopeIndex::new(policies.policies()),
         notes,

@@ -5,17 +5,19 @@ mod actions;
 mod cedar;
 mod compile;
 mod convert;
+mod entities;
 mod evaluate;
 mod nesting;
 mod scope_index;
-mod sharded;
 mod shape;
+mod sharded;
 mod source;
 #[cfg(test)]
 mod tests;
 
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, Diagnostic, compile};
+pub use entities::{EntityError, EntityMap, EntityTypes, GivenEntity, SliceError};
 pub use evaluate::{Facts, Party, PolicyError};
 pub use source::{PolicySource, builtin_source, content_sha256};
 
@@ -29,4 +31,16 @@ pub mod limits {
     pub const NESTING_MAX: usize = 100;
     /// Bytes of one policy, or of one declaration of a schema.
     pub const STATEMENT_BYTES_MAX: usize = 32 * 1024;
+    /// Entities that can be stored.
+    pub const ENTITIES_MAX: usize = 5_000_000;
+    /// Bytes of an entity's attributes and tags, as canonical JSON.
+    pub const ENTITY_BYTES_MAX: usize = 32 * 1024;
+    /// Parents that an entity names itself.
+    pub const ENTITY_PARENTS_MAX: usize = 256;
+    /// Entities that an entity is in, over all levels.
+    pub const ANCESTORS_MAX: usize = 1000;
+    /// Stored entities that one request may reach.
+    pub const SLICE_ENTITIES_MAX: usize = 1000;
+    /// Ancestors of all entities of one request together.
+    pub const SLICE_ANCESTORS_MAX: usize = 10_000;
 }

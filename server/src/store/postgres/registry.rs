@@ -9,7 +9,7 @@ use super::error::translate;
 use crate::model::change::JoinTokenRecord;
 use crate::model::{AgentRecord, AgentState, Instance, UserRecord};
 use crate::store::value::{corrupt, digest, no_head, refuse_nul, signed, unsigned};
-use crate::store::{Changes, RegistryStore, StoreError};
+use crate::store::{Changes, ENTITY_PAGE, RegistryStore, StoreError};
 
 #[async_trait]
 impl RegistryStore for PostgresStore {
@@ -51,12 +51,15 @@ impl RegistryStore for PostgresStore {
         } else {
             super::policy::load(&mut tx, newest).await?
         };
+        let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
+        let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
         Ok(Changes {
-            epoch: unsigned(head.try_get("epoch").map_err(translate)?)?,
+            epoch: until,
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
             revision,
+            entities,
         })
     }
 

@@ -8,7 +8,7 @@ use super::{SqliteStore, parse_list, parse_time, translate};
 use crate::model::change::JoinTokenRecord;
 use crate::model::{AgentRecord, AgentState, Instance, UserRecord};
 use crate::store::value::{corrupt, digest, no_head, parse_uuid, refuse_nul, signed, unsigned};
-use crate::store::{Changes, RegistryStore, StoreError};
+use crate::store::{Changes, ENTITY_PAGE, RegistryStore, StoreError};
 
 #[async_trait]
 impl RegistryStore for SqliteStore {
@@ -46,12 +46,15 @@ impl RegistryStore for SqliteStore {
         } else {
             super::policy::load(&mut tx, newest).await?
         };
+        let until = unsigned(head)?;
+        let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
         Ok(Changes {
-            epoch: unsigned(head)?,
+            epoch: until,
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
             revision,
+            entities,
         })
     }
 
