@@ -139,7 +139,7 @@ async fn advance(
                 return Err(StoreError::Corrupt(what));
             }
             // Compiling a large revision takes seconds; other calls go on meanwhile.
-            let compiled = tokio::task::spawn_blocking(move || compile(&source))
+            let compiled = tokio::task::spawn_blocking(move || compile(&source, None))
                 .await
                 .map_err(|e| StoreError::Corrupt(format!("compiling a revision failed: {e}")))?
                 .map_err(|errors| {

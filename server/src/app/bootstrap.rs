@@ -62,7 +62,7 @@ fn revision_1(
         Some(dir) => PolicySource::read(std::slice::from_ref(dir)).map_err(AppError::Start)?,
         None => builtin_source(),
     };
-    let compiled = compile(&source).map_err(|errors| {
+    let compiled = compile(&source, None).map_err(|errors| {
         let lines: Vec<String> = errors
             .iter()
             .map(|d| format!("{}:{}: {}", d.file, d.line, d.message))
@@ -83,7 +83,16 @@ fn revision_1(
             policies: compiled.policy_count(),
         },
         schema_files: source.schemas,
-        chunks: compiled.chunks,
+        chunks: compiled
+            .source()
+            .policies
+            .iter()
+            .map(|f| crate::model::revision::PolicyChunk {
+                file: f.name.clone(),
+                policy_id: None,
+                text: f.text.clone(),
+            })
+            .collect(),
     })
 }
 

@@ -112,7 +112,7 @@ fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result
 
 fn check(options: &Options, folders: &[PathBuf]) -> Result<(), Failure> {
     let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
-    match compile(&source) {
+    match compile(&source, None) {
         Ok(compiled) => {
             show(options, "warning", &compiled.warnings)?;
             if options.json {
@@ -138,7 +138,7 @@ async fn apply(
 ) -> Result<(), Failure> {
     let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
     // The server runs the same gates; here the messages can show all places at once.
-    if let Err(errors) = compile(&source) {
+    if let Err(errors) = compile(&source, None) {
         show(options, "error", &errors)?;
         return Err(Failure::No(format!(
             "{} errors; nothing was applied",

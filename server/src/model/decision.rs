@@ -1,5 +1,8 @@
 //! What was decided.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -73,6 +76,26 @@ pub struct Obligation {
     pub policy: String,
 }
 
+/// A permit whose scope matched and that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nearest {
+    /// Its `@id`.
+    pub policy: String,
+    /// The first condition that failed, as source text.
+    pub condition: String,
+    /// Why it could not be evaluated; `None` where it was false.
+    pub error: Option<&'static str>,
+}
+
+/// A policy's annotations, for the PEP; not on record, the revision has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Annotations {
+    /// Its `@id`.
+    pub policy: String,
+    /// All but `@id`.
+    pub annotations: BTreeMap<String, String>,
+}
+
 /// What policy says about a request; not yet a decision, because nothing is on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -88,6 +111,10 @@ pub struct Verdict {
     pub obligations: Vec<Obligation>,
     /// The action that was evaluated: a declared tool's own for `call_tool`.
     pub action: EntityUid,
+    /// For a default deny: the permits that came nearest, sorted by id.
+    pub nearest: Vec<Nearest>,
+    /// Of the determining policies that have any, sorted by id.
+    pub annotations: Vec<Arc<Annotations>>,
 }
 
 impl Verdict {
@@ -100,6 +127,8 @@ impl Verdict {
             errored: Vec::new(),
             obligations: Vec::new(),
             action,
+            nearest: Vec::new(),
+            annotations: Vec::new(),
         }
     }
 

@@ -13,6 +13,24 @@ pub struct SourceFile {
     pub text: String,
 }
 
+impl SourceFile {
+    /// A file.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            text: text.into(),
+        }
+    }
+    /// The content.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+    /// SHA-256 of the text.
+    pub fn sha256(&self) -> Box<[u8; 32]> {
+        Box::new(super::arguments::sha256(self.text.as_bytes()))
+    }
+}
+
 /// What is known of a revision without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevisionMeta {

@@ -65,7 +65,16 @@ impl Operations {
                 policies: compiled.policy_count(),
             },
             schema_files: schema_files.clone(),
-            chunks: compiled.chunks.clone(),
+            chunks: compiled
+                .source()
+                .policies
+                .iter()
+                .map(|f| crate::model::revision::PolicyChunk {
+                    file: f.name.clone(),
+                    policy_id: None,
+                    text: f.text.clone(),
+                })
+                .collect(),
         };
         let decision = self
             .pdp
@@ -188,7 +197,7 @@ impl Operations {
 }
 
 async fn gates(source: PolicySource) -> Result<Gates, OperationError> {
-    blocking(move || compile(&source)).await
+    blocking(move || compile(&source, None)).await
 }
 
 /// Runs what takes long beside the calls of others.

@@ -1,10 +1,14 @@
 //! What each action of a schema takes, looked up once when a policy set is compiled.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use cedar_policy::{Entities, Entity, EntityUid as CedarUid, Schema};
+use cedar_policy::Schema;
+use cedar_policy_core::ast::{Entity, EntityUID};
+use cedar_policy_core::entities::{Dereference, Entities};
+use cedar_policy_core::validator::ValidatorSchema;
 
-use super::compile::{Diagnostic, plain};
+use super::diagnostic::{Diagnostic, plain};
 use super::shape::{Attribute, SchemaJson, Shape};
 use crate::model::EntityUid;
 use crate::model::request::CALL_TOOL;
@@ -12,18 +16,40 @@ use crate::model::request::CALL_TOOL;
 /// What is known of an action before any request comes.
 #[derive(Debug)]
 pub(super) struct ActionInfo {
-    pub(super) uid: CedarUid,
+    pub(super) uid: Arc<EntityUID>,
+    /// Everything above it.
+    pub(super) ancestors: Vec<EntityUID>,
     /// The action and all its ancestors, ready to be put beside a request's entities.
-    pub(super) entities: Vec<Entity>,
+    pub(super) entities: Vec<Arc<Entity>>,
     pub(super) resource_types: HashSet<String>,
     pub(super) request: BTreeMap<String, Attribute>,
     /// `Some` for a declared tool.
     pub(super) input: Option<BTreeMap<String, Attribute>>,
 }
 
+impl ActionInfo {
+    /// Whether the action applies to this principal and this resource. The context needs
+    /// no look: it was built by the action's own types.
+    ///
+    /// # Errors
+    /// Says what does not fit.
+    pub(super) fn admits(
+        &self,
+        schema: &ValidatorSchema,
+        principal: &EntityUID,
+        resource: &EntityUID,
+    ) -> Result<(), String> {
+        use cedar_policy_core::ast::RequestSchema as _;
+        schema
+            .validate_scope_variables(Some(principal), Some(&self.uid), Some(resource))
+            .map_err(|e| e.to_string())
+    }
+}
+
 /// Cedar's entity reference as ours.
-fn plain_uid(uid: &CedarUid) -> EntityUid {
-    EntityUid::new(uid.type_name().to_string(), uid.id().unescaped())
+fn plain_uid(uid: &EntityUID) -> EntityUid {
+    let id: &str = uid.eid().as_ref();
+    EntityUid::new(uid.entity_type().to_string(), id)
 }
 
 /// Each action of a schema that applies to something.
@@ -45,9 +71,9 @@ pub(super) fn actions(
         if resource_types.is_empty() {
             continue;
         }
-        match action(uid, resource_types, &entities, json) {
+        match action(uid.as_ref(), resource_types, entities.as_ref(), json) {
             Ok(info) => {
-                actions.insert(plain_uid(uid), info);
+                actions.insert(plain_uid(uid.as_ref()), info);
             }
             Err(why) => errors.push(plain(
                 format!("action {uid}: {why}"),
@@ -63,16 +89,20 @@ pub(super) fn actions(
 }
 
 fn action(
-    uid: &CedarUid,
+    uid: &EntityUID,
     resource_types: HashSet<String>,
     entities: &Entities,
     json: &SchemaJson,
 ) -> Result<ActionInfo, String> {
-    let namespace = uid.type_name().namespace();
+    let plain = plain_uid(uid);
+    let namespace = plain
+        .ty
+        .rsplit_once("::")
+        .map_or("", |(namespace, _)| namespace);
     let context = json
-        .action_context(&namespace, uid.id().unescaped())
+        .action_context(namespace, &plain.id)
         .ok_or("it declares no context")?;
-    let Shape::Record(mut context) = json.shape(&namespace, context)? else {
+    let Shape::Record(mut context) = json.shape(namespace, context)? else {
         return Err("its context is not a record".to_owned());
     };
     let input = context
@@ -92,22 +122,37 @@ fn action(
             "its context requires `{name}`, which no request can give"
         ));
     }
+    let entities = with_ancestors(uid, entities);
     Ok(ActionInfo {
-        uid: uid.clone(),
-        entities: with_ancestors(uid, entities),
+        uid: Arc::new(uid.clone()),
+        ancestors: entities
+            .first()
+            .map(|own| own.ancestors().cloned().collect())
+            .unwrap_or_default(),
+        entities,
         resource_types,
         request,
         input: input.transpose()?,
     })
 }
 
-/// The action and its ancestors as entities: all that `action in …` can reach.
-fn with_ancestors(uid: &CedarUid, entities: &Entities) -> Vec<Entity> {
-    let mut out: Vec<Entity> = entities.get(uid).cloned().into_iter().collect();
-    if let Some(ancestors) = entities.ancestors(uid) {
-        out.extend(ancestors.filter_map(|a| entities.get(a)).cloned());
-    }
-    out
+/// The action and its ancestors as entities, itself first: all that `action in …` can
+/// reach.
+fn with_ancestors(uid: &EntityUID, entities: &Entities) -> Vec<Arc<Entity>> {
+    let Dereference::Data(own) = entities.entity(uid) else {
+        return Vec::new();
+    };
+    let above = own
+        .ancestors()
+        .filter_map(|above| match entities.entity(above) {
+            Dereference::Data(entity) => Some(entity),
+            _ => None,
+        });
+    std::iter::once(own)
+        .chain(above)
+        .cloned()
+        .map(Arc::new)
+        .collect()
 }
 
 /// Declared tools: actions below `call_tool`, found by their id alone, so that a PEP
@@ -119,7 +164,11 @@ pub(super) fn tools(
     let mut tools: HashMap<String, EntityUid> = HashMap::new();
     let mut errors = Vec::new();
     for (uid, info) in actions {
-        let below = info.entities.iter().any(|e| plain_uid(&e.uid()) == parent) && *uid != parent;
+        let below = info
+            .ancestors
+            .iter()
+            .any(|above| plain_uid(above) == parent)
+            && *uid != parent;
         if !below {
             continue;
         }

@@ -3,14 +3,18 @@
 
 use std::str::FromStr as _;
 
-use cedar_policy::{
-    AuthorizationError, Context, Decision, Entities, EntityId, EntityTypeName,
-    EntityUid as CedarUid, PolicyId, PolicySet, Request, Schema,
-};
+use std::sync::Arc;
 
+use cedar_policy::{
+    Context, Entities, EntityId, EntityTypeName, EntityUid as CedarUid, PolicySet, Request, Schema,
+};
+use cedar_policy_core::ast;
+
+use super::authorize::{Outcome, authorize};
+use super::entry::Entry;
 use super::limits::{NESTING_MAX, STATEMENT_BYTES_MAX};
 use super::nesting::too_deep_at;
-use super::scope_index::ScopeIndex;
+use super::scope_index::{Place, ScopeIndex};
 use crate::model::{Effect, EntityUid};
 
 /// The policies, schema and entities of a test.
@@ -76,8 +80,14 @@ impl CedarSetup {
             Entities::from_json_str(entities_json, schema.as_ref())
                 .map_err(|e| format!("entities: {}", chain(&e)))?
         };
+        let mut index = ScopeIndex::default();
+        for policy in policies.policies() {
+            let policy: &ast::Policy = policy.as_ref();
+            // A set holds each id once.
+            let _ = index.add(&Arc::new(Entry::new(policy.clone())));
+        }
         Ok(Self {
-            policies: ScopeIndex::new(policies.policies()),
+            policies: index,
             schema,
             entities,
         })
@@ -105,38 +115,39 @@ pub fn evaluate_cedar(setup: &CedarSetup, item: &CedarItem) -> Result<CedarResul
         schema.filter(|_| item.validate_request),
     )
     .map_err(|e| format!("request: {}", chain(&e)))?;
-    let response = setup
-        .policies
-        .is_authorized(&request, &setup.entities)
-        .map_err(|e| e.to_string())?;
-    let mut policies: Vec<String> = response
-        .diagnostics()
-        .reason()
-        .map(ToString::to_string)
-        .collect();
-    let mut errored: Vec<String> = response
-        .diagnostics()
-        .errors()
-        .map(|e| errored_id(e).to_string())
-        .collect();
-    policies.sort_unstable();
-    errored.sort_unstable();
-    let effect = match response.decision() {
-        Decision::Allow => Effect::Allow,
-        Decision::Deny => Effect::Deny,
+    let outcome = over_all(&setup.policies, request.as_ref(), setup.entities.as_ref());
+    let ids = |entries: &mut dyn Iterator<Item = &Arc<Entry>>| {
+        let mut ids: Vec<String> = entries.map(|entry| entry.id().to_owned()).collect();
+        ids.sort_unstable();
+        ids
     };
     Ok(CedarResult {
-        effect,
-        policies,
-        errored,
+        effect: match outcome.allows() {
+            true => Effect::Allow,
+            false => Effect::Deny,
+        },
+        policies: ids(&mut outcome.determining().iter().copied()),
+        errored: ids(&mut outcome.errored.iter().map(|(entry, _)| *entry)),
     })
 }
 
-/// The policy that errored.
-pub(super) fn errored_id(error: &AuthorizationError) -> &PolicyId {
-    match error {
-        AuthorizationError::PolicyEvaluationError(e) => e.policy_id(),
-    }
+/// As `Authorizer::is_authorized`, through the index.
+pub(super) fn over_all<'p>(
+    policies: &'p ScopeIndex,
+    request: &ast::Request,
+    entities: &cedar_policy_core::entities::Entities,
+) -> Outcome<'p> {
+    let (Some(principal), Some(action), Some(resource)) = (
+        request.principal().uid(),
+        request.action().uid(),
+        request.resource().uid(),
+    ) else {
+        // `Request::new` takes no unknowns; asked about everything, nothing is left out.
+        return authorize(policies.iter().collect(), request, entities);
+    };
+    let place = |uid| Place::among(uid, entities);
+    let found = policies.candidates(&place(principal), &place(action), &place(resource));
+    authorize(found, request, entities)
 }
 
 fn uid(uid: &EntityUid) -> Result<CedarUid, String> {

@@ -1,112 +1,134 @@
-//! From files to a revision that can decide: parse, strict validation, and the index of
-//! what each action takes. What fails here is never active.
+//! From files to a revision that can decide: parse, strict validation, and the index. What
+//! fails here is never active.
+//!
+//! A revision shares everything with the one before that did not change: the schema where
+//! its files are the same, each file with the same text, and in a file that changed each
+//! policy with the same text. So the cost of a change is that of the files in it, not of
+//! the whole set. What is left is spread over the cores.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr as _;
 use std::sync::Arc;
 
-use cedar_policy::{PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator};
+use cedar_policy::PolicySet;
+use cedar_policy_core::{ast, parser, validator};
 use miette::Diagnostic as _;
 
-use super::actions::{ActionInfo, actions, tools};
+use super::diagnostic::{Diagnostic, located, plain};
 use super::entities::EntityTypes;
-use super::limits::{FILES_MAX, NESTING_MAX, SOURCE_BYTES_MAX, STATEMENT_BYTES_MAX};
+use super::entry::Entry;
+use super::limits::{FILES_MAX, NESTING_MAX, POLICIES_MAX, SOURCE_BYTES_MAX, STATEMENT_BYTES_MAX};
 use super::nesting::too_deep_at;
+use super::parallel::parallel;
 use super::scope_index::ScopeIndex;
-use super::shape::SchemaJson;
-use super::source::{BUILTIN_SCHEMA, PolicySource};
-use crate::model::request::NAMESPACE;
-use crate::model::revision::PolicyChunk;
-use crate::model::{EntityUid, SourceFile};
+use super::source::PolicySource;
+use super::statements::{Statement, statements};
+use super::vocabulary::Vocabulary;
+use crate::model::SourceFile;
 
-/// Something wrong with a policy set, at a place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Diagnostic {
-    /// The file, empty where there is no single place.
-    pub file: String,
-    /// 1-based; 0 where unknown.
-    pub line: u32,
-    /// 1-based; 0 where unknown.
-    pub column: u32,
-    /// What is wrong.
-    pub message: String,
-    /// What to do about it; may be empty.
-    pub help: String,
-    /// The policy's `@id`, if it concerns one.
-    pub policy_id: String,
-}
-
-/// A policy set ready to decide. Immutable.
+/// A policy set ready to decide. Immutable; shares what it can with the one before.
 #[derive(Debug)]
 pub struct Compiled {
-    pub(super) schema: Schema,
+    pub(super) vocabulary: Arc<Vocabulary>,
     pub(super) policies: ScopeIndex,
-    /// Per policy: the obligations it asks for and the reason it gives.
-    pub(super) notes: HashMap<PolicyId, Note>,
-    pub(super) actions: HashMap<EntityUid, ActionInfo>,
-    /// A declared tool's id to its own action.
-    pub(super) tools: HashMap<String, EntityUid>,
-    /// What the schema declares of entities.
-    pub(super) entity_types: Arc<EntityTypes>,
-    /// The policy files cut after each policy.
-    pub chunks: Vec<PolicyChunk>,
+    files: Files,
+    source: PolicySource,
     /// What should be looked at but does not stand in the way.
     pub warnings: Vec<Diagnostic>,
 }
 
-impl Compiled {
-    /// What its schema declares of entities.
-    pub fn entity_types(&self) -> &Arc<EntityTypes> {
-        &self.entity_types
-    }
+type Files = BTreeMap<String, Arc<CompiledFile>>;
 
+/// A file's policies in the order of its text.
+#[derive(Debug)]
+struct CompiledFile {
+    sha256: [u8; 32],
+    /// Each with the line it begins in.
+    policies: Vec<(u32, Arc<Entry>)>,
+}
+
+impl Compiled {
     /// How many policies it holds.
     pub fn policy_count(&self) -> u32 {
         u32::try_from(self.policies.len()).unwrap_or(u32::MAX)
     }
+
+    /// What its schema declares of entities. The same value where the schema is the same.
+    pub fn entity_types(&self) -> &Arc<EntityTypes> {
+        &self.vocabulary.entity_types
+    }
+
+    /// The files that it was made of.
+    pub fn source(&self) -> &PolicySource {
+        &self.source
+    }
+
+    /// Whether it holds this very policy.
+    fn holds(&self, entry: &Arc<Entry>) -> bool {
+        let own = self.policies.get(entry.id());
+        own.is_some_and(|own| Arc::ptr_eq(own, entry))
+    }
+
+    /// The file and the line in which a policy begins. Looks through all files.
+    pub(super) fn place(&self, entry: &Arc<Entry>) -> Option<(&str, u32)> {
+        place(&self.files, entry)
+    }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Note {
-    pub(super) forbid: bool,
-    pub(super) obligations: Vec<String>,
-    pub(super) reason: Option<String>,
+/// Whether a set of files has this very one.
+fn shares(files: &Files, name: &str, file: &Arc<CompiledFile>) -> bool {
+    files.get(name).is_some_and(|own| Arc::ptr_eq(own, file))
 }
 
-/// Compiles a policy set.
+fn place<'f>(files: &'f Files, entry: &Arc<Entry>) -> Option<(&'f str, u32)> {
+    files.iter().find_map(|(name, file)| {
+        let found = file.policies.iter().find(|(_, e)| Arc::ptr_eq(e, entry))?;
+        Some((name.as_str(), found.0))
+    })
+}
+
+/// Compiles a policy set. What it has in common with `before` is not compiled again.
 ///
 /// # Errors
 /// Everything that is wrong with it, each with its place.
-pub fn compile(source: &PolicySource) -> Result<Compiled, Vec<Diagnostic>> {
-    within_limits(source)?;
-    let (schema, json) = parse_schemas(&source.schemas)?;
-    let (policies, notes, chunks, starts) = parse_policies(&source.policies)?;
-    let warnings = validate(&schema, &policies, &starts)?;
-    let actions = actions(&schema, &json)?;
-    let tools = tools(&actions)?;
+pub fn compile(
+    source: &PolicySource,
+    before: Option<&Compiled>,
+) -> Result<Compiled, Vec<Diagnostic>> {
+    within_limits(source, before)?;
+    let vocabulary = match before {
+        Some(before) if before.vocabulary.is_of(&source.schemas) => Arc::clone(&before.vocabulary),
+        _ => Arc::new(Vocabulary::new(&source.schemas)?),
+    };
+    let same_schema = before.is_some_and(|b| Arc::ptr_eq(&b.vocabulary, &vocabulary));
+    let files = files(&source.policies, before)?;
+    let policies = index(&files, before)?;
+    let known = before.filter(|_| same_schema);
+    let unproven: Vec<&Arc<Entry>> = files
+        .iter()
+        .filter(|(name, file)| !known.is_some_and(|k| shares(&k.files, name, file)))
+        .flat_map(|(_, file)| &file.policies)
+        .map(|(_, entry)| entry)
+        .filter(|entry| !known.is_some_and(|k| k.holds(entry)))
+        .collect();
+    let mut warnings = validate(&vocabulary, &unproven, &files)?;
+    if let Some(known) = known {
+        // Those of the policies that stayed.
+        let stayed = |w: &&Diagnostic| policies.get(&w.policy_id).is_some_and(|e| known.holds(e));
+        warnings.extend(known.warnings.iter().filter(stayed).cloned());
+    }
     Ok(Compiled {
-        entity_types: Arc::new(EntityTypes::new(&schema, json.namespaces())),
-        schema,
-        policies: ScopeIndex::new(policies.policies()),
-        notes,
-        actions,
-        tools,
-        chunks,
+        vocabulary,
+        policies,
+        files,
+        source: source.clone(),
         warnings,
     })
 }
 
-pub(super) fn plain(message: String, help: &str) -> Diagnostic {
-    Diagnostic {
-        message,
-        help: help.to_owned(),
-        ..Diagnostic::default()
-    }
-}
-
-fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
+fn within_limits(source: &PolicySource, before: Option<&Compiled>) -> Result<(), Vec<Diagnostic>> {
     let files = source.policies.iter().chain(&source.schemas);
-    let bytes: usize = files.clone().map(|f| f.text.len()).sum();
+    let bytes: usize = files.clone().map(|f| f.text().len()).sum();
     let mut errors = Vec::new();
     if bytes > SOURCE_BYTES_MAX {
         let message =
@@ -117,7 +139,7 @@ fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
         errors.push(plain(format!("there are more than {FILES_MAX} files"), ""));
     }
     let mut names = HashSet::new();
-    for file in files {
+    for file in files.clone() {
         if file.name.is_empty() || file.name.len() > 255 || file.name.chars().any(char::is_control)
         {
             errors.push(plain(
@@ -129,8 +151,14 @@ fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
             errors.push(plain(message, "give each file its own name"));
         }
     }
-    for file in source.policies.iter().chain(&source.schemas) {
-        let line = too_deep_at(&file.text);
+    for file in files {
+        if before
+            .and_then(|b| b.files.get(&file.name))
+            .is_some_and(|f| f.sha256 == *file.sha256())
+        {
+            continue;
+        }
+        let line = too_deep_at(file.text());
         if line > 0 {
             errors.push(Diagnostic {
                 file: file.name.clone(),
@@ -148,263 +176,265 @@ fn within_limits(source: &PolicySource) -> Result<(), Vec<Diagnostic>> {
     }
 }
 
-/// 1-based line and column of a byte offset.
-fn place(text: &str, offset: usize) -> (u32, u32) {
-    let before = text.get(..offset.min(text.len())).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    (line as u32, column as u32)
+/// A statement that has to be parsed, with where it goes.
+struct Job<'s> {
+    file: &'s SourceFile,
+    statement: Statement<'s>,
 }
 
-/// Cedar's own diagnostic with its place in the file.
-fn located(file: &SourceFile, error: &dyn miette::Diagnostic) -> Diagnostic {
-    let offset = error
-        .labels()
-        .and_then(|mut l| l.next())
-        .map(|l| l.offset());
-    let (line, column) = offset.map_or((0, 0), |o| place(&file.text, o));
-    Diagnostic {
-        file: file.name.clone(),
-        line,
-        column,
-        message: error.to_string(),
-        help: error.help().map(|h| h.to_string()).unwrap_or_default(),
-        policy_id: String::new(),
-    }
-}
-
-fn parse_schemas(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> {
-    let builtin = SourceFile {
-        name: "(built in)".into(),
-        text: BUILTIN_SCHEMA.into(),
-    };
-    let mut fragments = Vec::new();
-    let mut json = Vec::new();
+/// Each file with its policies, parsed where its text is new.
+fn files(sources: &[SourceFile], before: Option<&Compiled>) -> Result<Files, Vec<Diagnostic>> {
+    let mut files = BTreeMap::new();
+    let mut jobs = Vec::new();
+    let mut changed = Vec::new();
     let mut errors = Vec::new();
-    for (i, file) in std::iter::once(&builtin).chain(files).enumerate() {
-        match SchemaFragment::from_cedarschema_str(&file.text) {
-            Ok((fragment, _)) => {
-                let reserved = fragment.namespaces().flatten().any(|n| {
-                    let name = n.to_string();
-                    name == NAMESPACE || name.starts_with("ZTA::")
-                });
-                if i > 0 && reserved {
-                    errors.push(Diagnostic {
-                        file: file.name.clone(),
-                        message: "the namespace `ZTA` is built in and cannot be declared".into(),
-                        help: "declare your types in a namespace of your own".into(),
-                        ..Diagnostic::default()
-                    });
-                }
-                match fragment.clone().to_json_value() {
-                    Ok(value) => json.push(value),
-                    Err(e) => errors.push(located(file, &e)),
-                }
-                fragments.push(fragment);
-            }
-            Err(e) => errors.push(located(file, &e)),
+    for file in sources {
+        let known = before.and_then(|b| b.files.get(&file.name));
+        if let Some(known) = known.filter(|known| known.sha256 == *file.sha256()) {
+            files.insert(file.name.clone(), Arc::clone(known));
+            continue;
         }
+        let (cut, rest) = statements(file.text());
+        if !rest.is_empty() {
+            errors.extend(whole_file_errors(file));
+            continue;
+        }
+        let texts: HashMap<&str, &Arc<Entry>> = known
+            .into_iter()
+            .flat_map(|known| &known.policies)
+            .filter_map(|(_, entry)| Some((entry.policy.loc()?.snippet()?, entry)))
+            .collect();
+        let mut policies = Vec::with_capacity(cut.len());
+        for statement in cut {
+            let known = texts.get(statement.text).map(|entry| Arc::clone(entry));
+            if known.is_none() {
+                jobs.push(Job { file, statement });
+            }
+            policies.push((statement.line, known));
+        }
+        changed.push((file, policies));
+    }
+    let kept: usize = files
+        .values()
+        .map(|file: &Arc<CompiledFile>| file.policies.len())
+        .sum();
+    let count = kept
+        + changed
+            .iter()
+            .map(|(_, policies)| policies.len())
+            .sum::<usize>();
+    if count > POLICIES_MAX {
+        errors.push(plain(
+            format!("there are {count} policies, at most {POLICIES_MAX} are allowed"),
+            "",
+        ));
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    let schema = Schema::from_schema_fragments(fragments).map_err(|e| {
-        vec![plain(
-            e.to_string(),
-            &e.help().map(|h| h.to_string()).unwrap_or_default(),
-        )]
-    })?;
-    Ok((schema, SchemaJson::new(json)))
-}
-
-/// Where a policy begins, for messages.
-struct Start {
-    file: String,
-    line: u32,
-}
-
-type Parsed = (
-    PolicySet,
-    HashMap<PolicyId, Note>,
-    Vec<PolicyChunk>,
-    HashMap<PolicyId, Start>,
-);
-
-fn parse_policies(files: &[SourceFile]) -> Result<Parsed, Vec<Diagnostic>> {
-    let mut set = PolicySet::new();
-    let (mut notes, mut starts) = (HashMap::new(), HashMap::new());
-    let (mut chunks, mut errors) = (Vec::new(), Vec::new());
-    for file in files {
-        let parsed = match PolicySet::from_str(&file.text) {
-            Ok(parsed) => parsed,
-            Err(list) => {
-                errors.extend(list.iter().map(|e| located(file, e)));
-                continue;
+    let mut parsed = parallel(&jobs, parse).into_iter();
+    for (file, slots) in changed {
+        let mut policies = Vec::with_capacity(slots.len());
+        for (line, known) in slots {
+            match known.map_or_else(|| parsed.next(), |entry| Some(Ok(entry))) {
+                Some(Ok(entry)) => policies.push((line, entry)),
+                Some(Err(error)) => errors.push(error),
+                None => errors.push(plain("a policy was not parsed".into(), "")),
             }
+        }
+        let compiled = CompiledFile {
+            sha256: *file.sha256(),
+            policies,
         };
-        if parsed.num_of_templates() > 0 {
-            errors.push(Diagnostic {
-                file: file.name.clone(),
-                message: "policy templates cannot be applied from files".into(),
-                help: "write the policy without `?principal` and `?resource`".into(),
-                ..Diagnostic::default()
-            });
-            continue;
-        }
-        for cut in cut_file(file, &parsed) {
-            match cut {
-                Ok((chunk, line, Some(policy))) => {
-                    let id = policy.id().clone();
-                    let duplicate = starts
-                        .get(&id)
-                        .map(|s: &Start| format!("`{}` line {}", s.file, s.line));
-                    if let Some(first) = duplicate {
-                        errors.push(Diagnostic {
-                            file: file.name.clone(),
-                            line,
-                            message: format!("the @id `{id}` is taken by a policy in {first}"),
-                            help: "give each policy an @id of its own".into(),
-                            policy_id: id.to_string(),
-                            ..Diagnostic::default()
-                        });
-                        continue;
-                    }
-                    notes.insert(id.clone(), note(&policy));
-                    starts.insert(
-                        id,
-                        Start {
-                            file: file.name.clone(),
-                            line,
-                        },
-                    );
-                    chunks.push(chunk);
-                    if let Err(e) = set.add(policy) {
-                        errors.push(located(file, &e));
-                    }
-                }
-                Ok((chunk, _, None)) => chunks.push(chunk),
-                Err(error) => errors.push(error),
-            }
-        }
+        files.insert(file.name.clone(), Arc::new(compiled));
     }
     if errors.is_empty() {
-        Ok((set, notes, chunks, starts))
-    } else {
-        Err(errors)
+        return Ok(files);
     }
+    // A statement that does not parse: Cedar's own words on the whole file, once a file.
+    let broken: HashSet<String> = errors
+        .iter()
+        .filter(|e| e.message.is_empty())
+        .map(|e| e.file.clone())
+        .collect();
+    errors.retain(|e| !e.message.is_empty());
+    for file in sources.iter().filter(|f| broken.contains(&f.name)) {
+        errors.extend(whole_file_errors(file));
+    }
+    Err(errors)
 }
 
-/// A piece of a file, the line its policy begins in, and the policy under its `@id`.
-type Cut = Result<(PolicyChunk, u32, Option<cedar_policy::Policy>), Diagnostic>;
-
-/// Cuts a file after each policy, so that the pieces joined are the file again.
-fn cut_file(file: &SourceFile, parsed: &PolicySet) -> Vec<Cut> {
-    // Cedar names them policy0, policy1, … in the order of the text.
-    let mut policies: Vec<_> = parsed.policies().collect();
-    policies.sort_by_key(|p| {
-        p.id()
-            .to_string()
-            .trim_start_matches("policy")
-            .parse::<usize>()
-            .ok()
-    });
-    let mut cuts = Vec::with_capacity(policies.len() + 1);
-    let mut cursor = 0;
-    for policy in policies {
-        let text = policy.to_cedar().unwrap_or_default();
-        let Some(found) = file.text[cursor..].find(&text) else {
-            let message = "a policy could not be found again in its file".to_owned();
-            cuts.push(Err(Diagnostic {
-                file: file.name.clone(),
-                message,
-                ..Diagnostic::default()
-            }));
-            continue;
-        };
-        let (start, end) = (cursor + found, cursor + found + text.len());
-        let line = place(&file.text, start).0;
-        let text = file.text[cursor..end].to_owned();
-        cursor = end;
-        cuts.push(
-            match policy.annotation("id").filter(|id| valid_policy_id(id)) {
-                None => Err(Diagnostic {
-                    file: file.name.clone(),
-                    line,
-                    message: "a policy needs an @id of 1 to 128 printable characters".into(),
-                    help: "write @id(\"…\") before it: ids are how decisions name policies".into(),
-                    ..Diagnostic::default()
-                }),
-                Some(id) => {
-                    let chunk = PolicyChunk {
-                        file: file.name.clone(),
-                        policy_id: Some(id.into()),
-                        text,
-                    };
-                    Ok((chunk, line, Some(policy.new_id(PolicyId::new(id)))))
-                }
-            },
-        );
-    }
-    if cursor < file.text.len() || file.text.is_empty() {
-        let text = file.text[cursor..].to_owned();
-        cuts.push(Ok((
-            PolicyChunk {
-                file: file.name.clone(),
-                policy_id: None,
-                text,
-            },
-            0,
-            None,
-        )));
-    }
-    cuts
+/// Parses one policy. A diagnostic without a message: the file is to be asked whole.
+fn parse(job: &Job<'_>) -> Result<Arc<Entry>, Diagnostic> {
+    let Job { file, statement } = job;
+    let at = |message: &str, help: &str| Diagnostic {
+        file: file.name.clone(),
+        line: statement.line,
+        message: message.to_owned(),
+        help: help.to_owned(),
+        ..Diagnostic::default()
+    };
+    let policy = parser::parse_policy(None, statement.text).map_err(|_| at("", ""))?;
+    let id = policy
+        .annotations()
+        .find(|(key, _)| AsRef::<str>::as_ref(*key) == "id")
+        .map(|(_, value)| value.val.clone())
+        .filter(|id| valid_policy_id(id))
+        .ok_or_else(|| {
+            at(
+                "a policy needs an @id of 1 to 128 printable characters",
+                "write @id(\"…\") before it: ids are how decisions name policies",
+            )
+        })?;
+    let policy = policy.new_id(ast::PolicyID::from_smolstr(id));
+    Ok(Arc::new(Entry::new(policy.into())))
 }
 
 fn valid_policy_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && !id.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
-fn note(policy: &cedar_policy::Policy) -> Note {
-    let obligations = policy.annotation("obligation").unwrap_or_default();
-    Note {
-        forbid: policy.effect() == cedar_policy::Effect::Forbid,
-        obligations: obligations
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        reason: policy.annotation("reason").map(str::to_owned),
+/// Why a file cannot be parsed, with the places in it.
+fn whole_file_errors(file: &SourceFile) -> Vec<Diagnostic> {
+    match PolicySet::from_str(file.text()) {
+        Err(errors) => errors.iter().map(|e| located(file, e)).collect(),
+        Ok(set) if set.num_of_templates() > 0 => vec![Diagnostic {
+            file: file.name.clone(),
+            message: "policy templates cannot be applied from files".into(),
+            help: "write the policy without `?principal` and `?resource`".into(),
+            ..Diagnostic::default()
+        }],
+        // Cedar reads as space or comment what the cut does not.
+        Ok(_) => vec![Diagnostic {
+            file: file.name.clone(),
+            message: "its policies cannot be told apart".into(),
+            help: "use plain spaces and line breaks between policies".into(),
+            ..Diagnostic::default()
+        }],
     }
 }
 
-fn validate(
-    schema: &Schema,
-    policies: &PolicySet,
-    starts: &HashMap<PolicyId, Start>,
-) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
-    let at = |id: &PolicyId, message: String, help: String| {
-        let start = starts.get(id);
-        Diagnostic {
-            file: start.map(|s| s.file.clone()).unwrap_or_default(),
-            line: start.map_or(0, |s| s.line),
-            column: 0,
-            message,
-            help,
-            policy_id: id.to_string(),
-        }
-    };
-    let help = |d: &dyn miette::Diagnostic| d.help().map(|h| h.to_string()).unwrap_or_default();
-    let result = Validator::new(schema.clone()).validate(policies, ValidationMode::Strict);
-    let errors: Vec<_> = result
-        .validation_errors()
-        .map(|e| at(e.policy_id(), e.to_string(), help(e)))
+/// The index of the files' policies: that of `before` with what changed.
+fn index(files: &Files, before: Option<&Compiled>) -> Result<ScopeIndex, Vec<Diagnostic>> {
+    let mut index = before.map(|b| b.policies.clone()).unwrap_or_default();
+    let mut stayed: HashSet<*const Entry> = HashSet::new();
+    let changed: Vec<_> = files
+        .iter()
+        .filter(|(name, file)| !before.is_some_and(|b| shares(&b.files, name, file)))
         .collect();
-    if !errors.is_empty() {
-        return Err(errors);
+    for (_, file) in &changed {
+        stayed.extend(file.policies.iter().map(|(_, entry)| Arc::as_ptr(entry)));
     }
-    Ok(result
-        .validation_warnings()
-        .map(|w| at(w.policy_id(), w.to_string(), help(w)))
-        .collect())
+    let mut kept: HashSet<*const Entry> = HashSet::new();
+    for (name, file) in before.into_iter().flat_map(|b| &b.files) {
+        if shares(files, name, file) {
+            continue;
+        }
+        for (_, entry) in &file.policies {
+            if stayed.contains(&Arc::as_ptr(entry)) {
+                kept.insert(Arc::as_ptr(entry));
+            } else {
+                index.remove(entry.id());
+            }
+        }
+    }
+    let mut errors = Vec::new();
+    for (name, file) in changed {
+        for (line, entry) in &file.policies {
+            // The first of each; a second one with the same text is a duplicate like any.
+            if kept.remove(&Arc::as_ptr(entry)) {
+                continue;
+            }
+            if let Err(taken) = index.add(entry) {
+                let first = place(files, &taken);
+                errors.push(duplicate(name, *line, entry.id(), first));
+            }
+        }
+    }
+    if errors.is_empty() {
+        Ok(index)
+    } else {
+        Err(errors)
+    }
+}
+
+fn duplicate(file: &str, line: u32, id: &str, first: Option<(&str, u32)>) -> Diagnostic {
+    let (first_file, first_line) = first.unwrap_or((file, line));
+    Diagnostic {
+        file: file.to_owned(),
+        line,
+        message: format!("the @id `{id}` is taken by a policy in `{first_file}` line {first_line}"),
+        help: "give each policy an @id of its own".into(),
+        policy_id: id.to_owned(),
+        ..Diagnostic::default()
+    }
+}
+
+/// Policies that are validated in one go.
+const PIECE: usize = 256;
+
+/// Strict validation. Returns the warnings.
+fn validate(
+    vocabulary: &Vocabulary,
+    entries: &[&Arc<Entry>],
+    files: &Files,
+) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let pieces: Vec<&[&Arc<Entry>]> = entries.chunks(PIECE).collect();
+    let mut errors = Vec::new();
+    let mut warnings = Vec::new();
+    for (failed, warned) in parallel(&pieces, |piece| validate_piece(vocabulary, piece)) {
+        errors.extend(failed);
+        warnings.extend(warned);
+    }
+    for diagnostic in errors.iter_mut().chain(&mut warnings) {
+        let entry = entries.iter().find(|e| e.id() == diagnostic.policy_id);
+        if let Some((file, line)) = entry.and_then(|entry| place(files, entry)) {
+            (diagnostic.file, diagnostic.line) = (file.to_owned(), line);
+        }
+    }
+    if errors.is_empty() {
+        Ok(warnings)
+    } else {
+        Err(errors)
+    }
+}
+
+/// Errors, then warnings.
+fn validate_piece(
+    vocabulary: &Vocabulary,
+    piece: &[&Arc<Entry>],
+) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+    let mut set = ast::PolicySet::new();
+    for entry in piece {
+        // The index holds each id once.
+        if let Err(e) = set.add(entry.policy.clone()) {
+            return (vec![plain(e.to_string(), "")], Vec::new());
+        }
+    }
+    let result = vocabulary
+        .validator
+        .validate(&set, validator::ValidationMode::Strict);
+    let result = cedar_policy::ValidationResult::from(result);
+    let at = |id: String, message: String, help: Option<String>| Diagnostic {
+        message,
+        help: help.unwrap_or_default(),
+        policy_id: id,
+        ..Diagnostic::default()
+    };
+    (
+        result
+            .validation_errors()
+            .map(|e| {
+                let help = e.help().map(|h| h.to_string());
+                at(e.policy_id().to_string(), e.to_string(), help)
+            })
+            .collect(),
+        result
+            .validation_warnings()
+            .map(|w| {
+                let help = w.help().map(|h| h.to_string());
+                at(w.policy_id().to_string(), w.to_string(), help)
+            })
+            .collect(),
+    )
 }

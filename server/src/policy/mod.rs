@@ -2,21 +2,30 @@
 //! only home of `cedar_policy`.
 
 mod actions;
+mod authorize;
 mod cedar;
 mod compile;
+mod context;
 mod convert;
+mod diagnostic;
 mod entities;
+mod entry;
 mod evaluate;
 mod nesting;
+mod parallel;
 mod scope_index;
 mod shape;
 mod sharded;
 mod source;
+mod statements;
 #[cfg(test)]
 mod tests;
+mod verdict;
+mod vocabulary;
 
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
-pub use compile::{Compiled, Diagnostic, compile};
+pub use compile::{Compiled, compile};
+pub use diagnostic::Diagnostic;
 pub use entities::{EntityError, EntityMap, EntityTypes, GivenEntity, SliceError};
 pub use evaluate::{Facts, Party, PolicyError};
 pub use source::{PolicySource, builtin_source, content_sha256};
@@ -24,9 +33,11 @@ pub use source::{PolicySource, builtin_source, content_sha256};
 /// The limits of a policy set.
 pub mod limits {
     /// Bytes of all files of a policy set together.
-    pub const SOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;
+    pub const SOURCE_BYTES_MAX: usize = 64 * 1024 * 1024;
     /// Files of a policy set.
     pub const FILES_MAX: usize = 1024;
+    /// Policies of a policy set.
+    pub const POLICIES_MAX: usize = 1_000_000;
     /// Brackets and `if`s within each other, in a policy or a schema.
     pub const NESTING_MAX: usize = 100;
     /// Bytes of one policy, or of one declaration of a schema.

@@ -2,292 +2,366 @@
 //!
 //! A policy's scope constrains principal, action and resource, each by one of: nothing,
 //! `is T`, `== e`, `in e`, `is T in e`, and for actions also `in [e, …]`. Each distinct
-//! constraint of a dimension gets a number; a policy lies in the bucket of its three
+//! constraint of a dimension has a number; a policy lies in the bucket of its three
 //! numbers (an action list puts it into one bucket an element). A request satisfies in
 //! each dimension only few of the constraints that exist: `any`, those on its type,
 //! those on itself, those on its ancestors. Their combinations are the buckets to look
-//! at.
+//! at, and pairs of principal and resource that no policy has are passed over.
 //!
-//! Sound, because Cedar evaluates the scope first and a policy whose scope is false is
-//! neither satisfied nor in error: what the index leaves out could not have contributed
-//! to the decision, its reasons or its errors. Cost: independent of the number of
-//! policies that cannot match.
+//! Sound and exact: the three constraints say all that a scope says, so a policy is
+//! found if and only if its scope holds. What is left out is neither satisfied nor in
+//! error, for a scope cannot err: it could not have contributed to the decision, its
+//! reasons or its errors. What is found need be asked for its conditions only.
+//!
+//! Cost: independent of the number of policies that cannot match. Persistent: a clone is
+//! cheap and shares everything, adding or removing one policy copies what is around it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
-use cedar_policy::{
-    ActionConstraint, Authorizer, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
-    PolicySetError, PrincipalConstraint, Request, ResourceConstraint, Response,
+use cedar_policy_core::ast::{
+    ActionConstraint, EntityReference, EntityType, EntityUID, PrincipalOrResourceConstraint,
 };
+use cedar_policy_core::entities::{Dereference, Entities};
+
+use super::entry::Entry;
+use super::sharded::Sharded;
+
+/// A constraint's number and how many policies have it.
+#[derive(Clone, Copy, Debug)]
+struct Number {
+    number: u32,
+    uses: u32,
+}
 
 /// A constraint of one dimension of a scope.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Constraint {
+#[derive(Clone, Copy, Debug)]
+enum Constraint<'p> {
     Any,
-    Is(EntityTypeName),
-    Eq(EntityUid),
-    In(EntityUid),
-    IsIn(EntityTypeName, EntityUid),
+    Is(&'p EntityType),
+    Eq(&'p Arc<EntityUID>),
+    In(&'p Arc<EntityUID>),
+    IsIn(&'p EntityType, &'p Arc<EntityUID>),
+}
+
+/// The constraints on one entity.
+#[derive(Clone, Debug, Default)]
+struct OnEntity {
+    eq: Option<Number>,
+    within: Option<Number>,
+    is_in: Vec<(EntityType, Number)>,
+}
+
+impl OnEntity {
+    fn is_empty(&self) -> bool {
+        self.eq.is_none() && self.within.is_none() && self.is_in.is_empty()
+    }
 }
 
 /// The numbers of one dimension's constraints.
-#[derive(Debug, Default)]
-struct Dimension(HashMap<Constraint, u32>);
+#[derive(Clone, Debug, Default)]
+struct Dimension {
+    any: Option<Number>,
+    types: Sharded<EntityType, Number>,
+    entities: Sharded<Arc<EntityUID>, OnEntity>,
+    /// Never used again after a constraint is gone: buckets may not be confused.
+    next: u32,
+}
 
 impl Dimension {
-    fn number(&mut self, constraint: Constraint) -> u32 {
-        let next = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        *self.0.entry(constraint).or_insert(next)
+    /// The number of a constraint, used once more.
+    fn take(&mut self, constraint: Constraint<'_>) -> u32 {
+        let fresh = Number {
+            number: self.next,
+            uses: 0,
+        };
+        let number = match constraint {
+            Constraint::Any => self.any.get_or_insert(fresh),
+            Constraint::Is(ty) => self.types.or_insert(ty, || fresh),
+            Constraint::Eq(uid) => self
+                .entities
+                .or_insert(uid, OnEntity::default)
+                .eq
+                .get_or_insert(fresh),
+            Constraint::In(uid) => self
+                .entities
+                .or_insert(uid, OnEntity::default)
+                .within
+                .get_or_insert(fresh),
+            Constraint::IsIn(ty, uid) => {
+                let list = &mut self.entities.or_insert(uid, OnEntity::default).is_in;
+                let at = list.iter().position(|(t, _)| t == ty).unwrap_or_else(|| {
+                    list.push((ty.clone(), fresh));
+                    list.len() - 1
+                });
+                &mut list[at].1
+            }
+        };
+        number.uses += 1;
+        if number.number == self.next {
+            self.next += 1;
+        }
+        number.number
+    }
+
+    /// The number of a constraint, used once less; forgotten with its last use.
+    fn release(&mut self, constraint: Constraint<'_>) -> Option<u32> {
+        fn less(slot: &mut Option<Number>) -> Option<u32> {
+            let number = slot.as_mut()?;
+            number.uses -= 1;
+            let found = number.number;
+            if number.uses == 0 {
+                *slot = None;
+            }
+            Some(found)
+        }
+        let uid = match constraint {
+            Constraint::Any => return less(&mut self.any),
+            Constraint::Is(ty) => {
+                let mut slot = self.types.get(ty).copied();
+                let found = less(&mut slot);
+                match slot {
+                    Some(left) => drop(self.types.insert(ty.clone(), left)),
+                    None => drop(self.types.remove(ty)),
+                }
+                return found;
+            }
+            Constraint::Eq(uid) | Constraint::In(uid) | Constraint::IsIn(_, uid) => uid,
+        };
+        let on = self.entities.get_mut(uid)?;
+        let found = match constraint {
+            Constraint::Eq(_) => less(&mut on.eq),
+            Constraint::In(_) => less(&mut on.within),
+            Constraint::IsIn(ty, _) => {
+                let at = on.is_in.iter().position(|(t, _)| t == ty)?;
+                let mut slot = Some(on.is_in[at].1);
+                let found = less(&mut slot);
+                match slot {
+                    Some(left) => on.is_in[at].1 = left,
+                    None => drop(on.is_in.swap_remove(at)),
+                }
+                found
+            }
+            Constraint::Any | Constraint::Is(_) => None,
+        };
+        if on.is_empty() {
+            self.entities.remove(uid);
+        }
+        found
     }
 
     /// The numbers of the constraints that an entity satisfies.
-    fn satisfied(&self, uid: &EntityUid, entities: &Entities) -> Vec<u32> {
-        let mut numbers = Vec::with_capacity(8);
-        let mut look = |constraint: &Constraint| numbers.extend(self.0.get(constraint));
-        look(&Constraint::Any);
-        look(&Constraint::Is(uid.type_name().clone()));
-        look(&Constraint::Eq(uid.clone()));
-        // `in` is reflexive.
-        let ancestors = entities.ancestors(uid).into_iter().flatten();
-        for above in std::iter::once(uid).chain(ancestors) {
-            look(&Constraint::In(above.clone()));
-            look(&Constraint::IsIn(uid.type_name().clone(), above.clone()));
+    fn satisfied(&self, place: &Place<'_>, numbers: &mut Vec<u32>) {
+        let ty = place.uid.entity_type();
+        numbers.extend(self.any.map(|n| n.number));
+        numbers.extend(self.types.get(ty).map(|n| n.number));
+        let of_type = |on: &OnEntity| {
+            let found = on.is_in.iter().find(|(t, _)| t == ty);
+            found.map(|(_, n)| n.number)
+        };
+        if let Some(on) = self.entities.get(place.uid) {
+            // `in` is reflexive.
+            numbers.extend(on.eq.iter().chain(&on.within).map(|n| n.number));
+            numbers.extend(of_type(on));
         }
-        numbers
+        for above in &place.ancestors {
+            if let Some(on) = self.entities.get(*above) {
+                numbers.extend(on.within.map(|n| n.number));
+                numbers.extend(of_type(on));
+            }
+        }
     }
 }
 
-/// Policies by their scope. Immutable once built.
-#[derive(Debug, Default)]
+/// An entity with everything above it.
+#[derive(Clone, Debug)]
+pub(super) struct Place<'e> {
+    /// The entity.
+    pub(super) uid: &'e EntityUID,
+    /// Its ancestors, each once.
+    pub(super) ancestors: Vec<&'e EntityUID>,
+}
+
+impl<'e> Place<'e> {
+    /// The place of an entity among others.
+    pub(super) fn among(uid: &'e EntityUID, entities: &'e Entities) -> Self {
+        let ancestors = match entities.entity(uid) {
+            Dereference::Data(entity) => entity.ancestors().collect(),
+            _ => Vec::new(),
+        };
+        Self { uid, ancestors }
+    }
+}
+
+/// Numbers are given by the index itself, so their hash needs no secret.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        // Upper bits choose the shard, lower ones the place in it.
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u32(u32::from(*b)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0.rotate_left(26) ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+type Numbers<K, V> = Sharded<K, V, BuildHasherDefault<NumberHasher>>;
+
+/// Policies by their scope.
+#[derive(Clone, Debug, Default)]
 pub(super) struct ScopeIndex {
     principals: Dimension,
     actions: Dimension,
     resources: Dimension,
-    buckets: HashMap<(u32, u32, u32), Vec<PolicyId>>,
-    policies: HashMap<PolicyId, Policy>,
+    /// How many policies each pair of principal and resource has.
+    pairs: Numbers<(u32, u32), u32>,
+    /// By principal, resource and action.
+    buckets: Numbers<(u32, u32, u32), Arc<Vec<Arc<Entry>>>>,
+    ids: Sharded<Arc<str>, Arc<Entry>>,
 }
 
 impl ScopeIndex {
-    /// Indexes static and template-linked policies.
-    pub(super) fn new<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Self {
-        let mut index = Self::default();
-        for policy in policies {
-            index.add(policy);
+    /// Adds a policy, unless there is one with its id: then that one is returned.
+    pub(super) fn add(&mut self, entry: &Arc<Entry>) -> Result<(), Arc<Entry>> {
+        if let Some(taken) = self.ids.get(entry.id()) {
+            return Err(Arc::clone(taken));
         }
-        index
+        self.ids.insert(entry.id().into(), Arc::clone(entry));
+        let (principal, resource) = (
+            entry.policy.principal_constraint(),
+            entry.policy.resource_constraint(),
+        );
+        let p = self.principals.take(constraint(principal.as_inner()));
+        let r = self.resources.take(constraint(resource.as_inner()));
+        *self.pairs.or_insert(&(p, r), || 0) += 1;
+        for action in actions(entry.policy.action_constraint()) {
+            let a = self.actions.take(action);
+            let bucket = self.buckets.or_insert(&(p, r, a), Arc::default);
+            Arc::make_mut(bucket).push(Arc::clone(entry));
+        }
+        Ok(())
     }
 
-    fn add(&mut self, policy: &Policy) {
-        let principal = self.principals.number(match policy.principal_constraint() {
-            PrincipalConstraint::Any => Constraint::Any,
-            PrincipalConstraint::Is(ty) => Constraint::Is(ty),
-            PrincipalConstraint::Eq(uid) => Constraint::Eq(uid),
-            PrincipalConstraint::In(uid) => Constraint::In(uid),
-            PrincipalConstraint::IsIn(ty, uid) => Constraint::IsIn(ty, uid),
-        });
-        let resource = self.resources.number(match policy.resource_constraint() {
-            ResourceConstraint::Any => Constraint::Any,
-            ResourceConstraint::Is(ty) => Constraint::Is(ty),
-            ResourceConstraint::Eq(uid) => Constraint::Eq(uid),
-            ResourceConstraint::In(uid) => Constraint::In(uid),
-            ResourceConstraint::IsIn(ty, uid) => Constraint::IsIn(ty, uid),
-        });
-        let actions = match policy.action_constraint() {
-            ActionConstraint::Any => vec![Constraint::Any],
-            ActionConstraint::Eq(uid) => vec![Constraint::Eq(uid)],
-            ActionConstraint::In(uids) => uids.into_iter().map(Constraint::In).collect(),
-        };
-        for action in actions {
-            let action = self.actions.number(action);
-            self.buckets
-                .entry((principal, action, resource))
-                .or_default()
-                .push(policy.id().clone());
+    /// Takes the policy of this id out.
+    pub(super) fn remove(&mut self, id: &str) -> Option<Arc<Entry>> {
+        let entry = self.ids.remove(id)?;
+        let (principal, resource) = (
+            entry.policy.principal_constraint(),
+            entry.policy.resource_constraint(),
+        );
+        let p = self.principals.release(constraint(principal.as_inner()))?;
+        let r = self.resources.release(constraint(resource.as_inner()))?;
+        let left = self.pairs.get_mut(&(p, r))?;
+        *left -= 1;
+        if *left == 0 {
+            self.pairs.remove(&(p, r));
         }
-        self.policies.insert(policy.id().clone(), policy.clone());
+        for action in actions(entry.policy.action_constraint()) {
+            let a = self.actions.release(action)?;
+            let Some(bucket) = self.buckets.get_mut(&(p, r, a)) else {
+                continue;
+            };
+            Arc::make_mut(bucket).retain(|other| !Arc::ptr_eq(other, &entry));
+            if bucket.is_empty() {
+                self.buckets.remove(&(p, r, a));
+            }
+        }
+        Some(entry)
     }
 
     /// How many policies it holds.
     pub(super) fn len(&self) -> usize {
-        self.policies.len()
+        self.ids.len()
     }
 
-    /// The policies whose scope a request can satisfy. A request without one of the
-    /// three (an unknown of partial evaluation) gets all.
-    fn candidates(&self, request: &Request, entities: &Entities) -> HashSet<&PolicyId> {
-        let (Some(principal), Some(action), Some(resource)) =
-            (request.principal(), request.action(), request.resource())
-        else {
-            return self.policies.keys().collect();
-        };
-        let principals = self.principals.satisfied(principal, entities);
-        let actions = self.actions.satisfied(action, entities);
-        let resources = self.resources.satisfied(resource, entities);
-        let mut candidates = HashSet::new();
-        for &p in &principals {
-            for &a in &actions {
-                for &r in &resources {
-                    candidates.extend(self.buckets.get(&(p, a, r)).into_iter().flatten());
+    /// Whether nothing is left of any policy.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        let dimension = |d: &Dimension| d.any.is_none() && d.types.len() + d.entities.len() == 0;
+        self.len() + self.pairs.len() + self.buckets.len() == 0
+            && [&self.principals, &self.actions, &self.resources]
+                .into_iter()
+                .all(dimension)
+    }
+
+    /// The policy of this id.
+    pub(super) fn get(&self, id: &str) -> Option<&Arc<Entry>> {
+        self.ids.get(id)
+    }
+
+    /// All policies, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.ids.iter().map(|(_, entry)| entry)
+    }
+
+    /// The policies whose scope holds, each once, in no order.
+    pub(super) fn candidates(
+        &self,
+        principal: &Place<'_>,
+        action: &Place<'_>,
+        resource: &Place<'_>,
+    ) -> Vec<&Arc<Entry>> {
+        let mut numbers = Vec::with_capacity(32);
+        self.principals.satisfied(principal, &mut numbers);
+        let principals_end = numbers.len();
+        self.resources.satisfied(resource, &mut numbers);
+        let resources_end = numbers.len();
+        self.actions.satisfied(action, &mut numbers);
+        let (rest, actions) = numbers.split_at(resources_end);
+        let (principals, resources) = rest.split_at(principals_end);
+        let mut found = Vec::new();
+        for &p in principals {
+            for &r in resources {
+                if self.pairs.get(&(p, r)).is_none() {
+                    continue;
                 }
+                let buckets = actions.iter().filter_map(|&a| self.buckets.get(&(p, r, a)));
+                found.extend(buckets.flat_map(|bucket| bucket.iter()));
             }
         }
-        candidates
+        // An action list may have brought a policy by two of its elements.
+        found.sort_unstable_by_key(|entry| Arc::as_ptr(entry));
+        found.dedup_by_key(|entry| Arc::as_ptr(entry));
+        found
     }
+}
 
-    /// As `Authorizer::is_authorized` over all the policies.
-    ///
-    /// # Errors
-    /// Never for policies with distinct ids, as the index holds them.
-    pub(super) fn is_authorized(
-        &self,
-        request: &Request,
-        entities: &Entities,
-    ) -> Result<Response, Box<PolicySetError>> {
-        let candidates = self.candidates(request, entities);
-        let policies = candidates
-            .into_iter()
-            .filter_map(|id| self.policies.get(id))
-            .cloned();
-        let set = PolicySet::from_policies(policies)?;
-        Ok(Authorizer::new().is_authorized(request, &set, entities))
+fn constraint(constraint: &PrincipalOrResourceConstraint) -> Constraint<'_> {
+    use PrincipalOrResourceConstraint as C;
+    match constraint {
+        C::Is(ty) => Constraint::Is(ty),
+        C::Eq(EntityReference::EUID(uid)) => Constraint::Eq(uid),
+        C::In(EntityReference::EUID(uid)) => Constraint::In(uid),
+        C::IsIn(ty, EntityReference::EUID(uid)) => Constraint::IsIn(ty, uid),
+        // A slot of a policy is always filled; one that were not would be asked each time
+        // and err, which is what Cedar says of it.
+        C::Any
+        | C::Eq(EntityReference::Slot(_))
+        | C::In(EntityReference::Slot(_))
+        | C::IsIn(_, EntityReference::Slot(_)) => Constraint::Any,
+    }
+}
+
+fn actions(constraint: &ActionConstraint) -> Vec<Constraint<'_>> {
+    match constraint {
+        ActionConstraint::Any => vec![Constraint::Any],
+        ActionConstraint::Eq(uid) => vec![Constraint::Eq(uid)],
+        // Each once: `action in [a, a]` is once in its bucket.
+        ActionConstraint::In(uids) => {
+            let mut seen = HashSet::with_capacity(uids.len());
+            let uids = uids.iter().filter(|uid| seen.insert(*uid));
+            uids.map(Constraint::In).collect()
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::str::FromStr as _;
-
-    use cedar_policy::{Context, Decision, Entity};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const TYPES: [&str; 3] = ["A", "B", "N::C"];
-
-    fn uid() -> impl Strategy<Value = String> {
-        (0..TYPES.len(), 0..3).prop_map(|(t, i)| format!("{}::\"{i}\"", TYPES[t]))
-    }
-
-    fn action() -> impl Strategy<Value = String> {
-        (0..4).prop_map(|i| format!("Action::\"{i}\""))
-    }
-
-    fn constraint(variable: &'static str) -> impl Strategy<Value = String> {
-        let ty = (0..TYPES.len()).prop_map(|t| TYPES[t]);
-        prop_oneof![
-            Just(variable.to_owned()),
-            uid().prop_map(move |u| format!("{variable} == {u}")),
-            uid().prop_map(move |u| format!("{variable} in {u}")),
-            ty.clone().prop_map(move |t| format!("{variable} is {t}")),
-            (ty, uid()).prop_map(move |(t, u)| format!("{variable} is {t} in {u}")),
-        ]
-    }
-
-    fn action_constraint() -> impl Strategy<Value = String> {
-        prop_oneof![
-            Just("action".to_owned()),
-            action().prop_map(|a| format!("action == {a}")),
-            action().prop_map(|a| format!("action in {a}")),
-            prop::collection::vec(action(), 0..3)
-                .prop_map(|list| format!("action in [{}]", list.join(","))),
-        ]
-    }
-
-    /// A policy whose condition holds, fails, or errors.
-    fn policy() -> impl Strategy<Value = String> {
-        let condition = prop_oneof![
-            Just(""),
-            Just("when { false }"),
-            Just("when { principal.missing }"),
-            Just("when { 1 + 9223372036854775807 > 0 }"),
-            Just("unless { resource has x }"),
-        ];
-        (
-            any::<bool>(),
-            constraint("principal"),
-            action_constraint(),
-            constraint("resource"),
-            condition,
-        )
-            .prop_map(|(permit, p, a, r, condition)| {
-                let effect = if permit { "permit" } else { "forbid" };
-                format!("{effect} ({p}, {a}, {r}) {condition};")
-            })
-    }
-
-    /// Parents go from a smaller number to a larger one, so there are no cycles.
-    fn entities() -> impl Strategy<Value = Entities> {
-        let edges = prop::collection::vec((uid(), uid()), 0..12);
-        let action_edges = prop::collection::vec((action(), action()), 0..4);
-        (edges, action_edges).prop_map(|(edges, action_edges)| {
-            let mut parents: HashMap<String, HashSet<EntityUid>> = HashMap::new();
-            for (child, parent) in edges.into_iter().chain(action_edges) {
-                if child < parent {
-                    let parent = EntityUid::from_str(&parent).expect("uid");
-                    parents.entry(child).or_default().insert(parent);
-                }
-            }
-            let entities = parents.into_iter().map(|(child, parents)| {
-                Entity::new_no_attrs(EntityUid::from_str(&child).expect("uid"), parents)
-            });
-            Entities::from_entities(entities, None).expect("entities")
-        })
-    }
-
-    fn outcome(response: &Response) -> (Decision, BTreeSet<String>, BTreeSet<String>) {
-        let errors = response.diagnostics().errors();
-        (
-            response.decision(),
-            response
-                .diagnostics()
-                .reason()
-                .map(ToString::to_string)
-                .collect(),
-            errors
-                .map(|e| super::super::cedar::errored_id(e).to_string())
-                .collect(),
-        )
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
-
-        #[test]
-        fn says_what_cedar_says_over_all_policies(
-            policies in prop::collection::vec(policy(), 0..24),
-            entities in entities(),
-            requests in prop::collection::vec((uid(), action(), uid()), 1..6),
-        ) {
-            let set = PolicySet::from_str(&policies.join("\n")).expect("policies");
-            let index = ScopeIndex::new(set.policies());
-            for (p, a, r) in requests {
-                let uid = |s: &str| EntityUid::from_str(s).expect("uid");
-                let request = Request::new(uid(&p), uid(&a), uid(&r), Context::empty(), None).expect("request");
-                let all = Authorizer::new().is_authorized(&request, &set, &entities);
-                let indexed = index.is_authorized(&request, &entities).expect("distinct ids");
-                prop_assert_eq!(outcome(&indexed), outcome(&all), "{} {} {}", p, a, r);
-            }
-        }
-    }
-
-    #[test]
-    fn only_what_can_match_is_evaluated() {
-        let text: String = (0..1000)
-            .map(|i| format!("permit (principal == A::\"{i}\", action, resource is B);"))
-            .chain(["permit (principal is A, action in [Action::\"x\"], resource);".to_owned()])
-            .collect();
-        let set = PolicySet::from_str(&text).expect("policies");
-        let index = ScopeIndex::new(set.policies());
-        let uid = |s: &str| EntityUid::from_str(s).expect("uid");
-        let request = Request::new(
-            uid("A::\"7\""),
-            uid("Action::\"x\""),
-            uid("B::\"1\""),
-            Context::empty(),
-            None,
-        )
-        .expect("request");
-        assert_eq!(index.candidates(&request, &Entities::empty()).len(), 2);
-    }
-}
+mod tests;

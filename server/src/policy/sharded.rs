@@ -8,6 +8,7 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
@@ -77,6 +78,19 @@ impl<K: Hash + Eq + Clone, V: Clone, S: BuildHasher + Clone> Sharded<K, V, S> {
     {
         let shard = self.shard(key);
         Arc::make_mut(self.shards.get_mut(shard)?).get_mut(key)
+    }
+
+    /// A value that may be changed in place, made if it is not there.
+    pub(super) fn or_insert(&mut self, key: &K, make: impl FnOnce() -> V) -> &mut V {
+        let shard = self.shard(key);
+        let shard = Arc::make_mut(&mut self.shards[shard]);
+        match shard.entry(key.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                self.len += 1;
+                entry.insert(make())
+            }
+        }
     }
 
     /// Puts a value in place of the one of the same key, which it returns.

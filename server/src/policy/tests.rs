@@ -29,7 +29,7 @@ fn source(policy: &str) -> PolicySource {
 }
 
 fn decide(policy: &str, request: &AccessRequest, resource: Option<Party>) -> Verdict {
-    let compiled = compile(&source(policy)).expect("the policy set compiles");
+    let compiled = compile(&source(policy), None).expect("the policy set compiles");
     let principal = Principal {
         kind: PrincipalKind::Agent,
         id: "spiffe://zta.local/agent/a".to_owned(),
@@ -113,9 +113,12 @@ fn a_policy_that_nests_deeper_than_a_stack_is_refused() {
             )
         };
         // One level is the braces'.
-        assert!(compile(&source(&text(NESTING_MAX - 1))).is_ok(), "{open}");
+        assert!(
+            compile(&source(&text(NESTING_MAX - 1)), None).is_ok(),
+            "{open}"
+        );
         for n in [NESTING_MAX, 100_000] {
-            let errors = compile(&source(&text(n))).expect_err(open);
+            let errors = compile(&source(&text(n)), None).expect_err(open);
             assert!(errors[0].message.contains("nests"), "{}", errors[0].message);
             let error = CedarSetup::parse(&text(n), "", "").expect_err(open);
             assert!(error.contains("nests"), "{error}");

@@ -10,6 +10,7 @@
 )]
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use cedar_policy_core::ast::{Entity, EntityUID, PartialValue};
 use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
@@ -96,16 +97,18 @@ impl EntityMap {
         }
     }
 
-    /// The entities of a request: `own` (principal, resource, actions and what the request
-    /// brings, none of them ever replaced by a stored one) and, from `own` and `roots`, each
-    /// stored entity that can be reached over at most `levels` references in attributes and
-    /// tags; all with their whole ancestry.
+    /// The entities of a request: `own` (principal, resource, and what the request brings,
+    /// none of them ever replaced by a stored one) and, from `own` and `roots`, each stored
+    /// entity that can be reached over at most `levels` references in attributes and tags;
+    /// all with their whole ancestry. `closed` are those that have theirs already and refer
+    /// to nothing: the schema's actions.
     ///
     /// # Errors
     /// When it would be too large, or `own` makes the hierarchy run in a circle.
     pub(in crate::policy) fn slice(
         &self,
         own: Vec<Entity>,
+        closed: impl IntoIterator<Item = Arc<Entity>>,
         roots: &[&EntityUID],
         levels: u32,
     ) -> Result<Entities, SliceError> {
@@ -129,8 +132,9 @@ impl EntityMap {
                 entity.add_indirect_ancestor(uid);
             }
         }
-        Entities::from_entities(
-            entities,
+        Entities::new()
+            .add_entities(
+            entities.into_iter().map(Arc::new).chain(closed),
             None::<&NoEntitiesSchema>,
             TCComputation::AssumeAlreadyComputed,
             Extensions::all_available(),

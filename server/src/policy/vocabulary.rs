@@ -1,0 +1,103 @@
+//! The schema in force and all that follows from it alone: what each action takes, which
+//! tools are declared. Kept by the digest of its files: a change of policies does not
+//! touch it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cedar_policy::{Schema, SchemaFragment};
+use cedar_policy_core::validator::Validator;
+use miette::Diagnostic as _;
+
+use super::actions::{ActionInfo, actions, tools};
+use super::diagnostic::{Diagnostic, located, plain};
+use super::entities::EntityTypes;
+use super::shape::SchemaJson;
+use super::source::BUILTIN_SCHEMA;
+use crate::model::request::NAMESPACE;
+use crate::model::{EntityUid, SourceFile};
+
+/// What policies can speak of.
+#[derive(Debug)]
+pub(super) struct Vocabulary {
+    /// The files that it was made of: names and digests.
+    files: Vec<(String, [u8; 32])>,
+    pub(super) schema: Schema,
+    pub(super) validator: Validator,
+    pub(super) actions: HashMap<EntityUid, ActionInfo>,
+    /// A declared tool's id to its own action.
+    pub(super) tools: HashMap<String, EntityUid>,
+    /// What is declared of entities that can be stored.
+    pub(super) entity_types: Arc<EntityTypes>,
+}
+
+impl Vocabulary {
+    /// Reads the schema files, beside the built-in one.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub(super) fn new(files: &[SourceFile]) -> Result<Self, Vec<Diagnostic>> {
+        let (schema, json) = parse(files)?;
+        let actions = actions(&schema, &json)?;
+        let tools = tools(&actions)?;
+        Ok(Self {
+            files: key(files),
+            entity_types: Arc::new(EntityTypes::new(&schema, json.namespaces())),
+            validator: Validator::new(schema.as_ref().clone()),
+            schema,
+            actions,
+            tools,
+        })
+    }
+
+    /// Whether it is the one of these files.
+    pub(super) fn is_of(&self, files: &[SourceFile]) -> bool {
+        self.files == key(files)
+    }
+}
+
+fn key(files: &[SourceFile]) -> Vec<(String, [u8; 32])> {
+    let key = |file: &SourceFile| (file.name.clone(), *file.sha256());
+    files.iter().map(key).collect()
+}
+
+fn parse(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> {
+    let builtin = SourceFile::new("(built in)", BUILTIN_SCHEMA);
+    let mut fragments = Vec::new();
+    let mut json = Vec::new();
+    let mut errors = Vec::new();
+    for (i, file) in std::iter::once(&builtin).chain(files).enumerate() {
+        match SchemaFragment::from_cedarschema_str(file.text()) {
+            Ok((fragment, _)) => {
+                let reserved = fragment.namespaces().flatten().any(|n| {
+                    let name = n.to_string();
+                    name == NAMESPACE || name.starts_with("ZTA::")
+                });
+                if i > 0 && reserved {
+                    errors.push(Diagnostic {
+                        file: file.name.clone(),
+                        message: "the namespace `ZTA` is built in and cannot be declared".into(),
+                        help: "declare your types in a namespace of your own".into(),
+                        ..Diagnostic::default()
+                    });
+                }
+                match fragment.clone().to_json_value() {
+                    Ok(value) => json.push(value),
+                    Err(e) => errors.push(located(file, &e)),
+                }
+                fragments.push(fragment);
+            }
+            Err(e) => errors.push(located(file, &e)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let schema = Schema::from_schema_fragments(fragments).map_err(|e| {
+        vec![plain(
+            e.to_string(),
+            &e.help().map(|h| h.to_string()).unwrap_or_default(),
+        )]
+    })?;
+    Ok((schema, SchemaJson::new(json)))
+}
