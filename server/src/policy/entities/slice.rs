@@ -134,12 +134,12 @@ impl EntityMap {
         }
         Entities::new()
             .add_entities(
-            entities.into_iter().map(Arc::new).chain(closed),
-            None::<&NoEntitiesSchema>,
-            TCComputation::AssumeAlreadyComputed,
-            Extensions::all_available(),
-        )
-        .map_err(|e| SliceError::Internal(e.to_string()))
+                entities.into_iter().map(Arc::new).chain(closed),
+                None::<&NoEntitiesSchema>,
+                TCComputation::AssumeAlreadyComputed,
+                Extensions::all_available(),
+            )
+            .map_err(|e| SliceError::Internal(e.to_string()))
     }
 
     /// The stored entities of a slice.
