@@ -101,6 +101,9 @@ impl From<PdpError> for Status {
             PdpError::Conflict(e) => conflict(&e, message),
             PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
             PdpError::Entity(e) => entity(&e, message),
+            PdpError::Misfits(_) => {
+                status(Code::InvalidArgument, ErrorReason::PolicyInvalid, message)
+            }
             PdpError::Append(AppendError::Overloaded) => {
                 retriable(ErrorReason::Overloaded, message)
             }

@@ -85,6 +85,7 @@ impl Operations {
                 if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
                     return Err(PdpError::Lockout);
                 }
+                super::entities::fit(state, &compiled)?;
                 let revision = revision(&caller.principal, now);
                 Ok(Act {
                     detail: detail([
@@ -98,6 +99,7 @@ impl Operations {
             .await;
         let decision = allowed(decision.map_err(|e| match e {
             PdpError::Lockout => OperationError::Lockout,
+            PdpError::Misfits(misfits) => super::entities::do_not_fit(misfits),
             other => other.into(),
         })?)?;
         let applied = self.store.revision(expected.saturating_add(1)).await?;
