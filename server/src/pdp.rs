@@ -58,6 +58,9 @@ pub(crate) enum PdpError {
     /// Entities that cannot be put.
     #[error(transparent)]
     Entity(#[from] EntityError),
+    /// Stored entities that do not fit the candidate's schema, the first ten.
+    #[error("stored entities do not fit the schema: {}", .0.first().map_or("", |m| m.as_str()))]
+    Misfits(Vec<String>),
     /// Not on record, so not decided.
     #[error(transparent)]
     Append(AppendError),

@@ -105,6 +105,9 @@ impl From<PdpError> for Status {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }
             PdpError::Entity(e) => entity(&e, message),
+            PdpError::Misfits(_) => {
+                status(Code::InvalidArgument, ErrorReason::PolicyInvalid, message)
+            }
             PdpError::Append(AppendError::Overloaded) => {
                 retriable(ErrorReason::Overloaded, message)
             }

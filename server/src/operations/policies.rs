@@ -122,6 +122,7 @@ impl Operations {
                 if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
                     return Err(PdpError::Lockout);
                 }
+                super::entities::fit(state, &passed.compiled)?;
                 let meta = RevisionMeta {
                     number: passed.expected.saturating_add(1),
                     author: caller.principal.uid(),
@@ -146,6 +147,7 @@ impl Operations {
             .await;
         let decision = allowed(decision.map_err(|e| match e {
             PdpError::Lockout => OperationError::Lockout,
+            PdpError::Misfits(misfits) => super::entities::do_not_fit(misfits),
             other => other.into(),
         })?)?;
         let applied = applied.into_inner().unwrap_or_else(PoisonError::into_inner);
