@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use super::{OperationError, Operations, allowed, detail};
 use crate::identity::registry::Credential;
 use crate::model::arguments::sha256;
-use crate::model::{AccessRequest, Change, Decision, EntityUid, StoredEntity};
+use crate::model::{AccessRequest, Change, Decision, EntityUid, GivenEntity, StoredEntity};
 use crate::pdp::{Act, PdpError};
-use crate::policy::{Compiled, Diagnostic, GivenEntity};
+use crate::policy::{Compiled, Diagnostic};
 use crate::replica::State;
 
 /// Types that the record of one act names; a schema may declare more.
