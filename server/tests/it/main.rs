@@ -11,6 +11,7 @@ mod architecture;
 mod audit;
 mod crash;
 mod doors;
+mod entities;
 mod identity;
 mod operations;
 mod policy;
