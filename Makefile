@@ -3,7 +3,7 @@
 # CARGO_TARGET_DIR is honoured where it is set.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench proto install-tools
+.PHONY: help demo run test check bench bench-compare proto install-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +24,13 @@ check: ## format, lints, docs, dependency rules, protos; no tests
 	@tools/install-tools.sh check
 	@tools/check.sh
 
-bench: ## requests a second, beside a no-op server in the same run; writes target/bench.json
+bench: ## every figure of the decision engine, beside a no-op server in the same run; writes target/bench.json
 	@tools/install-tools.sh bench
 	@tools/with-postgres.sh tools/bench.sh
+
+bench-compare: ## Cerbos (fetched from npm) beside ZTA with the same workload; adds to target/bench.json
+	@tools/install-tools.sh build
+	@tools/bench-compare.sh
 
 proto: ## lint the protos and generate what is committed of them
 	@tools/install-tools.sh check

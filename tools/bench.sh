@@ -9,5 +9,7 @@ mkdir -p "${out%/*}"
 step "building optimised binaries (minutes the first time)" cargo build --locked --release -p zta-server -p zta-bench
 export ZTA_BIN=$CARGO_TARGET_DIR/release/zta
 say "measuring"
-"$CARGO_TARGET_DIR/release/zta-bench" --out "$out"
+arguments=(--out "$out")
+[[ ! -x $CERBOS ]] || arguments+=(--cerbos "$CERBOS")
+"$CARGO_TARGET_DIR/release/zta-bench" "${arguments[@]}"
 say "written to $out"

@@ -14,12 +14,24 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
 CARGO_DENY_VERSION=0.20.2
 BUF_VERSION=1.75.0
+CERBOS_VERSION=0.55.0
 RUST_VERSION_MIN=1.95
 PYTHON_VERSION_MIN=3.11
 POSTGRES_VERSION_MIN=15
 
 CARGO_DENY=$TOOLS/cargo-deny-$CARGO_DENY_VERSION/bin/cargo-deny
 BUF=$TOOLS/buf-$BUF_VERSION/node_modules/.bin/buf
+
+# For comparison only; nothing but tools/bench-compare.sh fetches it.
+case $(uname -sm) in
+    "Linux x86_64") CERBOS_PLATFORM=cerbos-linux-x64 ;;
+    "Linux aarch64") CERBOS_PLATFORM=cerbos-linux-arm64 ;;
+    "Darwin x86_64") CERBOS_PLATFORM=cerbos-darwin-x64 ;;
+    "Darwin arm64") CERBOS_PLATFORM=cerbos-darwin-arm64 ;;
+    *) CERBOS_PLATFORM= ;;
+esac
+CERBOS_DIR=$TOOLS/cerbos-$CERBOS_VERSION
+CERBOS=$CERBOS_DIR/node_modules/@cerbos/$CERBOS_PLATFORM/$CERBOS_PLATFORM
 
 say() { printf '\n==> %s\n' "$*"; }
 

@@ -1,19 +1,48 @@
-//! Whole-system measurements of ZTA: a no-op gRPC server of ours and the real one, both
-//! over mutual TLS, driven by one generator that reads every answer.
+//! Whole-system measurements of ZTA, driven by generators that read every answer.
 //!
-//! - [`measure`] compares them in one run (`zta-bench`, `make bench`);
-//! - [`crash`] kills the real one under load and looks for what it had answered.
+//! A run ([`measure`], `zta-bench`, `make bench`) has parts; `--only PART` picks some.
+//!
+//! | part | servers | what is measured |
+//! |---|---|---|
+//! | `throughput` | no-op, ours on SQLite, ours on Postgres | requests a second in a closed loop and their ratio to the no-op server; latency in an open loop ([`openloop`]) at half of what SQLite just did; batches of 128 ([`batch`]) |
+//! | `policies` | ours with 10 and with 100,000 policies ([`policies`]) | throughput of both; one changed policy from Apply to the first decision by it; a start on the large store; memory |
+//! | `decide` | none: the library, in this process ([`inprocess`]) | one evaluation at 100 and at 100,000 policies, and where none of them is scoped |
+//! | `entities` | ours with 1,000,000 entities ([`entities`]) | putting, loading, memory, throughput of requests that read attributes and hierarchy |
+//! | `compare` | ours and Cerbos, where that is installed | both with the same workload |
+//!
+//! What holds for every part: the generator runs on the same cores as the servers; both
+//! sides of a ratio are driven in alternation, round by round, and the median over the
+//! rounds counts; everything is switched on (mutual TLS, authentication of every call, a
+//! durable record before each answer); a wrong answer ends the run; the log must verify
+//! afterwards. Inputs are seeded. [`goals`] holds what the figures shall be.
+//!
+//! [`crash`] is something else: it kills the real server under load and looks for what it
+//! had answered.
 
+pub mod batch;
 pub mod crash;
 pub mod database;
 pub mod device;
+pub mod entities;
+pub mod goals;
+pub mod inprocess;
 pub mod load;
 pub mod measure;
+pub mod memory;
 pub mod noop;
+pub mod openloop;
+pub mod policies;
+pub mod random;
 pub mod report;
 pub mod requests;
 pub mod server;
 pub mod setup;
+pub mod workload;
+
+mod compare;
+mod decide;
+mod scale;
+mod throughput;
 
 /// Whatever ends a run, as a sentence.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -93,7 +93,7 @@ async fn call(
     Ok(latencies_us)
 }
 
-fn summarize(mut latencies_us: Vec<u32>, duration: Duration) -> Round {
+pub(crate) fn summarize(mut latencies_us: Vec<u32>, duration: Duration) -> Round {
     latencies_us.sort_unstable();
     Round {
         per_s: latencies_us.len() as f64 / duration.as_secs_f64(),
@@ -103,7 +103,7 @@ fn summarize(mut latencies_us: Vec<u32>, duration: Duration) -> Round {
 }
 
 /// By nearest rank; nothing measured is infinitely slow, not fast.
-fn percentile(sorted: &[u32], percent: usize) -> f64 {
+pub(crate) fn percentile(sorted: &[u32], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted
         .get(rank.saturating_sub(1))

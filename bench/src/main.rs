@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum as _};
 use zta_bench::{
     Result, crash,
     database::Database,
     device,
-    measure::{self, Plan},
+    measure::{self, Part, Plan, Sizes},
     noop,
 };
 
@@ -41,6 +41,15 @@ struct Cli {
     /// Leave Postgres out.
     #[arg(long)]
     without_postgres: bool,
+    /// Only these parts; the file given by --out keeps what others left in it.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    /// The binary of Cerbos, for the comparison.
+    #[arg(long)]
+    cerbos: Option<PathBuf>,
+    /// Policies of both systems in the comparison; may stand several times.
+    #[arg(long)]
+    compare_at: Vec<usize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,23 +98,67 @@ async fn compare(cli: &Cli) -> Result<()> {
     if !(0.1..=600.0).contains(&seconds) {
         return Err("--seconds must be 0.1 to 600".into());
     }
-    let plan = Plan {
-        binary: if cli.noop_only { None } else { Some(binary()?) },
-        postgres_url: match cli.noop_only || cli.without_postgres {
-            true => None,
-            false => Some(postgres_url()?),
+    let sizes = match cli.quick {
+        true => Sizes {
+            policies: [10, 1000],
+            decide: [100, 1000],
+            entities: 2000,
+            compare: vec![10],
         },
+        false => Sizes {
+            policies: [10, 100_000],
+            decide: [100, 100_000],
+            entities: 1_000_000,
+            compare: vec![10, 10_000],
+        },
+    };
+    let parts = match cli.only.is_empty() {
+        true => Part::value_variants().to_vec(),
+        false => cli.only.clone(),
+    };
+    let postgres = parts.contains(&Part::Throughput) && !cli.noop_only && !cli.without_postgres;
+    let plan = Plan {
+        parts,
+        binary: if cli.noop_only { None } else { Some(binary()?) },
+        postgres_url: if postgres {
+            Some(postgres_url()?)
+        } else {
+            None
+        },
+        cerbos: cli.cerbos.clone(),
         rounds,
         duration: Duration::from_secs_f64(seconds),
         warm_up: Duration::from_secs_f64(warm_up_s),
+        sizes: Sizes {
+            compare: match cli.compare_at.is_empty() {
+                true => sizes.compare,
+                false => cli.compare_at.clone(),
+            },
+            ..sizes
+        },
     };
-    let report = measure::run(&plan, &mut say).await?;
-    if let Some(dir) = cli.out.parent().filter(|dir| *dir != Path::new("")) {
+    let mut report = measure::run(&plan, &mut say).await?;
+    if cli.quick {
+        report.value("quick", "a smoke test: its numbers mean nothing".into());
+    }
+    write(&cli.out, report.json(), !cli.only.is_empty())?;
+    say(&format!("\n{}", report.table()));
+    Ok(())
+}
+
+/// Writes the report. With `keep`, what is in the file and not in the report stays.
+fn write(path: &Path, report: serde_json::Value, keep: bool) -> Result<()> {
+    if let Some(dir) = path.parent().filter(|dir| *dir != Path::new("")) {
         std::fs::create_dir_all(dir)?;
     }
-    let json = serde_json::to_string_pretty(&report.json())?;
-    std::fs::write(&cli.out, json + "\n")?;
-    say(&format!("\n{}", report.table()));
+    let mut all = match std::fs::read(path) {
+        Ok(before) if keep => serde_json::from_slice(&before)?,
+        _ => serde_json::json!({}),
+    };
+    for (name, value) in report.as_object().into_iter().flatten() {
+        all[name] = value.clone();
+    }
+    std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")?;
     Ok(())
 }
 

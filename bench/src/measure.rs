@@ -1,80 +1,105 @@
-//! The comparison: all servers up, one driven at a time, in alternation.
+//! The parts of a run, one after the other. Within a part all servers that are compared
+//! are up and one is driven at a time, in alternation.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use tonic::Code;
 use zta_client::{Client, Credential};
 
 use crate::{
-    Result,
-    database::Database,
-    device,
+    Error, Result, compare, decide, device, entities,
     load::{self, Round, Shape},
-    noop::Noop,
-    report::{Report, Series},
-    requests::{self, Case, Expected},
-    server::RealServer,
-    setup,
+    report::Report,
+    requests::Case,
+    scale, throughput,
 };
 
-/// The shapes, each with the suffix of its names in the report. The first is the one
-/// that ratios are of.
-pub const SHAPES: [(&str, Shape); 3] = [
-    (
-        "",
-        Shape {
-            connections: 4,
-            in_flight: 32,
-        },
-    ),
-    (
-        "_4x8",
-        Shape {
-            connections: 4,
-            in_flight: 8,
-        },
-    ),
-    (
-        "_1x1",
-        Shape {
-            connections: 1,
-            in_flight: 1,
-        },
-    ),
-];
+/// The shape that ratios are of.
+pub const FULL: Shape = Shape {
+    connections: 4,
+    in_flight: 32,
+};
 const CONNECTIONS: usize = 4;
+
+/// A part of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The real server beside the no-op one; latency at half load; batches.
+    Throughput,
+    /// The real server with few and with very many policies.
+    Policies,
+    /// Policy evaluation alone, in this process.
+    Decide,
+    /// The real server with very many entities.
+    Entities,
+    /// Other systems beside ours, where they are installed.
+    Compare,
+}
+
+/// How large the large things are.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// Few and very many policies of a server.
+    pub policies: [usize; 2],
+    /// Few and very many policies of an evaluation.
+    pub decide: [usize; 2],
+    /// Entities.
+    pub entities: usize,
+    /// Policies of both systems in each comparison.
+    pub compare: Vec<usize>,
+}
 
 /// How to measure.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// What to measure.
+    pub parts: Vec<Part>,
     /// The `zta` binary; without it the no-op server alone is measured.
     pub binary: Option<PathBuf>,
     /// A Postgres on which a database may be created; without it that store is left out.
     pub postgres_url: Option<String>,
+    /// The binary of Cerbos; without it there is nothing to compare with.
+    pub cerbos: Option<PathBuf>,
     /// Rounds of each server at each shape.
     pub rounds: usize,
     /// How long a round is.
     pub duration: Duration,
     /// What goes before each round, unmeasured.
     pub warm_up: Duration,
+    /// How large the large things are.
+    pub sizes: Sizes,
 }
 
 /// A server that can be driven.
-struct Target {
-    name: &'static str,
-    clients: Vec<Client>,
-    pool: Arc<Vec<Case>>,
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) pool: Arc<Vec<Case>>,
 }
 
 impl Target {
-    fn new(name: &'static str, credential: &Credential, pool: Vec<Case>) -> Result<Self> {
-        let client = || Client::new(credential.clone());
-        Ok(Self {
-            name,
-            clients: (0..CONNECTIONS)
-                .map(|_| client())
-                .collect::<std::result::Result<_, _>>()?,
+    pub(crate) fn new(
+        name: impl Into<String>,
+        credential: &Credential,
+        endpoint: &str,
+        pool: Vec<Case>,
+    ) -> Result<Self> {
+        let mut target = Self {
+            name: name.into(),
+            clients: Vec::new(),
             pool: Arc::new(pool),
-        })
+        };
+        target.connect(credential, endpoint)?;
+        Ok(target)
+    }
+
+    /// New connections, in place of those before.
+    pub(crate) fn connect(&mut self, credential: &Credential, endpoint: &str) -> Result<()> {
+        let client = || Client::builder(credential.clone()).server(endpoint).build();
+        self.clients = (0..CONNECTIONS)
+            .map(|_| client())
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(())
     }
 }
 
@@ -83,60 +108,48 @@ impl Target {
 /// # Errors
 /// A server does not come up, an answer is wrong, or a log does not verify.
 pub async fn run(plan: &Plan, say: &mut dyn FnMut(&str)) -> Result<Report> {
-    let noop = Noop::start().await?;
-    let mut allowed = requests::pool()?;
-    allowed
-        .iter_mut()
-        .for_each(|case| case.expected = Expected::Allow);
-    let mut targets = vec![Target::new("noop", &noop.credential()?, allowed)?];
-    let dir = device::durable_dir();
-    let mut servers = Vec::new();
-    for (name, database) in stores(plan).await? {
-        let Some(binary) = &plan.binary else { break };
-        let server = RealServer::start(binary, &dir, database).await?;
-        let credential = setup::prepare(&server).await?;
-        targets.push(Target::new(name, &credential, requests::pool()?)?);
-        servers.push((name, server));
-    }
-    let mut report = Report::new(&dir)?;
-    for (suffix, shape) in SHAPES {
-        for series in measure_shape(plan, &targets, suffix, shape, say).await? {
-            report.add(series);
+    let mut report = Report::new(&device::durable_dir())?;
+    for part in &plan.parts {
+        let report = &mut report;
+        let done = match (part, &plan.binary) {
+            (Part::Throughput, _) => throughput::run(plan, report, say).await,
+            (_, None) => Ok(()),
+            (Part::Policies, Some(binary)) => scale::run(plan, binary, report, say).await,
+            (Part::Decide, _) => decide::run(plan, report, say),
+            (Part::Entities, Some(binary)) => entities::run(plan, binary, report, say).await,
+            (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
+        };
+        match done {
+            Ok(()) => {}
+            Err(error) if is_missing(&error) => {
+                let name = format!("{part:?}").to_lowercase();
+                say(&format!("{name}: not available: {error}"));
+                report.not_available(&name, &error.to_string());
+            }
+            Err(error) => return Err(format!("{part:?}: {error}").into()),
         }
-    }
-    drop(targets);
-    for (name, mut server) in servers {
-        server.stop().await?;
-        let proof = server.verify_audit()?;
-        let first = proof.lines().next().unwrap_or_default().to_owned();
-        say(&format!("{name}: {first}"));
-        report.verified(name, &first);
     }
     Ok(report)
 }
 
-async fn stores(plan: &Plan) -> Result<Vec<(&'static str, Option<Database>)>> {
-    let mut stores = Vec::new();
-    if plan.binary.is_some() {
-        stores.push(("authorize_sqlite", None));
-        if let Some(url) = &plan.postgres_url {
-            let name = format!("zta_bench_{}", std::process::id());
-            let database = Database::create(url, &name).await?;
-            stores.push(("authorize_postgres", Some(database)));
-        }
-    }
-    Ok(stores)
+/// Whether the server cannot do at all what it was asked for, or only so little that it is
+/// of another build than this generator.
+pub(crate) fn is_missing(error: &Error) -> bool {
+    let of_client = error.downcast_ref::<zta_client::Error>();
+    matches!(
+        of_client.and_then(zta_client::Error::code),
+        Some(Code::Unimplemented | Code::ResourceExhausted | Code::InvalidArgument)
+    )
 }
 
-/// Each round drives every server once, so that what slows the machine for a while slows
-/// all of them.
-async fn measure_shape(
+/// Rounds at one shape. Each drives every server once, so that what slows the machine for
+/// a while slows all of them.
+pub(crate) async fn alternate(
     plan: &Plan,
-    targets: &[Target],
-    suffix: &'static str,
+    targets: &[&Target],
     shape: Shape,
     say: &mut dyn FnMut(&str),
-) -> Result<Vec<Series>> {
+) -> Result<Vec<Vec<Round>>> {
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); targets.len()];
     for nth in 1..=plan.rounds {
         for (target, rounds) in targets.iter().zip(&mut rounds) {
@@ -145,24 +158,22 @@ async fn measure_shape(
                 .await
                 .map_err(|e| format!("{}: {e}", target.name))?;
             say(&format!(
-                "{}x{} round {nth}/{}: {:18} {:>9.0}/s  p50 {:>6.0} us  p99 {:>6.0} us",
+                "{}x{} round {nth}/{}: {}",
                 shape.connections,
                 shape.in_flight,
                 plan.rounds,
-                target.name,
-                round.per_s,
-                round.p50_us,
-                round.p99_us,
+                describe(&target.name, &round),
             ));
             rounds.push(round);
         }
     }
-    let series = targets.iter().zip(rounds);
-    Ok(series
-        .map(|(target, rounds)| Series {
-            name: target.name,
-            suffix,
-            rounds,
-        })
-        .collect())
+    Ok(rounds)
+}
+
+/// A round on one line.
+pub(crate) fn describe(name: &str, round: &Round) -> String {
+    format!(
+        "{name:26} {:>9.0}/s  p50 {:>6.0} us  p99 {:>6.0} us",
+        round.per_s, round.p50_us, round.p99_us
+    )
 }

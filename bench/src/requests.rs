@@ -49,31 +49,44 @@ pub fn pool() -> Result<Vec<Case>> {
 
 fn case(n: usize) -> Result<Case> {
     let (tool, expected) = TOOLS[n % TOOLS.len()];
+    let context = json!({"framework": "bench", "tool_name": tool});
+    let request = call(tool, &context, n)?;
+    Ok(Case { request, expected })
+}
+
+/// A tool call, the `n`th: its arguments, session and user vary with that.
+///
+/// # Errors
+/// A defect of the generator.
+pub(crate) fn call(
+    tool: &str,
+    context: &serde_json::Value,
+    n: usize,
+) -> Result<v1::AuthorizeRequest> {
     let language = ["en", "de", "fr"][n % 3];
     let arguments = Arguments::try_from(json!({
         "query": format!("what is item {n} and why does it matter"),
         "limit": n % 50,
         "options": {"language": language, "exact": n.is_multiple_of(2)},
     }))?;
-    let entity = |r#type: &str, id: &str| {
-        Some(v1::EntityRef {
-            r#type: r#type.to_owned(),
-            id: id.to_owned(),
-        })
-    };
-    let request = v1::AuthorizeRequest {
-        action: entity("ZTA::Action", "call_tool"),
-        resource: entity("ZTA::Tool", tool),
+    Ok(v1::AuthorizeRequest {
+        action: Some(entity("ZTA::Action", "call_tool")),
+        resource: Some(entity("ZTA::Tool", tool)),
         arguments_json: arguments.json().as_bytes().to_vec(),
         arguments_sha256: arguments.sha256().to_vec(),
-        context_json: json!({"framework": "bench", "tool_name": tool})
-            .to_string()
-            .into_bytes(),
+        context_json: context.to_string().into_bytes(),
         session_id: format!("session-{}", n % SESSIONS),
         user: format!("user-{}", n % 7),
         ..Default::default()
-    };
-    Ok(Case { request, expected })
+    })
+}
+
+/// A reference to an entity.
+pub(crate) fn entity(r#type: &str, id: &str) -> v1::EntityRef {
+    v1::EntityRef {
+        r#type: r#type.to_owned(),
+        id: id.to_owned(),
+    }
 }
 
 /// Reads an answer as a client that depends on it would.

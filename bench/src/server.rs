@@ -8,12 +8,21 @@ use std::{
 };
 
 use zta_client::{Client, Credential};
+use zta_proto::v1;
 
-use crate::{Result, database::Database};
+use crate::{
+    Result,
+    database::Database,
+    memory::{self, Memory},
+};
 
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of a store with 100,000 policies or 1,000,000 entities too, on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Of one administrative call: applying thousands of policies takes its time.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
+
 /// The real server and its store. Both end with this value.
 #[derive(Debug)]
 pub struct RealServer {
@@ -57,6 +66,36 @@ impl RealServer {
     /// # Errors
     /// As [`Self::start`].
     pub async fn launch(&mut self) -> Result<()> {
+        self.spawn().await?;
+        self.wait_until_ready().await
+    }
+
+    /// Starts the process and waits for its first decision, which `agent` asks for. The
+    /// time between, from exec on.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn launch_to_decision(
+        &mut self,
+        agent: &Credential,
+        request: &v1::AuthorizeRequest,
+    ) -> Result<Duration> {
+        let started = Instant::now();
+        self.spawn().await?;
+        let builder = Client::builder(agent.clone()).server(&self.endpoint);
+        let client = builder.without_renewal().build()?;
+        loop {
+            match client.authorization().authorize(request.clone()).await {
+                Ok(_) => return Ok(started.elapsed()),
+                Err(status) if started.elapsed() > START_TIMEOUT => {
+                    return Err(self.with_log(&format!("no decision: {status}")).into());
+                }
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    async fn spawn(&mut self) -> Result<()> {
         let data_dir = self.data_dir();
         if fs::exists(data_dir.join("endpoint"))? {
             // Of the process before, on another port.
@@ -77,7 +116,7 @@ impl RealServer {
         let found = wait_for_endpoint(&data_dir, &mut child).await;
         self.child = Some(child);
         self.endpoint = found.map_err(|e| self.with_log(&e.to_string()))?;
-        self.wait_until_ready().await
+        Ok(())
     }
 
     /// An administrative call that succeeds: policies are in force, the audit is writable.
@@ -85,9 +124,9 @@ impl RealServer {
         let deadline = Instant::now() + START_TIMEOUT;
         let admin = self.admin()?;
         loop {
-            let request = zta_proto::v1::GetRevisionRequest {
+            let request = v1::GetRevisionRequest {
                 number: 0,
-                ..Default::default()
+                digests_only: true,
             };
             match admin.policies().get_revision(request).await {
                 Ok(_) => return Ok(()),
@@ -106,7 +145,25 @@ impl RealServer {
     pub fn admin(&self) -> Result<Client> {
         let credential = Credential::load(self.data_dir().join("admin"))?;
         let builder = Client::builder(credential).server(&self.endpoint);
-        Ok(builder.without_renewal().build()?)
+        Ok(builder.timeout(ADMIN_TIMEOUT).without_renewal().build()?)
+    }
+
+    /// The memory of the process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn memory(&self) -> Result<Memory> {
+        let child = self.child.as_ref().ok_or("the server does not run")?;
+        memory::of_process(child.id())
+    }
+
+    /// The processor time of the process since it started, in seconds.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn cpu_s(&self) -> Result<f64> {
+        let child = self.child.as_ref().ok_or("the server does not run")?;
+        memory::cpu_s(child.id())
     }
 
     /// `host:port`.

@@ -46,6 +46,12 @@ def test_no_arguments_are_an_empty_object() -> None:
     assert request.context_json == b"{}"
 
 
+def test_a_state_of_the_log_is_demanded_where_the_caller_says_so() -> None:
+    request = authorize_request(ToolCall("t"), Session(at_least_as_fresh="log:7"))
+    assert request.at_least_as_fresh.value == "log:7"
+    assert not authorize_request(ToolCall("t"), Session()).HasField("at_least_as_fresh")
+
+
 def test_two_requests_have_different_correlation_ids() -> None:
     ids = {authorize_request(ToolCall("t"), Session()).correlation_id for _ in range(50)}
     assert len(ids) == 50

@@ -27,6 +27,8 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of 1,000 audit events of 32 KiB each, with room.
 const ANSWER_BYTES_MAX: usize = 40 << 20;
+/// A policy set of 64 MiB with the names of its files.
+const POLICY_BYTES_MAX: usize = 72 << 20;
 
 /// Calls a server under one identity. Cheap to clone; clones share the connection.
 ///
@@ -181,7 +183,7 @@ impl Client {
     /// `PolicyService`: policy sets and their revisions.
     pub fn policies(&self) -> PolicyServiceClient<Connection> {
         PolicyServiceClient::new(self.inner.connection.clone())
-            .max_decoding_message_size(ANSWER_BYTES_MAX)
+            .max_decoding_message_size(POLICY_BYTES_MAX)
     }
 
     /// `EntityService`: what policies know beside the registry.

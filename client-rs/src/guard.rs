@@ -53,6 +53,7 @@ pub struct Guard {
     task_id: String,
     user: String,
     traceparent: String,
+    fresh: Option<v1::ConsistencyToken>,
     context: Map<String, Value>,
     obligations: Arc<Obligations>,
 }
@@ -67,6 +68,7 @@ impl Guard {
             task_id: String::new(),
             user: String::new(),
             traceparent: String::new(),
+            fresh: None,
             context: Map::new(),
             obligations: Arc::default(),
         }
@@ -104,6 +106,17 @@ impl Guard {
     #[must_use]
     pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = traceparent.into();
+        self
+    }
+
+    /// Decides no earlier than this state of the log: the `consistency_token` of another
+    /// answer, for example of the change that shall already count. A server that does not
+    /// reach it within two seconds refuses; with the usual timeout of one second the guard
+    /// denies before that.
+    #[must_use]
+    pub fn at_least_as_fresh(mut self, consistency_token: impl Into<String>) -> Self {
+        let value = consistency_token.into();
+        self.fresh = Some(v1::ConsistencyToken { value });
         self
     }
 
@@ -227,6 +240,7 @@ impl Guard {
             correlation_id: format!("{:032x}", u128::from_be_bytes(id)),
             supported_obligations: self.obligations.keys().cloned().collect(),
             traceparent: self.traceparent.clone(),
+            at_least_as_fresh: self.fresh.clone(),
             ..v1::AuthorizeRequest::default()
         })
     }

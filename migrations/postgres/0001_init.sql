@@ -108,6 +108,7 @@ CREATE TABLE join_tokens (
     used          boolean NOT NULL
 );
 
+-- Policy and schema files by content: a text that many revisions share stands once.
 CREATE TABLE policy_texts (
     sha256 bytea PRIMARY KEY,
     log_id uuid NOT NULL,
@@ -126,17 +127,16 @@ CREATE TABLE revisions (
     epoch          bigint NOT NULL
 );
 
--- The manifest of a revision: policy files in pieces (kind 'policy', each up to the
--- end of one policy) and schema files (kind 'schema'), in order.
-CREATE TABLE revision_texts (
+-- What each revision changed: from `revision` on, the file has this text; NULL: it is
+-- gone. So the files of a revision are, for each kind ('policy', 'schema') and name, the
+-- row of the highest revision that is not above it. Rows are never changed.
+CREATE TABLE revision_files (
     revision    bigint NOT NULL,
     kind        text COLLATE "C" NOT NULL,
-    ordinal     bigint NOT NULL,
+    name        text COLLATE "C" NOT NULL,
     log_id      uuid NOT NULL,
-    file        text NOT NULL,
-    policy_id   text,
-    text_sha256 bytea NOT NULL,
-    PRIMARY KEY (revision, kind, ordinal)
+    text_sha256 bytea,
+    PRIMARY KEY (revision, kind, name)
 );
 
 -- Entities in all their versions. A version holds from `epoch` until `until_epoch`

@@ -119,6 +119,7 @@ CREATE TABLE join_tokens (
     used          INTEGER NOT NULL
 ) STRICT;
 
+-- Policy and schema files by content: a text that many revisions share stands once.
 CREATE TABLE policy_texts (
     sha256 BLOB PRIMARY KEY,
     log_id TEXT NOT NULL,
@@ -137,18 +138,17 @@ CREATE TABLE revisions (
     epoch          INTEGER NOT NULL
 ) STRICT;
 
--- The manifest of a revision: policy files in pieces (kind 'policy', each up to the
--- end of one policy) and schema files (kind 'schema'), in order.
-CREATE TABLE revision_texts (
+-- What each revision changed: from `revision` on, the file has this text; NULL: it is
+-- gone. So the files of a revision are, for each kind ('policy', 'schema') and name, the
+-- row of the highest revision that is not above it. Rows are never changed.
+CREATE TABLE revision_files (
     revision    INTEGER NOT NULL,
     kind        TEXT NOT NULL,
-    ordinal     INTEGER NOT NULL,
+    name        TEXT NOT NULL,
     log_id      TEXT NOT NULL,
-    file        TEXT NOT NULL,
-    policy_id   TEXT,
-    text_sha256 BLOB NOT NULL,
-    PRIMARY KEY (revision, kind, ordinal)
-) STRICT;
+    text_sha256 BLOB,
+    PRIMARY KEY (revision, kind, name)
+) STRICT, WITHOUT ROWID;
 
 -- Entities in all their versions. A version holds from `epoch` until `until_epoch`
 -- (exclusive); the largest integer means that it still holds. Without content it says

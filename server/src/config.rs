@@ -51,8 +51,10 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Bytes of one request.
+    /// Bytes of one request, other than to the policy service.
     pub message_bytes_max: usize,
+    /// Bytes of one request to the policy service: a policy set of 64 MiB with its names.
+    pub policy_message_bytes_max: usize,
     /// Bytes of one request that puts or deletes entities, if that is more.
     pub entities_bytes_max: usize,
     /// Requests in flight on one connection.
@@ -111,6 +113,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes_max: 8 * 1024 * 1024,
+            policy_message_bytes_max: 72 * 1024 * 1024,
             entities_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
             request_timeout_ms: 30_000,

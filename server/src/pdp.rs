@@ -21,7 +21,7 @@ use crate::policy::{EntityError, Facts, Party, PolicyError};
 use crate::replica::{Replica, State};
 
 /// How often a decision is made again because the world changed under it.
-const ATTEMPTS_MAX: u32 = 8;
+pub(crate) const ATTEMPTS_MAX: u32 = 8;
 
 /// Where the time comes from. Read once per decision.
 pub(crate) type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
@@ -38,6 +38,9 @@ pub(crate) enum PdpError {
     /// No revision is in force.
     #[error("no policy revision is in force yet")]
     NotReady,
+    /// The log is shorter than the request demands, as far as this replica can see.
+    #[error("this server has not reached the state that the request demands; try again")]
+    NotFresh,
     /// The world changed faster than the decision could be made.
     #[error(
         "the policies or the registry changed {ATTEMPTS_MAX} times during this call; try again"
@@ -49,6 +52,9 @@ pub(crate) enum PdpError {
     /// The candidate policies would deny their author the next change of them.
     #[error("the candidate policies would lock out their author")]
     Lockout,
+    /// An act concerns a principal that is not registered.
+    #[error("there is no such agent or user")]
+    PrincipalNotFound,
     /// Entities that cannot be put.
     #[error(transparent)]
     Entity(#[from] EntityError),
@@ -174,6 +180,7 @@ impl Pdp {
                         // Our own change: the next call on this replica sees it.
                         self.replica.catch_up(appended.epoch).await?;
                     }
+                    self.replica.saw(appended.sequence + 1, appended.epoch);
                     return Ok(Decision {
                         sequence: appended.sequence,
                         ..decision
@@ -191,6 +198,18 @@ impl Pdp {
         Err(PdpError::Stale)
     }
 
+    /// Returns once the log has at least that size and the current state covers it. What
+    /// is then decided, or only read, is at least as fresh.
+    ///
+    /// # Errors
+    /// [`PdpError::NotFresh`] when it did not come to that in two seconds.
+    pub(crate) async fn reach(&self, size: u64) -> Result<(), PdpError> {
+        match self.replica.reach(size).await? {
+            true => Ok(()),
+            false => Err(PdpError::NotFresh),
+        }
+    }
+
     /// Who makes the call. A refused credential is on record before its error is.
     ///
     /// # Errors
@@ -202,6 +221,10 @@ impl Pdp {
         now: OffsetDateTime,
     ) -> Result<Caller, PdpError> {
         use AuthenticationError::{KeyUnknown, PrincipalUnknown};
+        // Nothing is read yet: nobody is unknown, and nobody shall wait for it.
+        if state.epoch == 0 {
+            return Err(PdpError::NotReady);
+        }
         let mut found = state.registry.authenticate(credential, &self.tokens, now);
         // What is not known here may have been enrolled elsewhere.
         if matches!(found, Err(KeyUnknown | PrincipalUnknown))
@@ -381,7 +404,7 @@ struct Made<'a> {
 }
 
 /// A contained agent is denied before any policy is asked.
-fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
+pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
     let (reason, message) = match caller.principal.state {
         AgentState::Active => return None,
         AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),

@@ -5,27 +5,37 @@
 //! Nothing depends on notifications: the audit writer compares epochs under the head
 //! row's lock, and a decision of an older epoch is made again after [`Replica::catch_up`].
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use crate::identity::registry::Registry;
-use crate::model::{EntityPage, EntityVersion, RevisionMeta};
-use crate::policy::{Compiled, EntityMap, EntityTypes, PolicySource, compile, content_sha256};
+use crate::model::revision::{Digest, FileChange, RevisionNews};
+use crate::model::{EntityPage, EntityVersion, RevisionMeta, SourceFile};
+use crate::policy::{EntityMap, EntityTypes, PolicySource, SharedSet, compile, content_sha256};
 use crate::store::{Changes, ENTITY_PAGE, SharedStore, StoreError};
+
+/// How long a request waits for a state that it demands.
+pub(crate) const FRESH_WAIT: Duration = Duration::from_secs(2);
+/// How often the head is looked at meanwhile, by all who wait together.
+const FRESH_POLL: Duration = Duration::from_millis(50);
 
 /// A revision in force.
 #[derive(Debug)]
 pub(crate) struct ActiveRevision {
     pub(crate) meta: RevisionMeta,
-    pub(crate) compiled: Compiled,
+    pub(crate) compiled: Arc<SharedSet>,
 }
 
 /// Everything that a decision looks at.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
-    /// The epoch that it holds in.
+    /// The epoch that it holds in; 0 before the store was read.
     pub(crate) epoch: u64,
     pub(crate) registry: Arc<Registry>,
     /// `None` before the first revision is applied; then nothing is decided.
@@ -40,27 +50,52 @@ pub(crate) struct Replica {
     current: ArcSwap<State>,
     /// One refresh at a time; the others wait for its result.
     refresh: Mutex<()>,
+    /// The largest size of the log that the current state is known to cover: nothing in
+    /// the log below it has an epoch that the state has not.
+    covered: AtomicU64,
+    /// When the head was last looked at for those who wait for a state.
+    looked: Mutex<Option<Instant>>,
+    /// Counts states, for those who wait for one.
+    states: watch::Sender<u64>,
+    /// Sets that this process has compiled and not yet seen in force, by the digest of
+    /// their content. Whoever offers one keeps it alive: a candidate that is not applied
+    /// is gone with its call.
+    offers: std::sync::Mutex<Vec<(Digest, Weak<SharedSet>)>>,
 }
 
 impl Replica {
-    /// Loads the state from the store.
-    ///
-    /// # Errors
-    /// When the store cannot be read, or the revision in force does not compile.
-    pub(crate) async fn load(store: SharedStore) -> Result<Self, StoreError> {
+    /// A replica that knows nothing yet; [`Self::load`] reads the store.
+    pub(crate) fn new(store: SharedStore) -> Self {
         let empty = State {
             epoch: 0,
             registry: Arc::default(),
             revision: None,
             entities: EntityMap::default(),
         };
-        let changes = store.changes_since(0, 0).await?;
-        let current = ArcSwap::from_pointee(advance(&store, &empty, changes).await?);
-        Ok(Self {
+        Self {
             store,
-            current,
+            current: ArcSwap::from_pointee(empty),
             refresh: Mutex::new(()),
-        })
+            covered: AtomicU64::new(0),
+            looked: Mutex::new(None),
+            states: watch::Sender::new(0),
+            offers: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Loads the state from the store. Seconds for a large revision.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the revision in force does not compile.
+    pub(crate) async fn load(self: &Arc<Self>) -> Result<(), StoreError> {
+        let epoch = self.store.head().await?.epoch;
+        self.catch_up(epoch).await
+    }
+
+    /// Returns once [`Self::load`] has succeeded.
+    pub(crate) async fn loaded(&self) {
+        // The sender is our own, so it cannot be gone.
+        let _ = self.states.subscribe().wait_for(|states| *states > 0).await;
     }
 
     /// The newest state. No lock.
@@ -72,10 +107,18 @@ impl Replica {
     ///
     /// # Errors
     /// When the store cannot be read; the state stays as it was.
-    pub(crate) async fn catch_up(&self, epoch: u64) -> Result<(), StoreError> {
+    pub(crate) async fn catch_up(self: &Arc<Self>, epoch: u64) -> Result<(), StoreError> {
         if self.current.load().epoch >= epoch {
             return Ok(());
         }
+        // A task of its own: a caller that gives up waiting must not throw away what
+        // takes seconds to compile, only for the next one to begin it again.
+        tokio::spawn(Arc::clone(self).refresh_to(epoch))
+            .await
+            .map_err(|e| StoreError::Unavailable(format!("catching up failed: {e}")))?
+    }
+
+    async fn refresh_to(self: Arc<Self>, epoch: u64) -> Result<(), StoreError> {
         let _one = self.refresh.lock().await;
         let current = self.current();
         if current.epoch >= epoch {
@@ -83,9 +126,13 @@ impl Replica {
         }
         let known = current.revision.as_ref().map_or(0, |r| r.meta.number);
         let changes = self.store.changes_since(current.epoch, known).await?;
-        let next = advance(&self.store, &current, changes).await?;
-        tracing::debug!(epoch = next.epoch, "caught up with the store");
+        let size = changes.size;
+        let next = self.advance(current, changes).await?;
+        let reached = next.epoch;
         self.current.store(Arc::new(next));
+        tracing::debug!(epoch = reached, "caught up with the store");
+        self.saw(size, reached);
+        self.states.send_modify(|n| *n += 1);
         Ok(())
     }
 
@@ -95,21 +142,76 @@ impl Replica {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) async fn is_newer_than(&self, epoch: u64) -> Result<bool, StoreError> {
+    pub(crate) async fn is_newer_than(self: &Arc<Self>, epoch: u64) -> Result<bool, StoreError> {
         if self.current.load().epoch <= epoch {
-            self.catch_up(self.store.head().await?.epoch).await?;
+            let head = self.store.head().await?;
+            self.catch_up(head.epoch).await?;
+            self.saw(head.size, head.epoch);
         }
         Ok(self.current.load().epoch > epoch)
+    }
+
+    /// Tells of a head of the log that was seen, by reading it or by a commit of our own.
+    pub(crate) fn saw(&self, size: u64, epoch: u64) {
+        if self.current.load().epoch >= epoch {
+            self.covered.fetch_max(size, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits until the log has at least that size and the state covers it; whether it
+    /// came to that within [`FRESH_WAIT`]. Asks nobody where that is known already.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn reach(self: &Arc<Self>, size: u64) -> Result<bool, StoreError> {
+        if self.covers(size) {
+            return Ok(true);
+        }
+        let mut states = self.states.subscribe();
+        let deadline = Instant::now() + FRESH_WAIT;
+        loop {
+            self.look().await?;
+            if self.covers(size) {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            // A change of another replica wakes us; a mere decision does not.
+            let _ = tokio::time::timeout(FRESH_POLL, states.changed()).await;
+        }
+    }
+
+    fn covers(&self, size: u64) -> bool {
+        self.covered.load(Ordering::Acquire) >= size
+    }
+
+    /// Reads the head and catches up with it, unless another call has done so since this
+    /// one asked: all who wait share one look.
+    async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
+        let asked = Instant::now();
+        let mut looked = self.looked.lock().await;
+        if looked.is_some_and(|at| at >= asked) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let head = self.store.head().await?;
+        self.catch_up(head.epoch).await?;
+        self.saw(head.size, head.epoch);
+        *looked = Some(now);
+        Ok(())
     }
 
     /// Keeps up with other replicas. Never ends; a failing store is tried again.
     pub(crate) async fn follow(self: Arc<Self>) {
         loop {
             self.store.wait_for_change().await;
-            let seen = self.current.load().epoch;
             let result = match self.store.head().await {
-                Ok(head) if head.epoch > seen => self.catch_up(head.epoch).await,
-                Ok(_) => Ok(()),
+                Ok(head) => {
+                    let caught_up = self.catch_up(head.epoch).await;
+                    self.saw(head.size, head.epoch);
+                    caught_up
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
@@ -117,58 +219,117 @@ impl Replica {
             }
         }
     }
+
+    /// Offers a compiled candidate for the case that it comes into force, so that it is
+    /// not compiled twice. It stays the caller's, who keeps it until it knows.
+    pub(crate) fn offer(&self, content_sha256: Digest, candidate: &Arc<SharedSet>) {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.retain(|(_, offered)| offered.strong_count() > 0);
+        offers.push((content_sha256, Arc::downgrade(candidate)));
+    }
+
+    fn take_offer(&self, content_sha256: &Digest) -> Option<Arc<SharedSet>> {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = offers.iter().position(|(d, _)| d == content_sha256)?;
+        offers.swap_remove(at).1.upgrade()
+    }
+
+    async fn advance(&self, state: Arc<State>, changes: Changes) -> Result<State, StoreError> {
+        let registry = Arc::new(state.registry.with(&changes));
+        let revision = match changes.revision {
+            None => state.revision.clone(),
+            Some(news) => Some(Arc::new(self.revision(&state, news).await?)),
+        };
+        let entities = advance_entities(
+            &self.store,
+            &state,
+            revision.as_deref(),
+            changes.epoch,
+            changes.entities,
+        )
+        .await?;
+        Ok(State {
+            epoch: changes.epoch,
+            registry,
+            revision,
+            entities,
+        })
+    }
+
+    /// A revision that has come into force: an offer, or what the changes make of ours.
+    async fn revision(
+        &self,
+        state: &State,
+        news: RevisionNews,
+    ) -> Result<ActiveRevision, StoreError> {
+        let meta = news.meta;
+        if let Some(compiled) = self.take_offer(&meta.content_sha256) {
+            return Ok(ActiveRevision { meta, compiled });
+        }
+        let before = state.revision.clone();
+        let source = match &before {
+            Some(before) if news.since != 0 => before.compiled.source().clone(),
+            _ => PolicySource::default(),
+        };
+        let texts = self.missing_texts(&source, &news.changes).await?;
+        let (changes, expected) = (news.changes, meta.content_sha256);
+        // Compiling a large revision takes seconds; other calls go on meanwhile.
+        let work = move || {
+            let source = source.with_changes(with_texts(&source, changes, texts));
+            if content_sha256(&source) != expected {
+                return Err("the texts are not those that were applied".to_owned());
+            }
+            let before = before.as_ref().map(|b| &**b.compiled);
+            compile(&source, before).map_err(|errors| {
+                let first = errors.first().map(|d| d.message.clone());
+                format!("it does not compile here: {}", first.unwrap_or_default())
+            })
+        };
+        let number = meta.number;
+        let bad = |why: String| StoreError::Corrupt(format!("revision {number}: {why}"));
+        let compiled = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| bad(format!("compiling failed: {e}")))?
+            .map_err(bad)?;
+        Ok(ActiveRevision {
+            meta,
+            compiled: SharedSet::new(compiled),
+        })
+    }
+
+    /// The texts of changed files that no file of ours has.
+    async fn missing_texts(
+        &self,
+        source: &PolicySource,
+        changes: &[FileChange<Digest>],
+    ) -> Result<HashMap<Digest, Arc<str>>, StoreError> {
+        let ours: HashSet<&Digest> = source.files().map(|(_, file)| file.sha256()).collect();
+        let wanted: HashSet<Digest> = changes.iter().filter_map(|c| c.content).collect();
+        let missing: Vec<Digest> = wanted.into_iter().filter(|d| !ours.contains(d)).collect();
+        let found = self.store.texts(&missing).await?;
+        Ok(missing.into_iter().zip(found).collect())
+    }
 }
 
-async fn advance(
-    store: &SharedStore,
-    state: &State,
-    changes: Changes,
-) -> Result<State, StoreError> {
-    let registry = Arc::new(state.registry.with(&changes));
-    let revision = match changes.revision {
-        None => state.revision.clone(),
-        Some(stored) => {
-            let source = PolicySource {
-                policies: stored.policy_files(),
-                schemas: stored.schema_files,
-            };
-            if content_sha256(&source) != stored.meta.content_sha256 {
-                let number = stored.meta.number;
-                let what =
-                    format!("the texts of revision {number} are not those that were applied");
-                return Err(StoreError::Corrupt(what));
-            }
-            // Compiling a large revision takes seconds; other calls go on meanwhile.
-            let compiled = tokio::task::spawn_blocking(move || compile(&source, None))
-                .await
-                .map_err(|e| StoreError::Corrupt(format!("compiling a revision failed: {e}")))?
-                .map_err(|errors| {
-                    let first = errors
-                        .first()
-                        .map(|d| d.message.clone())
-                        .unwrap_or_default();
-                    let number = stored.meta.number;
-                    StoreError::Corrupt(format!("revision {number} does not compile here: {first}"))
-                })?;
-            Some(Arc::new(ActiveRevision {
-                meta: stored.meta,
-                compiled,
-            }))
+/// Changes with their files. One whose text is missing would read as a file that is gone;
+/// the digest over the whole content, which is compared next, refuses that.
+fn with_texts(
+    source: &PolicySource,
+    changes: Vec<FileChange<Digest>>,
+    mut texts: HashMap<Digest, Arc<str>>,
+) -> Vec<FileChange<SourceFile>> {
+    for (_, file) in source.files() {
+        texts.insert(*file.sha256(), Arc::clone(file.text()));
+    }
+    let file = |change: FileChange<Digest>| {
+        let text = change.content.and_then(|digest| texts.get(&digest));
+        FileChange {
+            content: text.map(|text| SourceFile::new(change.name.as_str(), Arc::clone(text))),
+            kind: change.kind,
+            name: change.name,
         }
     };
-    let entities = advance_entities(
-        store,
-        state,
-        revision.as_deref(),
-        changes.epoch,
-        changes.entities,
-    );
-    Ok(State {
-        epoch: changes.epoch,
-        registry,
-        entities: entities.await?,
-        revision,
-    })
+    changes.into_iter().map(file).collect()
 }
 
 /// The entities of `epoch`. Those that changed come in pages, the next one read while one

@@ -98,9 +98,20 @@ class Guard:
         return {agent: client.credential.spiffe_id for agent, client in self._clients.items()}
 
     @contextlib.contextmanager
-    def session(self, *, user: str = "", session_id: str = "", task_id: str = "") -> Iterator[None]:
-        """Name the user, the session and the task of the calls inside the block."""
-        own = {self._session_key: Session(user, session_id, task_id)}
+    def session(
+        self,
+        *,
+        user: str = "",
+        session_id: str = "",
+        task_id: str = "",
+        at_least_as_fresh: str = "",
+    ) -> Iterator[None]:
+        """Name the user, the session and the task of the calls inside the block.
+
+        With `at_least_as_fresh`, the `consistency_token` of another answer, they are decided no
+        earlier than that state of the log.
+        """
+        own = {self._session_key: Session(user, session_id, task_id, at_least_as_fresh)}
         token = _sessions.set({**(_sessions.get() or {}), **own})
         try:
             yield

@@ -41,6 +41,8 @@ class Session:
     user: str = ""
     session_id: str = ""
     task_id: str = ""
+    at_least_as_fresh: str = ""
+    """The `consistency_token` of another answer: decide no earlier than that state of the log."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def authorize_request(
         "agent_name": agent_name,
     }
     said = {key: _bounded(value) for key, value in context.items() if value}
+    demanded = session.at_least_as_fresh
     return v1.AuthorizeRequest(
         action=v1.EntityRef(type="ZTA::Action", id="call_tool"),
         resource=v1.EntityRef(type="ZTA::Tool", id=call.tool),
@@ -100,6 +103,7 @@ def authorize_request(
         user=session.user,
         correlation_id=str(uuid.uuid4()),
         supported_obligations=list(supported_obligations),
+        at_least_as_fresh=v1.ConsistencyToken(value=demanded) if demanded else None,
     )
 
 

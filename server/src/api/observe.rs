@@ -111,7 +111,7 @@ where
             let Some(method) = method else {
                 return Ok(response);
             };
-            let code = explain(response.headers_mut());
+            let code = explain(method, response.headers_mut());
             of_call.record("rpc.grpc.status_code", code as i32);
             metrics.called(method, code as i32, start.elapsed());
             Ok(response)
@@ -150,7 +150,7 @@ impl Extractor for Headers<'_> {
 
 /// The call's code; an error without details gets them. An error after the headers, in
 /// a stream's trailers, is counted as OK: there are no such RPCs yet.
-fn explain(headers: &mut HeaderMap) -> Code {
+fn explain(method: &str, headers: &mut HeaderMap) -> Code {
     let Some(status) = Status::from_header_map(headers) else {
         return Code::Ok;
     };
@@ -158,10 +158,14 @@ fn explain(headers: &mut HeaderMap) -> Code {
     if code == Code::Ok || !status.details().is_empty() {
         return code;
     }
+    let limit = match method.contains("PolicyService") {
+        true => "policy_message_bytes_max",
+        false => "message_bytes_max",
+    };
     let (reason, metadata) = match code {
         Code::OutOfRange | Code::ResourceExhausted => (
             ErrorReason::LimitExceeded,
-            HashMap::from([("limit".to_owned(), "message_bytes_max".to_owned())]),
+            HashMap::from([("limit".to_owned(), limit.to_owned())]),
         ),
         Code::Internal | Code::InvalidArgument => (ErrorReason::MessageInvalid, HashMap::new()),
         _ => return code,

@@ -61,7 +61,7 @@ impl Doors {
         let operations = || Arc::clone(&self.operations);
         let gate = Gate(Arc::clone(&self.operations.pdp));
         let authorization = AuthorizationDoor {
-            pdp: Arc::clone(&self.operations.pdp),
+            operations: operations(),
             metrics: self.metrics.clone(),
         };
         let mut services = Routes::builder();
@@ -78,7 +78,8 @@ impl Doors {
                     .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
             )
             .add_service(
-                PolicyServiceServer::new(PolicyDoor(operations())).max_decoding_message_size(max),
+                PolicyServiceServer::new(PolicyDoor(operations()))
+                    .max_decoding_message_size(self.limits.policy_message_bytes_max),
             )
             .add_service(
                 EntityServiceServer::new(EntityDoor(operations()))

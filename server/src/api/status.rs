@@ -97,9 +97,13 @@ impl From<PdpError> for Status {
             PdpError::Authentication(e) => authentication(&e, message),
             PdpError::Policy(e) => policy(&e, message),
             PdpError::NotReady => retriable(ErrorReason::NotReady, message),
+            PdpError::NotFresh => retriable(ErrorReason::NotFresh, message),
             PdpError::Stale => retriable(ErrorReason::StoreUnavailable, message),
             PdpError::Conflict(e) => conflict(&e, message),
             PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
+            PdpError::PrincipalNotFound => {
+                status(Code::NotFound, ErrorReason::AgentNotFound, message)
+            }
             PdpError::Entity(e) => entity(&e, message),
             PdpError::Misfits(_) => {
                 status(Code::InvalidArgument, ErrorReason::PolicyInvalid, message)

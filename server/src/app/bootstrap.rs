@@ -1,6 +1,8 @@
 //! The first start of a log: revision 1 and one administrator. What if we crash here:
 //! each step is one transaction and is skipped by the next start if it is done.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -10,29 +12,55 @@ use super::material::Material;
 use super::{AppError, start_error};
 use crate::audit::{AppendError, Audit, Record};
 use crate::config::Config;
-use crate::model::{AccessRequest, Change, EntityUid, Event, EventType, Revision, RevisionMeta};
+use crate::model::event::to_micros;
+use crate::model::revision::NewRevision;
+use crate::model::{AccessRequest, Change, EntityUid, Event, EventType, RevisionMeta};
 use crate::pdp::Pdp;
-use crate::policy::{Compiled, Facts, PolicySource, builtin_source, compile, content_sha256};
+use crate::policy::{
+    Compiled, Facts, PolicySource, SharedSet, builtin_source, compile, content_sha256,
+};
+use crate::replica::Replica;
 use crate::store::SharedStore;
 
-/// Makes what a new log needs. `None` when everything is there already.
-pub(super) async fn first_start(
+/// Makes revision 1 of a new log. The compiled set is offered to the replica, and goes
+/// with the returned value.
+pub(super) async fn first_policies(
+    config: &Config,
+    store: &SharedStore,
+    audit: &Audit,
+    material: &Material,
+    replica: &Replica,
+    now: OffsetDateTime,
+) -> Result<Option<Arc<SharedSet>>, AppError> {
+    if store.changes_since(0, 0).await?.revision.is_some() {
+        return Ok(None);
+    }
+    let source = match &config.policy_dir {
+        Some(dir) => PolicySource::read(std::slice::from_ref(dir)).map_err(AppError::Start)?,
+        None => builtin_source(),
+    };
+    let compiled = tokio::task::spawn_blocking(move || compile_first(&source))
+        .await
+        .map_err(start_error)??;
+    let revision = revision_1(&compiled, material, now)?;
+    replica.offer(revision.meta.content_sha256, &compiled);
+    let event = Event::new(EventType::LogCreated, audit.log_id(), Uuid::now_v7(), now)
+        .with_detail("revision", "1")
+        .with_detail("content_sha256", hex::encode(revision.meta.content_sha256))
+        .with_detail("vkey", material.vkey.as_str());
+    append(audit, event, Change::ApplyRevision(Box::new(revision))).await?;
+    Ok(Some(compiled))
+}
+
+/// Makes the administrator of a new log. `None` when there is one already.
+pub(super) async fn first_administrator(
     config: &Config,
     store: &SharedStore,
     audit: &Audit,
     material: &Material,
     now: OffsetDateTime,
 ) -> Result<Option<FirstStart>, AppError> {
-    let changes = store.changes_since(0, 0).await?;
-    if changes.revision.is_none() {
-        let revision = revision_1(config, material, now)?;
-        let event = Event::new(EventType::LogCreated, audit.log_id(), Uuid::now_v7(), now)
-            .with_detail("revision", "1")
-            .with_detail("content_sha256", hex::encode(revision.meta.content_sha256))
-            .with_detail("vkey", material.vkey.as_str());
-        append(audit, event, Change::ApplyRevision(Box::new(revision))).await?;
-    }
-    if !changes.users.is_empty() {
+    if !store.changes_since(0, 0).await?.users.is_empty() {
         return Ok(None);
     }
     administrator::create(config, audit, material, now).await
@@ -53,16 +81,8 @@ pub(super) async fn append(audit: &Audit, event: Event, change: Change) -> Resul
     }
 }
 
-fn revision_1(
-    config: &Config,
-    material: &Material,
-    now: OffsetDateTime,
-) -> Result<Revision, AppError> {
-    let source = match &config.policy_dir {
-        Some(dir) => PolicySource::read(std::slice::from_ref(dir)).map_err(AppError::Start)?,
-        None => builtin_source(),
-    };
-    let compiled = compile(&source, None).map_err(|errors| {
+fn compile_first(source: &PolicySource) -> Result<Arc<SharedSet>, AppError> {
+    let compiled = compile(source, None).map_err(|errors| {
         let lines: Vec<String> = errors
             .iter()
             .map(|d| format!("{}:{}: {}", d.file, d.line, d.message))
@@ -72,27 +92,26 @@ fn revision_1(
             lines.join("\n")
         ))
     })?;
-    require_administrator(&compiled, material, now)?;
-    Ok(Revision {
+    Ok(SharedSet::new(compiled))
+}
+
+fn revision_1(
+    compiled: &Compiled,
+    material: &Material,
+    now: OffsetDateTime,
+) -> Result<NewRevision, AppError> {
+    require_administrator(compiled, material, now)?;
+    let source = compiled.source();
+    Ok(NewRevision {
         meta: RevisionMeta {
             number: 1,
             author: EntityUid::new("ZTA::Zone", material.ca.trust_domain().as_str()),
             message: "first start".to_owned(),
-            apply_time: now,
-            content_sha256: content_sha256(&source),
+            apply_time: to_micros(now),
+            content_sha256: content_sha256(source),
             policies: compiled.policy_count(),
         },
-        schema_files: source.schemas,
-        chunks: compiled
-            .source()
-            .policies
-            .iter()
-            .map(|f| crate::model::revision::PolicyChunk {
-                file: f.name.clone(),
-                policy_id: None,
-                text: f.text.clone(),
-            })
-            .collect(),
+        changes: source.changes_from(&PolicySource::default()),
     })
 }
 

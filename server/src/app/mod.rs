@@ -33,10 +33,12 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::Metrics;
 use material::Material;
-use tasks::Tasks;
+use tasks::{Ready, Tasks};
 
 /// How long the record of the stop and the last checkpoint may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the announcement waits for the server to be ready.
+const READY_WAIT: Duration = Duration::from_secs(1);
 /// Live challenges of one replica.
 const CHALLENGES_MAX: usize = 100_000;
 
@@ -148,21 +150,14 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let mut tasks = Tasks::new(stopped);
     let (audit, sequencer) = Audit::new(head.log_id, Arc::clone(&store));
     tasks.spawn("the audit writer", sequencer.run());
-    let first = bootstrap::first_start(&config, &store, &audit, &material, now).await?;
-    let replica = Arc::new(Replica::load(Arc::clone(&store)).await?);
-    tasks.spawn("the change feed", Arc::clone(&replica).follow());
-
+    let replica = Arc::new(Replica::new(Arc::clone(&store)));
     let operations = operations(&config, &store, &audit, &material, &clock, replica)?;
     let pdp = Arc::clone(&operations.pdp);
-    let (readiness, health) = tasks.watch_readiness(&store, &pdp);
-    tasks.sign_checkpoints(
-        &store,
-        Arc::clone(&material.log_key),
-        material.origin.clone(),
-    );
-    tasks.summarize_refusals(Arc::clone(&pdp));
-    tasks.refresh_administrator(config.clone(), Arc::clone(&pdp), material.clone());
+    let (ready, health) = tasks.watch_readiness(&store, &pdp);
+    let shown = ready.clone();
 
+    // The doors open before the policies are loaded, which takes seconds for a large set:
+    // `/livez` answers then, and everything that needs policies says NOT_READY.
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
@@ -172,7 +167,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
         pages: Pages {
-            readiness,
+            readiness: Arc::new(move || shown.borrow().clone()),
             metrics: Arc::new(move || metrics.text()),
             ca_pem: Arc::from(material.ca.certificate_pem()),
         },
@@ -186,15 +181,65 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             .await
             .map_err(|e| e.to_string())
     });
-    bootstrap::record_start(&config, &pdp).await?;
-    announce(&config, address, first.as_ref(), &material)?;
-
+    tokio::pin!(stop);
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
-        () = stop => Ok(()),
+        () = &mut stop => Ok(()),
+        loaded = load(&config, &store, &material, &pdp, now) => {
+            let first = loaded?;
+            become_ready(ready).await;
+            keep_up(&config, &store, &material, &pdp, &mut tasks);
+            announce(&config, address, first.as_ref(), &material)?;
+            tokio::select! {
+                part = tasks.first_end() => Err(AppError::PartEnded(part)),
+                () = &mut stop => Ok(()),
+            }
+        }
     };
     drain(&config, stopping, tasks, &pdp, &store, &material).await;
     ended
+}
+
+/// Who waits for the announcement may ask whether the server is ready.
+async fn become_ready(mut ready: watch::Receiver<Ready>) {
+    let ready = ready.wait_for(Result::is_ok);
+    let _ = tokio::time::timeout(READY_WAIT, ready).await;
+}
+
+/// Makes what a new log needs and loads the state.
+async fn load(
+    config: &Config,
+    store: &SharedStore,
+    material: &Material,
+    pdp: &Arc<Pdp>,
+    now: OffsetDateTime,
+) -> Result<Option<administrator::FirstStart>, AppError> {
+    let (audit, replica) = (&pdp.audit, &pdp.replica);
+    let policies = bootstrap::first_policies(config, store, audit, material, replica, now).await?;
+    let first = bootstrap::first_administrator(config, store, audit, material, now).await?;
+    tracing::info!("loading the policies");
+    replica.load().await?;
+    drop(policies);
+    bootstrap::record_start(config, pdp).await?;
+    Ok(first)
+}
+
+/// The background work of a server that has its state.
+fn keep_up(
+    config: &Config,
+    store: &SharedStore,
+    material: &Material,
+    pdp: &Arc<Pdp>,
+    tasks: &mut Tasks,
+) {
+    tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
+    tasks.sign_checkpoints(
+        store,
+        Arc::clone(&material.log_key),
+        material.origin.clone(),
+    );
+    tasks.summarize_refusals(Arc::clone(pdp));
+    tasks.refresh_administrator(config.clone(), Arc::clone(pdp), material.clone());
 }
 
 fn operations(

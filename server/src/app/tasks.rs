@@ -1,7 +1,7 @@
 //! The background tasks. If one of them ends, the process does, and says which.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -11,7 +11,6 @@ use tonic_health::ServingStatus;
 
 use super::administrator;
 use super::material::{Material, SERVER_CERTIFICATE_LIFETIME};
-use crate::api::http::Readiness;
 use crate::api::server::Health;
 use crate::api::tls::{FailedHandshake, TlsReload};
 use crate::audit::{Record, checkpoint};
@@ -31,6 +30,9 @@ const READINESS_INTERVAL: Duration = Duration::from_secs(1);
 const ADMINISTRATOR_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long the store may take to show that it can be written.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Whether the server can decide, and if not, why.
+pub(super) type Ready = Result<(), String>;
 
 /// The tasks of the process.
 pub(super) struct Tasks {
@@ -111,16 +113,9 @@ impl Tasks {
         &mut self,
         store: &SharedStore,
         pdp: &Arc<Pdp>,
-    ) -> (Readiness, Health) {
+    ) -> (watch::Receiver<Ready>, Health) {
         let health = Health::new();
-        let why = Arc::new(Mutex::new(Err("starting".to_owned())));
-        let shown = Arc::clone(&why);
-        let readiness: Readiness = Arc::new(move || {
-            shown
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .clone()
-        });
+        let (show, shown) = watch::channel(Err("starting".to_owned()));
         let (store, pdp, reporter) = (Arc::clone(store), Arc::clone(pdp), health.clone());
         let (stopped, draining) = (self.stopped(), Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&draining);
@@ -141,16 +136,19 @@ impl Tasks {
                 } else {
                     ServingStatus::NotServing
                 };
-                *why.lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner) = ready;
                 reporter.set_service_status("", status).await;
                 reporter
                     .set_service_status("zta.v1.AuthorizationService", status)
                     .await;
-                tokio::time::sleep(READINESS_INTERVAL).await;
+                drop(show.send_replace(ready));
+                let loading = pdp.replica.current().epoch == 0;
+                tokio::select! {
+                    () = pdp.replica.loaded(), if loading => {}
+                    () = tokio::time::sleep(READINESS_INTERVAL) => {}
+                }
             }
         });
-        (readiness, health)
+        (shown, health)
     }
 
     /// Signs a checkpoint at least once a second while the log grows.
@@ -281,7 +279,11 @@ pub(super) async fn record_summaries(pdp: &Pdp, now: OffsetDateTime) {
 
 /// Whether a decision could be made and put on record now.
 async fn probe(store: &SharedStore, pdp: &Pdp) -> Result<(), String> {
-    if pdp.replica.current().revision.is_none() {
+    let state = pdp.replica.current();
+    if state.epoch == 0 {
+        return Err("the policies are being loaded".to_owned());
+    }
+    if state.revision.is_none() {
         return Err("no policy revision is in force".to_owned());
     }
     match tokio::time::timeout(PROBE_TIMEOUT, pdp.audit.probe(store)).await {

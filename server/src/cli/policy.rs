@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use zta_client::v1;
-use zta_server::model::EntityUid;
+use zta_server::model::revision::{FileDigest, FileKind};
+use zta_server::model::{EntityUid, SourceFile};
 use zta_server::policy::{
-    CedarItem, CedarSetup, Diagnostic, PolicySource, compile, evaluate_cedar,
+    CedarItem, CedarSetup, Diagnostic, PolicyPatch, PolicySource, compile, evaluate_cedar,
 };
 
 use super::{Failure, Options, line, table, time_text};
@@ -146,49 +147,83 @@ async fn apply(
         )));
     }
     let client = options.client()?;
-    let expected_revision = match expected {
-        Some(expected) => expected,
-        None => {
-            let request = v1::ListRevisionsRequest {
-                page_size: 1,
-                page_token: String::new(),
-            };
-            let page = client
-                .policies()
-                .list_revisions(request)
-                .await?
-                .into_inner();
-            page.revisions.first().map_or(0, |r| r.number)
-        }
+    // Only what the server does not have is sent: it says which texts it has.
+    let request = v1::GetRevisionRequest {
+        number: expected.unwrap_or(0),
+        digests_only: true,
     };
-    let wire = |files: Vec<zta_server::model::SourceFile>| {
-        files
-            .into_iter()
-            .map(|f| v1::SourceFile {
-                name: f.name,
-                text: f.text,
-            })
-            .collect()
-    };
-    let source = v1::PolicySource {
-        policies: wire(source.policies),
-        schemas: wire(source.schemas),
+    let base = client.policies().get_revision(request).await?.into_inner();
+    let number = base.revision.map_or(0, |revision| revision.number);
+    let patch = PolicyPatch::between(&digests(base.files)?, &source);
+    let sent = sent_json(number, &patch);
+    if !options.json {
+        line(sent_text(number, &patch, source.files().count()))?;
+    }
+    let wire = |files: Vec<SourceFile>| {
+        let file = |f: SourceFile| v1::SourceFile {
+            text: f.text().to_string(),
+            name: f.name,
+        };
+        files.into_iter().map(file).collect()
     };
     let request = v1::ApplyRequest {
-        source: Some(source),
-        expected_revision,
+        source: None,
+        patch: Some(v1::PolicyPatch {
+            put_policies: wire(patch.put_policies),
+            put_schemas: wire(patch.put_schemas),
+            delete_files: patch.delete_files,
+        }),
+        expected_revision: number,
         message,
-        ..Default::default()
     };
     let answer = client.policies().apply(request).await?.into_inner();
     let revision = answer.revision.unwrap_or_default();
     if options.json {
-        return line(revision_json(&revision));
+        let mut applied = revision_json(&revision);
+        applied["sent"] = sent;
+        return line(applied);
     }
     line(format!(
         "revision {} is in force: {} policies",
         revision.number, revision.policies
     ))
+}
+
+/// What the server has, as it says.
+fn digests(files: Vec<v1::FileDigest>) -> Result<Vec<FileDigest>, Failure> {
+    let digest = |file: v1::FileDigest| {
+        Some(FileDigest {
+            kind: match file.schema {
+                true => FileKind::Schema,
+                false => FileKind::Policy,
+            },
+            name: file.name,
+            sha256: file.sha256.try_into().ok()?,
+        })
+    };
+    let files: Option<Vec<_>> = files.into_iter().map(digest).collect();
+    files.ok_or_else(|| Failure::CouldNotRun("the server's answer has no SHA-256".to_owned()))
+}
+
+/// Files and bytes of a patch.
+fn size(patch: &PolicyPatch) -> (usize, usize) {
+    let put = || patch.put_policies.iter().chain(&patch.put_schemas);
+    (put().count(), put().map(|file| file.text().len()).sum())
+}
+
+fn sent_json(number: u64, patch: &PolicyPatch) -> Value {
+    let (files, bytes) = size(patch);
+    let deleted = patch.delete_files.len();
+    json!({ "against": number, "files": files, "bytes": bytes, "deleted": deleted })
+}
+
+fn sent_text(number: u64, patch: &PolicyPatch, all: usize) -> String {
+    let (files, bytes) = size(patch);
+    let deleted = match patch.delete_files.len() {
+        0 => String::new(),
+        n => format!(", deletes {n}"),
+    };
+    format!("against revision {number}: sends {files} of {all} files ({bytes} bytes){deleted}")
 }
 
 fn revision_json(revision: &v1::Revision) -> Value {

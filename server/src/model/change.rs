@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::entity::StoredEntity;
 use super::principal::{AgentRecord, AgentState, Instance, UserRecord};
 use super::request::EntityUid;
-use super::revision::Revision;
+use super::revision::NewRevision;
 
 /// A join token as it is stored: never the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum Change {
         to: AgentState,
     },
     /// A new revision in force. Conflicts when the one before is not in force.
-    ApplyRevision(Box<Revision>),
+    ApplyRevision(Box<NewRevision>),
     /// Entities that are new or changed, each uid once. Never conflicts: they were
     /// compared with those of the epoch that the change is made in.
     PutEntities(Arc<[StoredEntity]>),

@@ -25,6 +25,8 @@ pub const LEAF_BYTES_MAX: usize = 32 * 1024;
 pub enum EventType {
     /// A request was decided.
     Decision,
+    /// A principal asked what it may do; no decision.
+    PermissionsListed,
     /// An administrative act was decided; if allowed, its change is in the same transaction.
     Admin,
     /// A principal proved its key and got an access token.
@@ -47,8 +49,9 @@ pub enum EventType {
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Decision,
+        Self::PermissionsListed,
         Self::Admin,
         Self::Login,
         Self::LoginFailed,
@@ -64,6 +67,7 @@ impl EventType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decision => "decision",
+            Self::PermissionsListed => "permissions_listed",
             Self::Admin => "admin",
             Self::Login => "login",
             Self::LoginFailed => "login_failed",

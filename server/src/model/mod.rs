@@ -17,4 +17,4 @@ pub use entity::{EntityCursor, EntityPage, EntityVersion, StoredEntity};
 pub use event::{Columns, Event, EventType};
 pub use principal::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
 pub use request::{AccessRequest, EntityUid};
-pub use revision::{Revision, RevisionMeta, SourceFile};
+pub use revision::{RevisionMeta, SourceFile};

@@ -1,34 +1,98 @@
 //! Policy revisions as plain data.
+//!
+//! What is stored of a revision is what it changed: the files that are new, replaced or
+//! gone since the revision before. A change of one file among thousands costs one text and
+//! one row, here, in the database and on the way to other replicas.
+
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 
+use super::arguments::sha256;
 use super::request::EntityUid;
 
-/// A named text of a policy set.
+/// A SHA-256.
+pub type Digest = [u8; 32];
+
+/// A named text of a policy set. Immutable, so that its digest is always its text's.
+/// Cheap to clone: copies share the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
     /// The path relative to the policy folder.
     pub name: String,
-    /// The content.
-    pub text: String,
+    text: Arc<str>,
+    sha256: Digest,
 }
 
 impl SourceFile {
-    /// A file.
-    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+    /// A file; hashes its text.
+    pub fn new(name: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
+        let text = text.into();
         Self {
             name: name.into(),
-            text: text.into(),
+            sha256: sha256(text.as_bytes()),
+            text,
         }
     }
+
     /// The content.
-    pub fn text(&self) -> &str {
+    pub fn text(&self) -> &Arc<str> {
         &self.text
     }
+
     /// SHA-256 of the text.
-    pub fn sha256(&self) -> Box<[u8; 32]> {
-        Box::new(super::arguments::sha256(self.text.as_bytes()))
+    pub fn sha256(&self) -> &Digest {
+        &self.sha256
     }
+}
+
+/// What a file of a policy set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// `*.cedar`.
+    Policy,
+    /// `*.cedarschema`.
+    Schema,
+}
+
+impl FileKind {
+    /// As it stands in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Schema => "schema",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Policy, Self::Schema]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
+}
+
+/// A file without its text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileDigest {
+    /// What it is.
+    pub kind: FileKind,
+    /// As in [`SourceFile`].
+    pub name: String,
+    /// SHA-256 of the text.
+    pub sha256: Digest,
+}
+
+/// What became of a file since an earlier revision. `F` is what is known of the new one:
+/// the file itself, or its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChange<F> {
+    /// What it is.
+    pub kind: FileKind,
+    /// As in [`SourceFile`].
+    pub name: String,
+    /// The new content; `None`: the file is gone.
+    pub content: Option<F>,
 }
 
 /// What is known of a revision without its content.
@@ -40,50 +104,40 @@ pub struct RevisionMeta {
     pub author: EntityUid,
     /// Why.
     pub message: String,
-    /// When.
+    /// When, to the microsecond.
     pub apply_time: OffsetDateTime,
     /// SHA-256 over the content.
-    pub content_sha256: [u8; 32],
+    pub content_sha256: Digest,
     /// How many policies it holds.
     pub policies: u32,
 }
 
-/// An immutable, numbered policy set with its schema.
+/// A revision that is to be applied: what changes against the one before. Its author made
+/// it under the epoch that its commit requires, so "the one before" is exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revision {
+pub struct NewRevision {
     /// What is known of it.
     pub meta: RevisionMeta,
-    /// The `*.cedarschema` files.
-    pub schema_files: Vec<SourceFile>,
-    /// The policy files cut after each policy. Stored content-addressed, so that a
-    /// change of one policy among 100,000 stores one text.
-    pub chunks: Vec<PolicyChunk>,
+    /// Against revision `meta.number - 1`; for revision 1, everything.
+    pub changes: Vec<FileChange<SourceFile>>,
 }
 
-/// A piece of a policy file: up to the end of one policy, or the rest of the file.
+/// A revision as the store lists it: the names and digests of all files, by kind and name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyChunk {
-    /// The file.
-    pub file: String,
-    /// The `@id` of the policy that ends the chunk; `None` for the rest of a file.
-    pub policy_id: Option<String>,
-    /// The exact text, with the comments before the policy.
-    pub text: String,
+pub struct Manifest {
+    /// What is known of it.
+    pub meta: RevisionMeta,
+    /// Its files.
+    pub files: Vec<FileDigest>,
 }
 
-impl Revision {
-    /// The policy files, byte for byte as they were applied.
-    pub fn policy_files(&self) -> Vec<SourceFile> {
-        let mut files: Vec<SourceFile> = Vec::new();
-        for chunk in &self.chunks {
-            match files.last_mut() {
-                Some(file) if file.name == chunk.file => file.text.push_str(&chunk.text),
-                _ => files.push(SourceFile {
-                    name: chunk.file.clone(),
-                    text: chunk.text.clone(),
-                }),
-            }
-        }
-        files
-    }
+/// A revision as the change feed tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionNews {
+    /// What is known of it.
+    pub meta: RevisionMeta,
+    /// The revision that the changes are against; 0 is the empty set.
+    pub since: u64,
+    /// What is different, by kind and name.
+    pub changes: Vec<FileChange<Digest>>,
 }

@@ -26,6 +26,8 @@ pub(crate) struct Issued {
     pub(crate) certificate: IssuedCertificate,
     pub(crate) spiffe_id: String,
     pub(crate) instance_id: Uuid,
+    /// The place of its event in the log.
+    pub(crate) sequence: u64,
 }
 
 /// A change of an agent's state.
@@ -148,7 +150,7 @@ impl Operations {
         &self,
         credential: &Credential,
         agent: &str,
-    ) -> Result<(JoinToken, OffsetDateTime), OperationError> {
+    ) -> Result<(JoinToken, OffsetDateTime, Decision), OperationError> {
         let agent_id = self.agent_id(agent)?;
         let token =
             JoinToken::create(self.ca.fingerprint()).map_err(|_| OperationError::JoinToken)?;
@@ -175,7 +177,7 @@ impl Operations {
             })
             .await;
         let decision = allowed(not_found(decision, agent)?)?;
-        Ok((token, decision.time + JOIN_TOKEN_LIFETIME))
+        Ok((token, decision.time + JOIN_TOKEN_LIFETIME, decision))
     }
 
     /// Exchanges a join token and a CSR for the first certificate of a key. The caller
@@ -216,7 +218,7 @@ impl Operations {
             instance,
             now,
         };
-        match self.append_change(event, change, None).await {
+        let sequence = match self.append_change(event, change, None).await {
             Err(OperationError::Pdp(PdpError::Conflict(Conflict::JoinToken))) => {
                 self.pdp
                     .record_refusal(credential, "the join token is refused", now)
@@ -234,6 +236,7 @@ impl Operations {
             certificate,
             spiffe_id: id.as_str().to_owned(),
             instance_id,
+            sequence,
         };
         Ok((issued, AgentRecord::clone(agent)))
     }
@@ -288,11 +291,12 @@ impl Operations {
                 instance_id: instance.id,
             };
             match self.append_change(event, change, Some(state.epoch)).await {
-                Ok(()) => {
+                Ok(sequence) => {
                     return Ok(Issued {
                         certificate: issued,
                         spiffe_id: certificate.spiffe_id().as_str().to_owned(),
                         instance_id: instance.id,
+                        sequence,
                     });
                 }
                 Err(OperationError::Pdp(PdpError::Stale)) => {}
@@ -319,14 +323,14 @@ impl Operations {
             )
     }
 
-    /// Appends an event with its change and catches up with it. A stale one is reported
-    /// as [`PdpError::Stale`] after catching up.
+    /// Appends an event with its change and catches up with it; returns its place. A stale
+    /// one is reported as [`PdpError::Stale`] after catching up.
     async fn append_change(
         &self,
         event: Event,
         change: Change,
         epoch: Option<u64>,
-    ) -> Result<(), OperationError> {
+    ) -> Result<u64, OperationError> {
         let record = Record {
             event,
             inputs: None,
@@ -334,7 +338,11 @@ impl Operations {
             change: Some(change),
         };
         match self.pdp.audit.append(record).await {
-            Ok(appended) => Ok(self.pdp.replica.catch_up(appended.epoch).await?),
+            Ok(appended) => {
+                self.pdp.replica.catch_up(appended.epoch).await?;
+                self.pdp.replica.saw(appended.sequence + 1, appended.epoch);
+                Ok(appended.sequence)
+            }
             Err(AppendError::Stale { epoch }) => {
                 self.pdp.replica.catch_up(epoch).await?;
                 Err(PdpError::Stale.into())

@@ -1,47 +1,71 @@
 //! The life of policy sets: validate, apply, read, and evaluate for testing.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use serde_json::json;
 
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
-use crate::model::event::LEAF_BYTES_MAX;
+use crate::model::event::{LEAF_BYTES_MAX, to_micros};
+use crate::model::revision::{Digest, FileChange, Manifest, NewRevision};
 use crate::model::{
-    AccessRequest, AgentState, Change, Decision, Effect, EntityUid, Principal, Revision,
-    RevisionMeta,
+    AccessRequest, AgentState, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta,
+    SourceFile,
 };
 use crate::pdp::{Act, PdpError, facts};
 use crate::policy::{
-    CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicySource, compile,
-    content_sha256, evaluate_cedar,
+    CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicyPatch, PolicySource, SharedSet,
+    compile, content_sha256, evaluate_cedar,
 };
 
 /// What the names of policies may take of the record of the next apply; the rest is for
 /// its message and the other fields.
 const RECORD_BYTES_MAX: usize = LEAF_BYTES_MAX / 2;
 
+/// A policy set that somebody would like to be in force.
+pub(crate) enum Candidate {
+    /// The whole of it.
+    Source(PolicySource),
+    /// What it has different from the one in force.
+    Patch(PolicyPatch),
+}
+
 /// What the gates say about a candidate.
-pub(crate) type Gates = Result<Compiled, Vec<Diagnostic>>;
+pub(crate) type Gates = Result<Arc<SharedSet>, Vec<Diagnostic>>;
+
+/// A candidate that has passed the gates, with what its record will say.
+struct Passed {
+    compiled: Arc<SharedSet>,
+    sha256: Digest,
+    /// Against the revision that was in force, whose number is `expected`. Revisions never
+    /// change, so this holds whenever that number is in force.
+    changes: Vec<FileChange<SourceFile>>,
+    expected: u64,
+    message: String,
+}
 
 impl Operations {
     /// Runs the gates on a candidate.
     pub(crate) async fn validate_policy(
         &self,
         credential: &Credential,
-        source: PolicySource,
+        candidate: Candidate,
     ) -> Result<Gates, OperationError> {
         self.read(credential, "validate_policy").await?;
-        gates(source).await
+        let base = self.pdp.replica.current().revision.clone();
+        let base = base.ok_or(PdpError::NotReady)?;
+        blocking(move || gates(candidate, &base.compiled)).await?
     }
 
     /// Applies a candidate as the next revision, if the expected one is in force.
     pub(crate) async fn apply_policy(
         &self,
         credential: &Credential,
-        source: PolicySource,
+        candidate: Candidate,
         expected: u64,
-        message: &str,
+        message: String,
     ) -> Result<(RevisionMeta, Vec<Diagnostic>, Decision), OperationError> {
-        text_field("message", message, 4096)?;
+        text_field("message", &message, 4096)?;
         let request = AccessRequest::new(EntityUid::action("apply_policy"), self.zone());
         // Compiling is dear, so it is not done for a caller who may not apply anyway;
         // the deny is decided and recorded like any other.
@@ -50,50 +74,74 @@ impl Operations {
             let decision = self.pdp.operate(credential, &request, &nothing).await?;
             return Err(OperationError::Denied(Box::new(decision)));
         }
-        let sha256 = content_sha256(&source);
-        let schema_files = source.schemas.clone();
-        let compiled = gates(source)
-            .await?
-            .map_err(OperationError::PolicyInvalid)?;
-        let revision = |principal: &Principal, now| Revision {
-            meta: RevisionMeta {
-                number: expected.saturating_add(1),
-                author: principal.uid(),
-                message: message.to_owned(),
-                apply_time: now,
-                content_sha256: sha256,
-                policies: compiled.policy_count(),
-            },
-            schema_files: schema_files.clone(),
-            chunks: compiled
-                .source()
-                .policies
-                .iter()
-                .map(|f| crate::model::revision::PolicyChunk {
-                    file: f.name.clone(),
-                    policy_id: None,
-                    text: f.text.clone(),
-                })
-                .collect(),
+        let base = match self.in_force(expected).await? {
+            Ok(base) => base,
+            // Nor for a change of what is not in force: on record as permitted and failed.
+            Err(conflict) => {
+                let fail = |_: &_, _: &Caller, _| Err(PdpError::Conflict(conflict.clone()));
+                let decision = self.pdp.operate(credential, &request, &fail).await?;
+                return Err(OperationError::Denied(Box::new(decision)));
+            }
         };
+        let passed = blocking(move || -> Result<_, OperationError> {
+            let compiled = gates(candidate, &base)?.map_err(OperationError::PolicyInvalid)?;
+            Ok(Passed {
+                sha256: content_sha256(compiled.source()),
+                changes: compiled.source().changes_from(base.source()),
+                compiled,
+                expected,
+                message,
+            })
+        })
+        .await??;
+        let (meta, decision) = self.activate(credential, &request, &passed).await?;
+        Ok((meta, passed.compiled.warnings.clone(), decision))
+    }
+
+    /// Decides the act and makes the candidate the revision in force.
+    async fn activate(
+        &self,
+        credential: &Credential,
+        request: &AccessRequest,
+        passed: &Passed,
+    ) -> Result<(RevisionMeta, Decision), OperationError> {
+        self.pdp.replica.offer(passed.sha256, &passed.compiled);
+        let applied = Mutex::new(None);
         let decision = self
             .pdp
-            .operate(credential, &request, &|state, caller, now| {
-                let facts = facts(state, caller, credential, &request, now);
-                let next = compiled.evaluate(&caller.principal, &request, &facts)?;
+            .operate(credential, request, &|state, caller, now| {
+                let in_force = state.revision.as_ref().map_or(0, |r| r.meta.number);
+                if in_force != passed.expected {
+                    return Err(PdpError::Conflict(Conflict::Revision { in_force }));
+                }
+                let facts = facts(state, caller, credential, request, now);
+                let next = passed
+                    .compiled
+                    .evaluate(&caller.principal, request, &facts)?;
                 // What cannot be put on record cannot be done either.
                 if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
                     return Err(PdpError::Lockout);
                 }
-                super::entities::fit(state, &compiled)?;
-                let revision = revision(&caller.principal, now);
+                super::entities::fit(state, &passed.compiled)?;
+                let meta = RevisionMeta {
+                    number: passed.expected.saturating_add(1),
+                    author: caller.principal.uid(),
+                    message: passed.message.clone(),
+                    apply_time: to_micros(now),
+                    content_sha256: passed.sha256,
+                    policies: passed.compiled.policy_count(),
+                };
+                *applied.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
                 Ok(Act {
                     detail: detail([
-                        ("revision", json!(revision.meta.number.to_string())),
-                        ("content_sha256", json!(hex::encode(sha256))),
-                        ("message", json!(message)),
+                        ("revision", json!(meta.number.to_string())),
+                        ("content_sha256", json!(hex::encode(passed.sha256))),
+                        ("message", json!(passed.message)),
                     ]),
-                    change: Some(Change::ApplyRevision(Box::new(revision))),
+                    change: Some(Change::ApplyRevision(Box::new(NewRevision {
+                        meta,
+                        changes: passed.changes.clone(),
+                    }))),
                 })
             })
             .await;
@@ -102,11 +150,28 @@ impl Operations {
             PdpError::Misfits(misfits) => super::entities::do_not_fit(misfits),
             other => other.into(),
         })?)?;
-        let applied = self.store.revision(expected.saturating_add(1)).await?;
-        let meta = applied
-            .ok_or(OperationError::RevisionNotFound(expected + 1))?
-            .meta;
-        Ok((meta, compiled.warnings.clone(), decision))
+        let applied = applied.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let meta = applied.ok_or(OperationError::RevisionNotFound(passed.expected + 1))?;
+        Ok((meta, decision))
+    }
+
+    /// The set in force if its number is the expected one. A replica that does not know of
+    /// that one yet looks again first.
+    async fn in_force(
+        &self,
+        expected: u64,
+    ) -> Result<Result<Arc<SharedSet>, Conflict>, OperationError> {
+        let mut state = self.pdp.replica.current();
+        if self.active_revision() < expected {
+            self.pdp.replica.is_newer_than(state.epoch).await?;
+            state = self.pdp.replica.current();
+        }
+        let revision = state.revision.clone().ok_or(PdpError::NotReady)?;
+        let in_force = revision.meta.number;
+        Ok(match in_force == expected {
+            true => Ok(Arc::clone(&revision.compiled)),
+            false => Err(Conflict::Revision { in_force }),
+        })
     }
 
     /// Whether policy would permit a request now. Not a decision: nothing is answered
@@ -131,20 +196,50 @@ impl Operations {
         Ok(verdict.effect() == Effect::Allow)
     }
 
-    /// A revision with its content; 0 means the one in force. Says whether it is.
+    /// The files of a revision by name and digest; 0 means the one in force. Says which
+    /// one is.
+    pub(crate) async fn manifest(
+        &self,
+        credential: &Credential,
+        number: u64,
+    ) -> Result<(Manifest, u64), OperationError> {
+        self.read(credential, "read_policy").await?;
+        let active = self.pdp.replica.current().revision.clone();
+        let active = active.ok_or(PdpError::NotReady)?;
+        let in_force = active.meta.number;
+        if number == 0 || number == in_force {
+            let manifest = Manifest {
+                meta: active.meta.clone(),
+                files: active.compiled.source().digests(),
+            };
+            return Ok((manifest, in_force));
+        }
+        let manifest = self.store.revision(number).await?;
+        let manifest = manifest.ok_or(OperationError::RevisionNotFound(number))?;
+        Ok((manifest, in_force))
+    }
+
+    /// A revision with its content; 0 means the one in force. Says which one is.
     pub(crate) async fn revision(
         &self,
         credential: &Credential,
         number: u64,
-    ) -> Result<(Revision, u64), OperationError> {
-        self.read(credential, "read_policy").await?;
-        let active = self.active_revision();
-        let number = if number == 0 { active } else { number };
-        let revision = self.store.revision(number).await?;
-        Ok((
-            revision.ok_or(OperationError::RevisionNotFound(number))?,
-            active,
-        ))
+    ) -> Result<(RevisionMeta, PolicySource, u64), OperationError> {
+        let (manifest, in_force) = self.manifest(credential, number).await?;
+        let active = self.pdp.replica.current().revision.clone();
+        if let Some(active) = active.filter(|a| a.meta == manifest.meta) {
+            return Ok((manifest.meta, active.compiled.source().clone(), in_force));
+        }
+        let digests: Vec<Digest> = manifest.files.iter().map(|f| f.sha256).collect();
+        let texts = self.store.texts(&digests).await?;
+        let files = manifest.files.into_iter().zip(texts);
+        let files = files.map(|(file, text)| FileChange {
+            kind: file.kind,
+            content: Some(SourceFile::new(file.name.as_str(), text)),
+            name: file.name,
+        });
+        let source = PolicySource::default().with_changes(files.collect());
+        Ok((manifest.meta, source, in_force))
     }
 
     /// Revisions below `before`, newest first, and the number of the one in force.
@@ -198,12 +293,24 @@ impl Operations {
     }
 }
 
-async fn gates(source: PolicySource) -> Result<Gates, OperationError> {
-    blocking(move || compile(&source, None)).await
+/// # Errors
+/// A patch that does not fit the base.
+fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError> {
+    let source = match candidate {
+        Candidate::Source(source) => source,
+        Candidate::Patch(patch) => {
+            let field = |e: crate::policy::PatchError| OperationError::Field {
+                field: "patch",
+                why: e.to_string(),
+            };
+            patch.apply(base.source()).map_err(field)?
+        }
+    };
+    Ok(compile(&source, Some(base)).map(SharedSet::new))
 }
 
 /// Runs what takes long beside the calls of others.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, OperationError> {
     tokio::task::spawn_blocking(work).await.map_err(|e| {

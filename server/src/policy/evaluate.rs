@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cedar_policy_core::ast::{Entity, EntityUID, EntityUIDEntry, Request};
+use cedar_policy_core::ast::{Context, Entity, EntityUID, EntityUIDEntry, Request};
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::extensions::Extensions;
 use time::OffsetDateTime;
@@ -131,14 +131,31 @@ impl Compiled {
         facts: &Facts,
     ) -> Result<Case<'_>, NoCase<'_>> {
         let (action, info) = self.resolve_action(request)?;
-        if !info.resource_types.contains(&request.resource.ty) {
-            return Err(NoCase::Error(PolicyError::ResourceType {
-                action: action.clone(),
-                resource_type: request.resource.ty.clone(),
-            }));
-        }
+        let context = context(info, request, facts).map_err(|why| NoCase::Misfit(action, why))?;
+        self.case_in(action, info, Some(context), principal, request, facts)
+    }
+
+    /// As [`Compiled::case`], of a call whose context is not known yet.
+    pub(super) fn open_case(
+        &self,
+        principal: &Principal,
+        request: &AccessRequest,
+        facts: &Facts,
+    ) -> Result<Case<'_>, NoCase<'_>> {
+        let (action, info) = self.resolve_action(request)?;
+        self.case_in(action, info, None, principal, request, facts)
+    }
+
+    fn case_in<'p>(
+        &'p self,
+        action: &'p EntityUid,
+        info: &'p ActionInfo,
+        context: Option<Context>,
+        principal: &Principal,
+        request: &AccessRequest,
+        facts: &Facts,
+    ) -> Result<Case<'p>, NoCase<'p>> {
         let misfit = |why: String| NoCase::Misfit(action, why);
-        let context = context(info, request, facts).map_err(misfit)?;
         let principal_uid = Arc::new(uid(&principal.uid()).map_err(PolicyError::Internal)?);
         let resource_uid = Arc::new(uid(&request.resource).map_err(PolicyError::Internal)?);
         let known = |euid: &Arc<EntityUID>| EntityUIDEntry::Known {
@@ -149,7 +166,7 @@ impl Compiled {
             known(&principal_uid),
             known(&info.uid),
             known(&resource_uid),
-            Some(context),
+            context,
         );
         info.admits(
             self.vocabulary.schema.as_ref(),
@@ -205,6 +222,12 @@ impl Compiled {
             return Err(PolicyError::ToolMismatch {
                 action: uid.clone(),
                 resource: request.resource.clone(),
+            });
+        }
+        if !info.resource_types.contains(&request.resource.ty) {
+            return Err(PolicyError::ResourceType {
+                action: uid.clone(),
+                resource_type: request.resource.ty.clone(),
             });
         }
         Ok((uid, info))

@@ -11,11 +11,15 @@ mod diagnostic;
 mod entities;
 mod entry;
 mod evaluate;
+mod explain;
 mod nesting;
 mod parallel;
+mod patch;
+mod permitted;
 mod scope_index;
 mod shape;
 mod sharded;
+mod shared;
 mod source;
 mod statements;
 #[cfg(test)]
@@ -28,6 +32,10 @@ pub use compile::{Compiled, compile};
 pub use diagnostic::Diagnostic;
 pub use entities::{EntityError, EntityMap, EntityTypes, GivenEntity, SliceError};
 pub use evaluate::{Facts, Party, PolicyError};
+pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
+pub use patch::{PatchError, PolicyPatch};
+pub use permitted::Permission;
+pub use shared::SharedSet;
 pub use source::{PolicySource, builtin_source, content_sha256};
 
 /// The limits of a policy set.
@@ -35,9 +43,11 @@ pub mod limits {
     /// Bytes of all files of a policy set together.
     pub const SOURCE_BYTES_MAX: usize = 64 * 1024 * 1024;
     /// Files of a policy set.
-    pub const FILES_MAX: usize = 1024;
+    pub const FILES_MAX: usize = 10_000;
     /// Policies of a policy set.
     pub const POLICIES_MAX: usize = 1_000_000;
+    /// Entity types and actions of a policy set's schema, the built-in ones included.
+    pub const DECLARATIONS_MAX: usize = 5_000;
     /// Brackets and `if`s within each other, in a policy or a schema.
     pub const NESTING_MAX: usize = 100;
     /// Bytes of one policy, or of one declaration of a schema.

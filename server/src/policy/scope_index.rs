@@ -16,7 +16,7 @@
 //! Cost: independent of the number of policies that cannot match. Persistent: a clone is
 //! cheap and shares everything, adding or removing one policy copies what is around it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -300,6 +300,14 @@ impl ScopeIndex {
     /// All policies, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.ids.iter().map(|(_, entry)| entry)
+    }
+
+    /// The ids of resources of a type that a scope names.
+    pub(super) fn resources_named(&self, ty: &str) -> BTreeSet<String> {
+        let all = self.resources.entities.iter();
+        all.filter(|(uid, _)| uid.entity_type().to_string() == ty)
+            .map(|(uid, _)| AsRef::<str>::as_ref(uid.eid()).to_owned())
+            .collect()
     }
 
     /// The policies whose scope holds, each once, in no order.

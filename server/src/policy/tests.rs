@@ -18,13 +18,9 @@ const SCHEMA: &str = r#"namespace Ops {
 }"#;
 
 fn source(policy: &str) -> PolicySource {
-    let file = |name: &str, text: &str| SourceFile {
-        name: name.to_owned(),
-        text: text.to_owned(),
-    };
     PolicySource {
-        policies: vec![file("a.cedar", policy)],
-        schemas: vec![file("a.cedarschema", SCHEMA)],
+        policies: vec![SourceFile::new("a.cedar", policy)],
+        schemas: vec![SourceFile::new("a.cedarschema", SCHEMA)],
     }
 }
 

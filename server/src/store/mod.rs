@@ -16,9 +16,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::model::event::Inputs;
+use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
     AgentRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage, EntityUid, Instance,
-    Revision, RevisionMeta, StoredEntity, UserRecord,
+    RevisionMeta, StoredEntity, UserRecord,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -94,14 +95,16 @@ pub struct EventFilter {
 pub struct Changes {
     /// The epoch that these changes lead to.
     pub epoch: u64,
+    /// The log's size in that snapshot.
+    pub size: u64,
     /// Agents that are new or changed.
     pub agents: Vec<AgentRecord>,
     /// Users that are new or changed.
     pub users: Vec<UserRecord>,
     /// Keys that are new or changed.
     pub instances: Vec<Instance>,
-    /// The revision in force, if it is another one than before.
-    pub revision: Option<Revision>,
+    /// The revision in force, if it is another one than before. Without texts.
+    pub revision: Option<RevisionNews>,
     /// The first page of what changed among the entities; the others come from
     /// [`EntityStore::entity_changes`].
     pub entities: EntityPage,
@@ -191,8 +194,8 @@ pub trait AuditStore: Send + Sync {
 /// Agents, users, keys and join tokens.
 #[async_trait]
 pub trait RegistryStore: Send + Sync {
-    /// The change feed: everything after `epoch`, with the revision if it is not
-    /// `known_revision`.
+    /// The change feed: everything after `epoch`, with what the revision in force has
+    /// different from `known_revision`, if it is not that one.
     async fn changes_since(&self, epoch: u64, known_revision: u64) -> Result<Changes, StoreError>;
     /// A join token by its public part, whether used or not.
     async fn join_token(
@@ -204,8 +207,13 @@ pub trait RegistryStore: Send + Sync {
 /// Policy revisions.
 #[async_trait]
 pub trait PolicyStore: Send + Sync {
-    /// A revision with its content.
-    async fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError>;
+    /// A revision with the names and digests of its files.
+    async fn revision(&self, number: u64) -> Result<Option<Manifest>, StoreError>;
+    /// The texts of these digests, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where one is missing.
+    async fn texts(&self, digests: &[Digest]) -> Result<Vec<Arc<str>>, StoreError>;
     /// Revisions with numbers below `before`, newest first, at most `limit`.
     async fn revisions(&self, before: u64, limit: u32) -> Result<Vec<RevisionMeta>, StoreError>;
 }

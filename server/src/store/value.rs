@@ -1,11 +1,14 @@
 //! What both databases share: which values they can hold, and how stored ones are read.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::{PreparedEvent, StoreError};
+use crate::model::revision::{Digest, FileChange, FileDigest, FileKind, NewRevision};
 use crate::model::{
-    AgentRecord, Change, EntityCursor, EntityPage, EntityUid, EntityVersion, Instance, Revision,
-    StoredEntity,
+    AgentRecord, Change, EntityCursor, EntityPage, EntityUid, EntityVersion, Instance, StoredEntity,
 };
 
 /// Refuses events that one of the databases could not hold as they are: Postgres has
@@ -116,19 +119,15 @@ fn refuse_instance(instance: &Instance) -> Result<(), StoreError> {
     refuse_nul([&instance.principal_id])
 }
 
-fn refuse_revision(revision: &Revision) -> Result<(), StoreError> {
+fn refuse_revision(revision: &NewRevision) -> Result<(), StoreError> {
     let meta = &revision.meta;
     stored_number(meta.number)?;
     refuse_nul([&meta.author.ty, &meta.author.id, &meta.message])?;
-    for file in &revision.schema_files {
-        refuse_nul([&file.name, &file.text])?;
-    }
-    for chunk in &revision.chunks {
-        refuse_nul(
-            [&chunk.file, &chunk.text]
-                .into_iter()
-                .chain(&chunk.policy_id),
-        )?;
+    for change in &revision.changes {
+        refuse_nul([&change.name])?;
+        if let Some(file) = &change.content {
+            refuse_nul_in(file.text())?;
+        }
     }
     Ok(())
 }
@@ -137,7 +136,11 @@ fn refuse_revision(revision: &Revision) -> Result<(), StoreError> {
 pub(super) fn refuse_nul<'a>(
     texts: impl IntoIterator<Item = &'a String>,
 ) -> Result<(), StoreError> {
-    if texts.into_iter().any(|text| text.as_bytes().contains(&0)) {
+    texts.into_iter().try_for_each(|text| refuse_nul_in(text))
+}
+
+fn refuse_nul_in(text: &str) -> Result<(), StoreError> {
+    if text.as_bytes().contains(&0) {
         return Err(StoreError::Refused(
             "a text has a NUL character in it".to_owned(),
         ));
@@ -191,4 +194,44 @@ pub(super) fn parse_uuid(text: &str) -> Result<Uuid, StoreError> {
 /// What a store without its head row says.
 pub(super) fn no_head() -> StoreError {
     StoreError::Schema("there is no log yet: start the server or run `zta migrate`".to_owned())
+}
+
+/// A file of a manifest as it stands in the table.
+pub(super) fn file_change(
+    kind: &str,
+    name: String,
+    sha256: Option<&[u8]>,
+) -> Result<FileChange<Digest>, StoreError> {
+    Ok(FileChange {
+        kind: FileKind::parse(kind).ok_or_else(|| corrupt("an unknown kind of policy file"))?,
+        name,
+        content: sha256.map(digest).transpose()?,
+    })
+}
+
+/// The files of a whole revision: all changes since the empty set.
+pub(super) fn files(changes: Vec<FileChange<Digest>>) -> Vec<FileDigest> {
+    let file = |change: FileChange<Digest>| {
+        Some(FileDigest {
+            kind: change.kind,
+            name: change.name,
+            sha256: change.content?,
+        })
+    };
+    changes.into_iter().filter_map(file).collect()
+}
+
+/// How many texts are read or written at once: a bound on one statement, not on a set.
+pub(super) const TEXTS_PIECE: usize = 256;
+
+/// The texts in the order of the digests that were asked for.
+pub(super) fn in_order(
+    digests: &[Digest],
+    found: impl IntoIterator<Item = (Digest, Arc<str>)>,
+) -> Result<Vec<Arc<str>>, StoreError> {
+    let found: HashMap<Digest, Arc<str>> = found.into_iter().collect();
+    let text = |digest| found.get(digest).cloned();
+    let texts: Option<Vec<_>> = digests.iter().map(text).collect();
+    // A text that is gone is an error here, not a policy less.
+    texts.ok_or_else(|| corrupt("a revision without one of its texts"))
 }

@@ -2,7 +2,9 @@
 //! and several replicas on one database.
 
 mod drain;
+mod freshness;
 mod http;
+mod loading;
 mod replicas;
 mod start;
 mod store_away;

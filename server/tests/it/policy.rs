@@ -3,6 +3,7 @@
 
 mod corpus;
 mod gates;
+mod patch;
 
 use zta_client::{Client, v1};
 

@@ -38,6 +38,7 @@ fn cases() -> Vec<Case> {
         case("changes::renew", changes::renew),
         case("changes::states", changes::states),
         case("revisions::round_trip", revisions::round_trip),
+        case("revisions::news", revisions::news),
         case("revisions::a_large_one", revisions::a_large_one),
         case("changes::the_feed", changes::the_feed),
         case("changes::look_alike_agents", changes::look_alike_agents),

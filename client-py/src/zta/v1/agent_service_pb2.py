@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zta.v1 import types_pb2 as zta_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azta/v1/agent_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xad\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.zta.v1.AgentState\x12\r\n\x05roles\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tinstances\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\"=\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\r\n\x05owner\x18\x03 \x01(\t\"e\n\x10RegisterResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\'\n\x16\x43reateJoinTokenRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"^\n\x17\x43reateJoinTokenResponse\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x02 \x01(\x0c\"X\n\x0e\x45nrollResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x1c\n\x05\x61gent\x18\x02 \x01(\x0b\x32\r.zta.v1.Agent\"\xc4\x01\n\x0b\x43\x65rtificate\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x15\n\rca_bundle_pem\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\"\x0e\n\x0cRenewRequest\"9\n\rRenewResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\"@\n\x17\x41gentServiceListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x18\x41gentServiceListResponse\x12\x1d\n\x06\x61gents\x18\x01 \x03(\x0b\x32\r.zta.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x16\x41gentServiceGetRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"7\n\x17\x41gentServiceGetResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\"-\n\x0eSuspendRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fSuspendResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"-\n\x0eIsolateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fIsolateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"/\n\x10ReinstateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"f\n\x11ReinstateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\",\n\rRevokeRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"c\n\x0eRevokeResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken2\x96\x05\n\x0c\x41gentService\x12=\n\x08Register\x12\x17.zta.v1.RegisterRequest\x1a\x18.zta.v1.RegisterResponse\x12R\n\x0f\x43reateJoinToken\x12\x1e.zta.v1.CreateJoinTokenRequest\x1a\x1f.zta.v1.CreateJoinTokenResponse\x12\x37\n\x06\x45nroll\x12\x15.zta.v1.EnrollRequest\x1a\x16.zta.v1.EnrollResponse\x12\x34\n\x05Renew\x12\x14.zta.v1.RenewRequest\x1a\x15.zta.v1.RenewResponse\x12I\n\x04List\x12\x1f.zta.v1.AgentServiceListRequest\x1a .zta.v1.AgentServiceListResponse\x12\x46\n\x03Get\x12\x1e.zta.v1.AgentServiceGetRequest\x1a\x1f.zta.v1.AgentServiceGetResponse\x12:\n\x07Suspend\x12\x16.zta.v1.SuspendRequest\x1a\x17.zta.v1.SuspendResponse\x12:\n\x07Isolate\x12\x16.zta.v1.IsolateRequest\x1a\x17.zta.v1.IsolateResponse\x12@\n\tReinstate\x12\x18.zta.v1.ReinstateRequest\x1a\x19.zta.v1.ReinstateResponse\x12\x37\n\x06Revoke\x12\x15.zta.v1.RevokeRequest\x1a\x16.zta.v1.RevokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azta/v1/agent_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xad\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.zta.v1.AgentState\x12\r\n\x05roles\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tinstances\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\"=\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\r\n\x05owner\x18\x03 \x01(\t\"e\n\x10RegisterResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\'\n\x16\x43reateJoinTokenRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"\x93\x01\n\x17\x43reateJoinTokenResponse\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"4\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x02 \x01(\x0c\"\x8d\x01\n\x0e\x45nrollResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x1c\n\x05\x61gent\x18\x02 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xc4\x01\n\x0b\x43\x65rtificate\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x15\n\rca_bundle_pem\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\"\x0e\n\x0cRenewRequest\"n\n\rRenewResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"@\n\x17\x41gentServiceListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x18\x41gentServiceListResponse\x12\x1d\n\x06\x61gents\x18\x01 \x03(\x0b\x32\r.zta.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x16\x41gentServiceGetRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"7\n\x17\x41gentServiceGetResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\"-\n\x0eSuspendRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fSuspendResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"-\n\x0eIsolateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fIsolateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"/\n\x10ReinstateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"f\n\x11ReinstateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\",\n\rRevokeRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"c\n\x0eRevokeResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken2\x96\x05\n\x0c\x41gentService\x12=\n\x08Register\x12\x17.zta.v1.RegisterRequest\x1a\x18.zta.v1.RegisterResponse\x12R\n\x0f\x43reateJoinToken\x12\x1e.zta.v1.CreateJoinTokenRequest\x1a\x1f.zta.v1.CreateJoinTokenResponse\x12\x37\n\x06\x45nroll\x12\x15.zta.v1.EnrollRequest\x1a\x16.zta.v1.EnrollResponse\x12\x34\n\x05Renew\x12\x14.zta.v1.RenewRequest\x1a\x15.zta.v1.RenewResponse\x12I\n\x04List\x12\x1f.zta.v1.AgentServiceListRequest\x1a .zta.v1.AgentServiceListResponse\x12\x46\n\x03Get\x12\x1e.zta.v1.AgentServiceGetRequest\x1a\x1f.zta.v1.AgentServiceGetResponse\x12:\n\x07Suspend\x12\x16.zta.v1.SuspendRequest\x1a\x17.zta.v1.SuspendResponse\x12:\n\x07Isolate\x12\x16.zta.v1.IsolateRequest\x1a\x17.zta.v1.IsolateResponse\x12@\n\tReinstate\x12\x18.zta.v1.ReinstateRequest\x1a\x19.zta.v1.ReinstateResponse\x12\x37\n\x06Revoke\x12\x15.zta.v1.RevokeRequest\x1a\x16.zta.v1.RevokeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,42 +41,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERRESPONSE']._serialized_end=431
   _globals['_CREATEJOINTOKENREQUEST']._serialized_start=433
   _globals['_CREATEJOINTOKENREQUEST']._serialized_end=472
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=474
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=568
-  _globals['_ENROLLREQUEST']._serialized_start=570
-  _globals['_ENROLLREQUEST']._serialized_end=622
-  _globals['_ENROLLRESPONSE']._serialized_start=624
-  _globals['_ENROLLRESPONSE']._serialized_end=712
-  _globals['_CERTIFICATE']._serialized_start=715
-  _globals['_CERTIFICATE']._serialized_end=911
-  _globals['_RENEWREQUEST']._serialized_start=913
-  _globals['_RENEWREQUEST']._serialized_end=927
-  _globals['_RENEWRESPONSE']._serialized_start=929
-  _globals['_RENEWRESPONSE']._serialized_end=986
-  _globals['_AGENTSERVICELISTREQUEST']._serialized_start=988
-  _globals['_AGENTSERVICELISTREQUEST']._serialized_end=1052
-  _globals['_AGENTSERVICELISTRESPONSE']._serialized_start=1054
-  _globals['_AGENTSERVICELISTRESPONSE']._serialized_end=1136
-  _globals['_AGENTSERVICEGETREQUEST']._serialized_start=1138
-  _globals['_AGENTSERVICEGETREQUEST']._serialized_end=1177
-  _globals['_AGENTSERVICEGETRESPONSE']._serialized_start=1179
-  _globals['_AGENTSERVICEGETRESPONSE']._serialized_end=1234
-  _globals['_SUSPENDREQUEST']._serialized_start=1236
-  _globals['_SUSPENDREQUEST']._serialized_end=1281
-  _globals['_SUSPENDRESPONSE']._serialized_start=1283
-  _globals['_SUSPENDRESPONSE']._serialized_end=1383
-  _globals['_ISOLATEREQUEST']._serialized_start=1385
-  _globals['_ISOLATEREQUEST']._serialized_end=1430
-  _globals['_ISOLATERESPONSE']._serialized_start=1432
-  _globals['_ISOLATERESPONSE']._serialized_end=1532
-  _globals['_REINSTATEREQUEST']._serialized_start=1534
-  _globals['_REINSTATEREQUEST']._serialized_end=1581
-  _globals['_REINSTATERESPONSE']._serialized_start=1583
-  _globals['_REINSTATERESPONSE']._serialized_end=1685
-  _globals['_REVOKEREQUEST']._serialized_start=1687
-  _globals['_REVOKEREQUEST']._serialized_end=1731
-  _globals['_REVOKERESPONSE']._serialized_start=1733
-  _globals['_REVOKERESPONSE']._serialized_end=1832
-  _globals['_AGENTSERVICE']._serialized_start=1835
-  _globals['_AGENTSERVICE']._serialized_end=2497
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=475
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=622
+  _globals['_ENROLLREQUEST']._serialized_start=624
+  _globals['_ENROLLREQUEST']._serialized_end=676
+  _globals['_ENROLLRESPONSE']._serialized_start=679
+  _globals['_ENROLLRESPONSE']._serialized_end=820
+  _globals['_CERTIFICATE']._serialized_start=823
+  _globals['_CERTIFICATE']._serialized_end=1019
+  _globals['_RENEWREQUEST']._serialized_start=1021
+  _globals['_RENEWREQUEST']._serialized_end=1035
+  _globals['_RENEWRESPONSE']._serialized_start=1037
+  _globals['_RENEWRESPONSE']._serialized_end=1147
+  _globals['_AGENTSERVICELISTREQUEST']._serialized_start=1149
+  _globals['_AGENTSERVICELISTREQUEST']._serialized_end=1213
+  _globals['_AGENTSERVICELISTRESPONSE']._serialized_start=1215
+  _globals['_AGENTSERVICELISTRESPONSE']._serialized_end=1297
+  _globals['_AGENTSERVICEGETREQUEST']._serialized_start=1299
+  _globals['_AGENTSERVICEGETREQUEST']._serialized_end=1338
+  _globals['_AGENTSERVICEGETRESPONSE']._serialized_start=1340
+  _globals['_AGENTSERVICEGETRESPONSE']._serialized_end=1395
+  _globals['_SUSPENDREQUEST']._serialized_start=1397
+  _globals['_SUSPENDREQUEST']._serialized_end=1442
+  _globals['_SUSPENDRESPONSE']._serialized_start=1444
+  _globals['_SUSPENDRESPONSE']._serialized_end=1544
+  _globals['_ISOLATEREQUEST']._serialized_start=1546
+  _globals['_ISOLATEREQUEST']._serialized_end=1591
+  _globals['_ISOLATERESPONSE']._serialized_start=1593
+  _globals['_ISOLATERESPONSE']._serialized_end=1693
+  _globals['_REINSTATEREQUEST']._serialized_start=1695
+  _globals['_REINSTATEREQUEST']._serialized_end=1742
+  _globals['_REINSTATERESPONSE']._serialized_start=1744
+  _globals['_REINSTATERESPONSE']._serialized_end=1846
+  _globals['_REVOKEREQUEST']._serialized_start=1848
+  _globals['_REVOKEREQUEST']._serialized_end=1892
+  _globals['_REVOKERESPONSE']._serialized_start=1894
+  _globals['_REVOKERESPONSE']._serialized_end=1993
+  _globals['_AGENTSERVICE']._serialized_start=1996
+  _globals['_AGENTSERVICE']._serialized_end=2658
 # @@protoc_insertion_point(module_scope)

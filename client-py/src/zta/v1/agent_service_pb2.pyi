@@ -123,20 +123,24 @@ class CreateJoinTokenResponse(google.protobuf.message.Message):
 
     JOIN_TOKEN_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
     join_token: builtins.str
     """`zta-join-1.<id>.<secret>.<SHA-256 of the CA certificate's DER>`, each base64url.
     Shown once; only a hash of the secret is stored.
     """
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
     def __init__(
         self,
         *,
         join_token: builtins.str = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expire_time", b"expire_time", "join_token", b"join_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "expire_time", b"expire_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "expire_time", b"expire_time", "join_token", b"join_token"]) -> None: ...
 
 global___CreateJoinTokenResponse = CreateJoinTokenResponse
 
@@ -165,18 +169,22 @@ class EnrollResponse(google.protobuf.message.Message):
 
     CERTIFICATE_FIELD_NUMBER: builtins.int
     AGENT_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
     @property
     def certificate(self) -> global___Certificate: ...
     @property
     def agent(self) -> global___Agent: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
     def __init__(
         self,
         *,
         certificate: global___Certificate | None = ...,
         agent: global___Agent | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["agent", b"agent", "certificate", b"certificate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "certificate", b"certificate"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["agent", b"agent", "certificate", b"certificate", "consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "certificate", b"certificate", "consistency_token", b"consistency_token"]) -> None: ...
 
 global___EnrollResponse = EnrollResponse
 
@@ -233,15 +241,19 @@ class RenewResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CERTIFICATE_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
     @property
     def certificate(self) -> global___Certificate: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
     def __init__(
         self,
         *,
         certificate: global___Certificate | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["certificate", b"certificate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["certificate", b"certificate"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["certificate", b"certificate", "consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["certificate", b"certificate", "consistency_token", b"consistency_token"]) -> None: ...
 
 global___RenewResponse = RenewResponse
 

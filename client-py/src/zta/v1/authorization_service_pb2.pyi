@@ -7,12 +7,45 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import sys
 import typing
 import zta.v1.types_pb2
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _PolicyOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PolicyOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_PolicyOutcome.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    POLICY_OUTCOME_UNSPECIFIED: _PolicyOutcome.ValueType  # 0
+    POLICY_OUTCOME_SATISFIED: _PolicyOutcome.ValueType  # 1
+    """Its conditions hold."""
+    POLICY_OUTCOME_NOT_SATISFIED: _PolicyOutcome.ValueType  # 2
+    """A condition is false."""
+    POLICY_OUTCOME_ERRORED: _PolicyOutcome.ValueType  # 3
+    """A condition could not be evaluated."""
+
+class PolicyOutcome(_PolicyOutcome, metaclass=_PolicyOutcomeEnumTypeWrapper):
+    """What became of a policy."""
+
+POLICY_OUTCOME_UNSPECIFIED: PolicyOutcome.ValueType  # 0
+POLICY_OUTCOME_SATISFIED: PolicyOutcome.ValueType  # 1
+"""Its conditions hold."""
+POLICY_OUTCOME_NOT_SATISFIED: PolicyOutcome.ValueType  # 2
+"""A condition is false."""
+POLICY_OUTCOME_ERRORED: PolicyOutcome.ValueType  # 3
+"""A condition could not be evaluated."""
+global___PolicyOutcome = PolicyOutcome
 
 @typing.final
 class AuthorizeRequest(google.protobuf.message.Message):
@@ -31,6 +64,8 @@ class AuthorizeRequest(google.protobuf.message.Message):
     CORRELATION_ID_FIELD_NUMBER: builtins.int
     SUPPORTED_OBLIGATIONS_FIELD_NUMBER: builtins.int
     TRACEPARENT_FIELD_NUMBER: builtins.int
+    ENTITIES_FIELD_NUMBER: builtins.int
+    AT_LEAST_AS_FRESH_FIELD_NUMBER: builtins.int
     arguments_json: builtins.bytes
     """The tool's arguments, a JSON object in UTF-8. Data, never Cedar. At most 256 KiB."""
     arguments_sha256: builtins.bytes
@@ -65,6 +100,19 @@ class AuthorizeRequest(google.protobuf.message.Message):
     def supported_obligations(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Obligations that the PEP can carry out."""
 
+    @property
+    def entities(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Entity]:
+        """Entities that this request alone brings, at most 64. Only of types that the schema
+        marks with `@request_suppliable`, never of namespace `ZTA`, and never one that is
+        stored: such a request is an error.
+        """
+
+    @property
+    def at_least_as_fresh(self) -> zta.v1.types_pb2.ConsistencyToken:
+        """Decide no earlier than this state of the log. A server that has not reached it waits
+        up to two seconds, then answers UNAVAILABLE with NOT_FRESH.
+        """
+
     def __init__(
         self,
         *,
@@ -79,9 +127,11 @@ class AuthorizeRequest(google.protobuf.message.Message):
         correlation_id: builtins.str = ...,
         supported_obligations: collections.abc.Iterable[builtins.str] | None = ...,
         traceparent: builtins.str = ...,
+        entities: collections.abc.Iterable[zta.v1.types_pb2.Entity] | None = ...,
+        at_least_as_fresh: zta.v1.types_pb2.ConsistencyToken | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["action", b"action", "resource", b"resource"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "arguments_json", b"arguments_json", "arguments_sha256", b"arguments_sha256", "context_json", b"context_json", "correlation_id", b"correlation_id", "resource", b"resource", "session_id", b"session_id", "supported_obligations", b"supported_obligations", "task_id", b"task_id", "traceparent", b"traceparent", "user", b"user"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action", "at_least_as_fresh", b"at_least_as_fresh", "resource", b"resource"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "arguments_json", b"arguments_json", "arguments_sha256", b"arguments_sha256", "at_least_as_fresh", b"at_least_as_fresh", "context_json", b"context_json", "correlation_id", b"correlation_id", "entities", b"entities", "resource", b"resource", "session_id", b"session_id", "supported_obligations", b"supported_obligations", "task_id", b"task_id", "traceparent", b"traceparent", "user", b"user"]) -> None: ...
 
 global___AuthorizeRequest = AuthorizeRequest
 
@@ -126,6 +176,8 @@ class AuthorizeResponse(google.protobuf.message.Message):
     CORRELATION_ID_FIELD_NUMBER: builtins.int
     DECIDE_TIME_FIELD_NUMBER: builtins.int
     ACTION_FIELD_NUMBER: builtins.int
+    NEAREST_POLICIES_FIELD_NUMBER: builtins.int
+    ANNOTATIONS_FIELD_NUMBER: builtins.int
     effect: zta.v1.types_pb2.Effect.ValueType
     reason: zta.v1.types_pb2.DenyReason.ValueType
     """Set on a deny."""
@@ -157,6 +209,18 @@ class AuthorizeResponse(google.protobuf.message.Message):
     def action(self) -> zta.v1.types_pb2.EntityRef:
         """The action that was evaluated: a declared tool's own action for call_tool."""
 
+    @property
+    def nearest_policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NearestPolicy]:
+        """For NOT_PERMITTED: the permits that came nearest, at most 5, sorted by id. Their scope
+        matched and a condition failed.
+        """
+
+    @property
+    def annotations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PolicyAnnotations]:
+        """The annotations of the determining policies, in the order of policy_ids, as far as
+        they fit into 16 KiB.
+        """
+
     def __init__(
         self,
         *,
@@ -173,11 +237,77 @@ class AuthorizeResponse(google.protobuf.message.Message):
         correlation_id: builtins.str = ...,
         decide_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         action: zta.v1.types_pb2.EntityRef | None = ...,
+        nearest_policies: collections.abc.Iterable[global___NearestPolicy] | None = ...,
+        annotations: collections.abc.Iterable[global___PolicyAnnotations] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["action", b"action", "consistency_token", b"consistency_token", "decide_time", b"decide_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "consistency_token", b"consistency_token", "correlation_id", b"correlation_id", "decide_time", b"decide_time", "decision_id", b"decision_id", "effect", b"effect", "errored_policy_ids", b"errored_policy_ids", "message", b"message", "obligations", b"obligations", "policy_ids", b"policy_ids", "reason", b"reason", "revision", b"revision", "sequence", b"sequence"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "annotations", b"annotations", "consistency_token", b"consistency_token", "correlation_id", b"correlation_id", "decide_time", b"decide_time", "decision_id", b"decision_id", "effect", b"effect", "errored_policy_ids", b"errored_policy_ids", "message", b"message", "nearest_policies", b"nearest_policies", "obligations", b"obligations", "policy_ids", b"policy_ids", "reason", b"reason", "revision", b"revision", "sequence", b"sequence"]) -> None: ...
 
 global___AuthorizeResponse = AuthorizeResponse
+
+@typing.final
+class NearestPolicy(google.protobuf.message.Message):
+    """A permit whose scope matched and that did not hold."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    CONDITION_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    policy_id: builtins.str
+    """Its @id."""
+    condition: builtins.str
+    """The first condition that failed, as source text of at most 512 bytes."""
+    error: builtins.str
+    """Why it could not be evaluated; empty where it was false."""
+    def __init__(
+        self,
+        *,
+        policy_id: builtins.str = ...,
+        condition: builtins.str = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condition", b"condition", "error", b"error", "policy_id", b"policy_id"]) -> None: ...
+
+global___NearestPolicy = NearestPolicy
+
+@typing.final
+class PolicyAnnotations(google.protobuf.message.Message):
+    """All annotations of one policy, for example `@reason`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class AnnotationsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    ANNOTATIONS_FIELD_NUMBER: builtins.int
+    policy_id: builtins.str
+    """Its @id."""
+    @property
+    def annotations(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        policy_id: builtins.str = ...,
+        annotations: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["annotations", b"annotations", "policy_id", b"policy_id"]) -> None: ...
+
+global___PolicyAnnotations = PolicyAnnotations
 
 @typing.final
 class BatchAuthorizeRequest(google.protobuf.message.Message):
@@ -186,7 +316,7 @@ class BatchAuthorizeRequest(google.protobuf.message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AuthorizeRequest]:
-        """1 to 64 requests."""
+        """1 to 256 requests."""
 
     def __init__(
         self,
@@ -269,3 +399,351 @@ class ItemError(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "reason", b"reason"]) -> None: ...
 
 global___ItemError = ItemError
+
+@typing.final
+class ListPermittedRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESOURCES_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    CONTEXT_JSON_FIELD_NUMBER: builtins.int
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    TASK_ID_FIELD_NUMBER: builtins.int
+    USER_FIELD_NUMBER: builtins.int
+    AT_LEAST_AS_FRESH_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    context_json: builtins.bytes
+    """As in AuthorizeRequest: what the PEP would say with each call."""
+    session_id: builtins.str
+    task_id: builtins.str
+    user: builtins.str
+    page_size: builtins.int
+    """1 to 1000; 0 means 100."""
+    page_token: builtins.str
+    @property
+    def resources(self) -> global___PermittedResources:
+        """Which resources an action is permitted on."""
+
+    @property
+    def actions(self) -> global___PermittedActions:
+        """Which actions are permitted on a resource."""
+
+    @property
+    def at_least_as_fresh(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        resources: global___PermittedResources | None = ...,
+        actions: global___PermittedActions | None = ...,
+        context_json: builtins.bytes = ...,
+        session_id: builtins.str = ...,
+        task_id: builtins.str = ...,
+        user: builtins.str = ...,
+        at_least_as_fresh: zta.v1.types_pb2.ConsistencyToken | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["actions", b"actions", "at_least_as_fresh", b"at_least_as_fresh", "query", b"query", "resources", b"resources"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actions", b"actions", "at_least_as_fresh", b"at_least_as_fresh", "context_json", b"context_json", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "resources", b"resources", "session_id", b"session_id", "task_id", b"task_id", "user", b"user"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["query", b"query"]) -> typing.Literal["resources", "actions"] | None: ...
+
+global___ListPermittedRequest = ListPermittedRequest
+
+@typing.final
+class PermittedResources(google.protobuf.message.Message):
+    """Which resources?"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: builtins.int
+    RESOURCE_TYPE_FIELD_NUMBER: builtins.int
+    RESOURCE_IDS_FIELD_NUMBER: builtins.int
+    resource_type: builtins.str
+    """Empty means `ZTA::Tool`."""
+    @property
+    def action(self) -> zta.v1.types_pb2.EntityRef:
+        """Empty means `ZTA::Action` `call_tool`."""
+
+    @property
+    def resource_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only these are looked at, at most 1000. Empty means all that the server knows of that
+        type: declared tools, stored entities, and those that a policy's scope names. A
+        resource that a policy permits by its type alone need not be known to the server.
+        """
+
+    def __init__(
+        self,
+        *,
+        action: zta.v1.types_pb2.EntityRef | None = ...,
+        resource_type: builtins.str = ...,
+        resource_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "resource_ids", b"resource_ids", "resource_type", b"resource_type"]) -> None: ...
+
+global___PermittedResources = PermittedResources
+
+@typing.final
+class PermittedActions(google.protobuf.message.Message):
+    """Which actions?"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: builtins.int
+    @property
+    def resource(self) -> zta.v1.types_pb2.EntityRef:
+        """The resource."""
+
+    def __init__(
+        self,
+        *,
+        resource: zta.v1.types_pb2.EntityRef | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["resource", b"resource"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["resource", b"resource"]) -> None: ...
+
+global___PermittedActions = PermittedActions
+
+@typing.final
+class ListPermittedResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PERMITTED_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page. Good for the state that this page was made from; the next
+    page is made from the newest state.
+    """
+    revision: builtins.int
+    """The policy revision that was asked."""
+    @property
+    def permitted(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Permitted]:
+        """Sorted by resource, then action. What is denied for certain is left out."""
+
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        permitted: collections.abc.Iterable[global___Permitted] | None = ...,
+        next_page_token: builtins.str = ...,
+        revision: builtins.int = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "next_page_token", b"next_page_token", "permitted", b"permitted", "revision", b"revision"]) -> None: ...
+
+global___ListPermittedResponse = ListPermittedResponse
+
+@typing.final
+class Permitted(google.protobuf.message.Message):
+    """What the caller may do."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    CONDITIONAL_FIELD_NUMBER: builtins.int
+    conditional: builtins.bool
+    """Whether it depends on what only the call itself brings, for example its arguments."""
+    @property
+    def action(self) -> zta.v1.types_pb2.EntityRef:
+        """The action to ask Authorize for."""
+
+    @property
+    def resource(self) -> zta.v1.types_pb2.EntityRef: ...
+    def __init__(
+        self,
+        *,
+        action: zta.v1.types_pb2.EntityRef | None = ...,
+        resource: zta.v1.types_pb2.EntityRef | None = ...,
+        conditional: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action", "resource", b"resource"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "conditional", b"conditional", "resource", b"resource"]) -> None: ...
+
+global___Permitted = Permitted
+
+@typing.final
+class ExplainRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    @property
+    def request(self) -> global___AuthorizeRequest:
+        """The request to explain."""
+
+    @property
+    def principal(self) -> zta.v1.types_pb2.EntityRef:
+        """Whose request: an agent or a user of the registry. Empty means the caller's own."""
+
+    def __init__(
+        self,
+        *,
+        request: global___AuthorizeRequest | None = ...,
+        principal: zta.v1.types_pb2.EntityRef | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["principal", b"principal", "request", b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["principal", b"principal", "request", b"request"]) -> None: ...
+
+global___ExplainRequest = ExplainRequest
+
+@typing.final
+class ExplainResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EFFECT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    POLICIES_FIELD_NUMBER: builtins.int
+    POLICIES_MATCHING_FIELD_NUMBER: builtins.int
+    POLICIES_IN_FORCE_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    CONTEXT_JSON_FIELD_NUMBER: builtins.int
+    ENTITIES_FIELD_NUMBER: builtins.int
+    OBLIGATIONS_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    effect: zta.v1.types_pb2.Effect.ValueType
+    """What Authorize would answer."""
+    reason: zta.v1.types_pb2.DenyReason.ValueType
+    """Set on a deny."""
+    message: builtins.str
+    policies_matching: builtins.int
+    """How many match."""
+    policies_in_force: builtins.int
+    """How many are in force."""
+    context_json: builtins.str
+    """The context as policies saw it, as JSON, redacted as in the record."""
+    revision: builtins.int
+    sequence: builtins.int
+    """The place of this act's own event in the log."""
+    @property
+    def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExplainedPolicy]:
+        """Every policy whose scope matches, sorted by id, at most 1000."""
+
+    @property
+    def action(self) -> zta.v1.types_pb2.EntityRef:
+        """The action that was evaluated."""
+
+    @property
+    def entities(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Entity]:
+        """The entities that policies could reach."""
+
+    @property
+    def obligations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Obligation]: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        effect: zta.v1.types_pb2.Effect.ValueType = ...,
+        reason: zta.v1.types_pb2.DenyReason.ValueType = ...,
+        message: builtins.str = ...,
+        policies: collections.abc.Iterable[global___ExplainedPolicy] | None = ...,
+        policies_matching: builtins.int = ...,
+        policies_in_force: builtins.int = ...,
+        action: zta.v1.types_pb2.EntityRef | None = ...,
+        context_json: builtins.str = ...,
+        entities: collections.abc.Iterable[zta.v1.types_pb2.Entity] | None = ...,
+        obligations: collections.abc.Iterable[global___Obligation] | None = ...,
+        revision: builtins.int = ...,
+        sequence: builtins.int = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action", "consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "consistency_token", b"consistency_token", "context_json", b"context_json", "effect", b"effect", "entities", b"entities", "message", b"message", "obligations", b"obligations", "policies", b"policies", "policies_in_force", b"policies_in_force", "policies_matching", b"policies_matching", "reason", b"reason", "revision", b"revision", "sequence", b"sequence"]) -> None: ...
+
+global___ExplainResponse = ExplainResponse
+
+@typing.final
+class ExplainedPolicy(google.protobuf.message.Message):
+    """One policy whose scope matches."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class AnnotationsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    DETERMINING_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
+    ANNOTATIONS_FIELD_NUMBER: builtins.int
+    FILE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    policy_id: builtins.str
+    """Its @id."""
+    effect: zta.v1.types_pb2.Effect.ValueType
+    """What it says: permit or forbid."""
+    outcome: global___PolicyOutcome.ValueType
+    determining: builtins.bool
+    """Whether it determined the effect."""
+    file: builtins.str
+    """The file it stands in, and the 1-based line."""
+    line: builtins.int
+    @property
+    def conditions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExplainedCondition]:
+        """In the order of the text; those after the first that fails are not evaluated."""
+
+    @property
+    def annotations(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        policy_id: builtins.str = ...,
+        effect: zta.v1.types_pb2.Effect.ValueType = ...,
+        outcome: global___PolicyOutcome.ValueType = ...,
+        determining: builtins.bool = ...,
+        conditions: collections.abc.Iterable[global___ExplainedCondition] | None = ...,
+        annotations: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        file: builtins.str = ...,
+        line: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["annotations", b"annotations", "conditions", b"conditions", "determining", b"determining", "effect", b"effect", "file", b"file", "line", b"line", "outcome", b"outcome", "policy_id", b"policy_id"]) -> None: ...
+
+global___ExplainedPolicy = ExplainedPolicy
+
+@typing.final
+class ExplainedCondition(google.protobuf.message.Message):
+    """One part of a policy's `when` and `unless` clauses, cut at `&&`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """Source text, at most 512 bytes."""
+    outcome: global___PolicyOutcome.ValueType
+    error: builtins.str
+    """Why it could not be evaluated."""
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        outcome: global___PolicyOutcome.ValueType = ...,
+        error: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "text", b"text"]) -> None: ...
+
+global___ExplainedCondition = ExplainedCondition

@@ -45,6 +45,16 @@ class AuthorizationServiceStub(object):
                 request_serializer=zta_dot_v1_dot_authorization__service__pb2.BatchAuthorizeRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_authorization__service__pb2.BatchAuthorizeResponse.FromString,
                 _registered_method=True)
+        self.ListPermitted = channel.unary_unary(
+                '/zta.v1.AuthorizationService/ListPermitted',
+                request_serializer=zta_dot_v1_dot_authorization__service__pb2.ListPermittedRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_authorization__service__pb2.ListPermittedResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/zta.v1.AuthorizationService/Explain',
+                request_serializer=zta_dot_v1_dot_authorization__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_authorization__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorizationServiceServicer(object):
@@ -59,7 +69,26 @@ class AuthorizationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchAuthorize(self, request, context):
-        """Decides up to 64 requests. Items are independent; their order is kept.
+        """Decides up to 256 requests. Items are independent; their order is kept. One event
+        a decision, all in one commit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPermitted(self, request, context):
+        """What the caller may do now: which resources under an action, or which actions on a
+        resource. For offering an agent only tools that it may call; never a decision, and
+        each call is decided all the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """The full story of one request, without deciding it: every policy whose scope
+        matches, each condition with its outcome, and what Cedar looked at. An audited
+        administrative act (`ZTA::Action::"explain"`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +106,16 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.BatchAuthorize,
                     request_deserializer=zta_dot_v1_dot_authorization__service__pb2.BatchAuthorizeRequest.FromString,
                     response_serializer=zta_dot_v1_dot_authorization__service__pb2.BatchAuthorizeResponse.SerializeToString,
+            ),
+            'ListPermitted': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPermitted,
+                    request_deserializer=zta_dot_v1_dot_authorization__service__pb2.ListPermittedRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_authorization__service__pb2.ListPermittedResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=zta_dot_v1_dot_authorization__service__pb2.ExplainRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_authorization__service__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +173,60 @@ class AuthorizationService(object):
             '/zta.v1.AuthorizationService/BatchAuthorize',
             zta_dot_v1_dot_authorization__service__pb2.BatchAuthorizeRequest.SerializeToString,
             zta_dot_v1_dot_authorization__service__pb2.BatchAuthorizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPermitted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AuthorizationService/ListPermitted',
+            zta_dot_v1_dot_authorization__service__pb2.ListPermittedRequest.SerializeToString,
+            zta_dot_v1_dot_authorization__service__pb2.ListPermittedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AuthorizationService/Explain',
+            zta_dot_v1_dot_authorization__service__pb2.ExplainRequest.SerializeToString,
+            zta_dot_v1_dot_authorization__service__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

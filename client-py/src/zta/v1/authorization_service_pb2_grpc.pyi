@@ -31,7 +31,27 @@ class AuthorizationServiceStub:
         zta.v1.authorization_service_pb2.BatchAuthorizeRequest,
         zta.v1.authorization_service_pb2.BatchAuthorizeResponse,
     ]
-    """Decides up to 64 requests. Items are independent; their order is kept."""
+    """Decides up to 256 requests. Items are independent; their order is kept. One event
+    a decision, all in one commit.
+    """
+
+    ListPermitted: grpc.UnaryUnaryMultiCallable[
+        zta.v1.authorization_service_pb2.ListPermittedRequest,
+        zta.v1.authorization_service_pb2.ListPermittedResponse,
+    ]
+    """What the caller may do now: which resources under an action, or which actions on a
+    resource. For offering an agent only tools that it may call; never a decision, and
+    each call is decided all the same.
+    """
+
+    Explain: grpc.UnaryUnaryMultiCallable[
+        zta.v1.authorization_service_pb2.ExplainRequest,
+        zta.v1.authorization_service_pb2.ExplainResponse,
+    ]
+    """The full story of one request, without deciding it: every policy whose scope
+    matches, each condition with its outcome, and what Cedar looked at. An audited
+    administrative act (`ZTA::Action::"explain"`).
+    """
 
 class AuthorizationServiceAsyncStub:
     """Decides requests of the authenticated caller. Each answer is on record first."""
@@ -46,7 +66,27 @@ class AuthorizationServiceAsyncStub:
         zta.v1.authorization_service_pb2.BatchAuthorizeRequest,
         zta.v1.authorization_service_pb2.BatchAuthorizeResponse,
     ]
-    """Decides up to 64 requests. Items are independent; their order is kept."""
+    """Decides up to 256 requests. Items are independent; their order is kept. One event
+    a decision, all in one commit.
+    """
+
+    ListPermitted: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.authorization_service_pb2.ListPermittedRequest,
+        zta.v1.authorization_service_pb2.ListPermittedResponse,
+    ]
+    """What the caller may do now: which resources under an action, or which actions on a
+    resource. For offering an agent only tools that it may call; never a decision, and
+    each call is decided all the same.
+    """
+
+    Explain: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.authorization_service_pb2.ExplainRequest,
+        zta.v1.authorization_service_pb2.ExplainResponse,
+    ]
+    """The full story of one request, without deciding it: every policy whose scope
+    matches, each condition with its outcome, and what Cedar looked at. An audited
+    administrative act (`ZTA::Action::"explain"`).
+    """
 
 class AuthorizationServiceServicer(metaclass=abc.ABCMeta):
     """Decides requests of the authenticated caller. Each answer is on record first."""
@@ -65,6 +105,30 @@ class AuthorizationServiceServicer(metaclass=abc.ABCMeta):
         request: zta.v1.authorization_service_pb2.BatchAuthorizeRequest,
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.authorization_service_pb2.BatchAuthorizeResponse, collections.abc.Awaitable[zta.v1.authorization_service_pb2.BatchAuthorizeResponse]]:
-        """Decides up to 64 requests. Items are independent; their order is kept."""
+        """Decides up to 256 requests. Items are independent; their order is kept. One event
+        a decision, all in one commit.
+        """
+
+    @abc.abstractmethod
+    def ListPermitted(
+        self,
+        request: zta.v1.authorization_service_pb2.ListPermittedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.authorization_service_pb2.ListPermittedResponse, collections.abc.Awaitable[zta.v1.authorization_service_pb2.ListPermittedResponse]]:
+        """What the caller may do now: which resources under an action, or which actions on a
+        resource. For offering an agent only tools that it may call; never a decision, and
+        each call is decided all the same.
+        """
+
+    @abc.abstractmethod
+    def Explain(
+        self,
+        request: zta.v1.authorization_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.authorization_service_pb2.ExplainResponse, collections.abc.Awaitable[zta.v1.authorization_service_pb2.ExplainResponse]]:
+        """The full story of one request, without deciding it: every policy whose scope
+        matches, each condition with its outcome, and what Cedar looked at. An audited
+        administrative act (`ZTA::Action::"explain"`).
+        """
 
 def add_AuthorizationServiceServicer_to_server(servicer: AuthorizationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

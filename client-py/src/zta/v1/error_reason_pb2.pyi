@@ -65,6 +65,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """INVALID_ARGUMENT: a page token that this server did not issue for this query."""
     ERROR_REASON_MESSAGE_INVALID: _ErrorReason.ValueType  # 26
     """INVALID_ARGUMENT: the message could not be decoded."""
+    ERROR_REASON_ENTITY_INVALID: _ErrorReason.ValueType  # 27
+    """INVALID_ARGUMENT: an entity does not fit the schema in force, or the hierarchy would have a cycle."""
+    ERROR_REASON_ENTITY_TYPE_RESERVED: _ErrorReason.ValueType  # 28
+    """INVALID_ARGUMENT: entities of this type belong to the server, or cannot come with a request."""
+    ERROR_REASON_ENTITY_STORED: _ErrorReason.ValueType  # 29
+    """INVALID_ARGUMENT: a request brings an entity that is stored."""
+    ERROR_REASON_CONSISTENCY_TOKEN_INVALID: _ErrorReason.ValueType  # 37
+    """INVALID_ARGUMENT: a consistency token that is not of this log."""
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 31
@@ -89,6 +97,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE: the store cannot be reached or the audit cannot be written; nothing was decided."""
     ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 44
     """UNAVAILABLE: no policy revision is active, or no checkpoint is signed yet."""
+    ERROR_REASON_NOT_FRESH: _ErrorReason.ValueType  # 45
+    """UNAVAILABLE: this server has not reached the state that the request demands; RetryInfo says when to try again."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 50
     """INTERNAL: a defect of the server. The message carries an id to look for in its logs."""
 
@@ -140,6 +150,14 @@ ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 25
 """INVALID_ARGUMENT: a page token that this server did not issue for this query."""
 ERROR_REASON_MESSAGE_INVALID: ErrorReason.ValueType  # 26
 """INVALID_ARGUMENT: the message could not be decoded."""
+ERROR_REASON_ENTITY_INVALID: ErrorReason.ValueType  # 27
+"""INVALID_ARGUMENT: an entity does not fit the schema in force, or the hierarchy would have a cycle."""
+ERROR_REASON_ENTITY_TYPE_RESERVED: ErrorReason.ValueType  # 28
+"""INVALID_ARGUMENT: entities of this type belong to the server, or cannot come with a request."""
+ERROR_REASON_ENTITY_STORED: ErrorReason.ValueType  # 29
+"""INVALID_ARGUMENT: a request brings an entity that is stored."""
+ERROR_REASON_CONSISTENCY_TOKEN_INVALID: ErrorReason.ValueType  # 37
+"""INVALID_ARGUMENT: a consistency token that is not of this log."""
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 31
@@ -164,6 +182,8 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 43
 """UNAVAILABLE: the store cannot be reached or the audit cannot be written; nothing was decided."""
 ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 44
 """UNAVAILABLE: no policy revision is active, or no checkpoint is signed yet."""
+ERROR_REASON_NOT_FRESH: ErrorReason.ValueType  # 45
+"""UNAVAILABLE: this server has not reached the state that the request demands; RetryInfo says when to try again."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 50
 """INTERNAL: a defect of the server. The message carries an id to look for in its logs."""
 global___ErrorReason = ErrorReason

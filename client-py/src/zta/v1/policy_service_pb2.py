@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zta.v1 import types_pb2 as zta_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bzta/v1/policy_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"Y\n\x0cPolicySource\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12#\n\x07schemas\x18\x02 \x03(\x0b\x32\x12.zta.v1.SourceFile\"7\n\x0fValidateRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\"n\n\x10ValidateResponse\x12\"\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x10\n\x08policies\x18\x03 \x01(\r\"`\n\x0c\x41pplyRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x8e\x01\n\rApplyResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xb8\x01\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12!\n\x06\x61uthor\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\x12\x10\n\x08policies\x18\x06 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\"$\n\x12GetRevisionRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\"_\n\x13GetRevisionResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x06source\x18\x02 \x01(\x0b\x32\x14.zta.v1.PolicySource\"=\n\x14ListRevisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x15ListRevisionsResponse\x12#\n\trevisions\x18\x01 \x03(\x0b\x32\x10.zta.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x0f\x45valuateRequest\x12\x10\n\x08policies\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\t\x12\x15\n\rentities_json\x18\x03 \x01(\t\x12&\n\x08requests\x18\x04 \x03(\x0b\x32\x14.zta.v1.EvaluateItem\"\xac\x01\n\x0c\x45valuateItem\x12$\n\tprincipal\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12!\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x14\n\x0c\x63ontext_json\x18\x04 \x01(\t\x12\x18\n\x10validate_request\x18\x05 \x01(\x08\";\n\x10\x45valuateResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.zta.v1.EvaluateResult\"o\n\x0e\x45valuateResult\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\x12\n\npolicy_ids\x18\x02 \x03(\t\x12\x1a\n\x12\x65rrored_policy_ids\x18\x03 \x03(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t2\xd9\x02\n\rPolicyService\x12=\n\x08Validate\x12\x17.zta.v1.ValidateRequest\x1a\x18.zta.v1.ValidateResponse\x12\x34\n\x05\x41pply\x12\x14.zta.v1.ApplyRequest\x1a\x15.zta.v1.ApplyResponse\x12\x46\n\x0bGetRevision\x12\x1a.zta.v1.GetRevisionRequest\x1a\x1b.zta.v1.GetRevisionResponse\x12L\n\rListRevisions\x12\x1c.zta.v1.ListRevisionsRequest\x1a\x1d.zta.v1.ListRevisionsResponse\x12=\n\x08\x45valuate\x12\x17.zta.v1.EvaluateRequest\x1a\x18.zta.v1.EvaluateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bzta/v1/policy_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"Y\n\x0cPolicySource\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12#\n\x07schemas\x18\x02 \x03(\x0b\x32\x12.zta.v1.SourceFile\"v\n\x0bPolicyPatch\x12(\n\x0cput_policies\x18\x01 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12\'\n\x0bput_schemas\x18\x02 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12\x14\n\x0c\x64\x65lete_files\x18\x03 \x03(\t\"[\n\x0fValidateRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\"\n\x05patch\x18\x02 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"n\n\x10ValidateResponse\x12\"\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x10\n\x08policies\x18\x03 \x01(\r\"\x84\x01\n\x0c\x41pplyRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\"\n\x05patch\x18\x04 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"\x8e\x01\n\rApplyResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xb8\x01\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12!\n\x06\x61uthor\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\x12\x10\n\x08policies\x18\x06 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\":\n\x12GetRevisionRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x0c\x64igests_only\x18\x02 \x01(\x08\":\n\nFileDigest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06schema\x18\x03 \x01(\x08\"\x82\x01\n\x13GetRevisionResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x06source\x18\x02 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12!\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x12.zta.v1.FileDigest\"=\n\x14ListRevisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x15ListRevisionsResponse\x12#\n\trevisions\x18\x01 \x03(\x0b\x32\x10.zta.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x0f\x45valuateRequest\x12\x10\n\x08policies\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\t\x12\x15\n\rentities_json\x18\x03 \x01(\t\x12&\n\x08requests\x18\x04 \x03(\x0b\x32\x14.zta.v1.EvaluateItem\"\xac\x01\n\x0c\x45valuateItem\x12$\n\tprincipal\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12!\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x14\n\x0c\x63ontext_json\x18\x04 \x01(\t\x12\x18\n\x10validate_request\x18\x05 \x01(\x08\";\n\x10\x45valuateResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.zta.v1.EvaluateResult\"o\n\x0e\x45valuateResult\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\x12\n\npolicy_ids\x18\x02 \x03(\t\x12\x1a\n\x12\x65rrored_policy_ids\x18\x03 \x03(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t2\xd9\x02\n\rPolicyService\x12=\n\x08Validate\x12\x17.zta.v1.ValidateRequest\x1a\x18.zta.v1.ValidateResponse\x12\x34\n\x05\x41pply\x12\x14.zta.v1.ApplyRequest\x1a\x15.zta.v1.ApplyResponse\x12\x46\n\x0bGetRevision\x12\x1a.zta.v1.GetRevisionRequest\x1a\x1b.zta.v1.GetRevisionResponse\x12L\n\rListRevisions\x12\x1c.zta.v1.ListRevisionsRequest\x1a\x1d.zta.v1.ListRevisionsResponse\x12=\n\x08\x45valuate\x12\x17.zta.v1.EvaluateRequest\x1a\x18.zta.v1.EvaluateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +35,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICYSOURCE']._serialized_start=92
   _globals['_POLICYSOURCE']._serialized_end=181
-  _globals['_VALIDATEREQUEST']._serialized_start=183
-  _globals['_VALIDATEREQUEST']._serialized_end=238
-  _globals['_VALIDATERESPONSE']._serialized_start=240
-  _globals['_VALIDATERESPONSE']._serialized_end=350
-  _globals['_APPLYREQUEST']._serialized_start=352
-  _globals['_APPLYREQUEST']._serialized_end=448
-  _globals['_APPLYRESPONSE']._serialized_start=451
-  _globals['_APPLYRESPONSE']._serialized_end=593
-  _globals['_REVISION']._serialized_start=596
-  _globals['_REVISION']._serialized_end=780
-  _globals['_GETREVISIONREQUEST']._serialized_start=782
-  _globals['_GETREVISIONREQUEST']._serialized_end=818
-  _globals['_GETREVISIONRESPONSE']._serialized_start=820
-  _globals['_GETREVISIONRESPONSE']._serialized_end=915
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=917
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=978
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=980
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1065
-  _globals['_EVALUATEREQUEST']._serialized_start=1067
-  _globals['_EVALUATEREQUEST']._serialized_end=1181
-  _globals['_EVALUATEITEM']._serialized_start=1184
-  _globals['_EVALUATEITEM']._serialized_end=1356
-  _globals['_EVALUATERESPONSE']._serialized_start=1358
-  _globals['_EVALUATERESPONSE']._serialized_end=1417
-  _globals['_EVALUATERESULT']._serialized_start=1419
-  _globals['_EVALUATERESULT']._serialized_end=1530
-  _globals['_POLICYSERVICE']._serialized_start=1533
-  _globals['_POLICYSERVICE']._serialized_end=1878
+  _globals['_POLICYPATCH']._serialized_start=183
+  _globals['_POLICYPATCH']._serialized_end=301
+  _globals['_VALIDATEREQUEST']._serialized_start=303
+  _globals['_VALIDATEREQUEST']._serialized_end=394
+  _globals['_VALIDATERESPONSE']._serialized_start=396
+  _globals['_VALIDATERESPONSE']._serialized_end=506
+  _globals['_APPLYREQUEST']._serialized_start=509
+  _globals['_APPLYREQUEST']._serialized_end=641
+  _globals['_APPLYRESPONSE']._serialized_start=644
+  _globals['_APPLYRESPONSE']._serialized_end=786
+  _globals['_REVISION']._serialized_start=789
+  _globals['_REVISION']._serialized_end=973
+  _globals['_GETREVISIONREQUEST']._serialized_start=975
+  _globals['_GETREVISIONREQUEST']._serialized_end=1033
+  _globals['_FILEDIGEST']._serialized_start=1035
+  _globals['_FILEDIGEST']._serialized_end=1093
+  _globals['_GETREVISIONRESPONSE']._serialized_start=1096
+  _globals['_GETREVISIONRESPONSE']._serialized_end=1226
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=1228
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=1289
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1291
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1376
+  _globals['_EVALUATEREQUEST']._serialized_start=1378
+  _globals['_EVALUATEREQUEST']._serialized_end=1492
+  _globals['_EVALUATEITEM']._serialized_start=1495
+  _globals['_EVALUATEITEM']._serialized_end=1667
+  _globals['_EVALUATERESPONSE']._serialized_start=1669
+  _globals['_EVALUATERESPONSE']._serialized_end=1728
+  _globals['_EVALUATERESULT']._serialized_start=1730
+  _globals['_EVALUATERESULT']._serialized_end=1841
+  _globals['_POLICYSERVICE']._serialized_start=1844
+  _globals['_POLICYSERVICE']._serialized_end=2189
 # @@protoc_insertion_point(module_scope)

@@ -39,19 +39,59 @@ class PolicySource(google.protobuf.message.Message):
 global___PolicySource = PolicySource
 
 @typing.final
+class PolicyPatch(google.protobuf.message.Message):
+    """A candidate as a change of the revision in force: cost is that of the files in it, not
+    of the whole.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PUT_POLICIES_FIELD_NUMBER: builtins.int
+    PUT_SCHEMAS_FIELD_NUMBER: builtins.int
+    DELETE_FILES_FIELD_NUMBER: builtins.int
+    @property
+    def put_policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]:
+        """Files that are new or replace the one of the same name."""
+
+    @property
+    def put_schemas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
+    @property
+    def delete_files(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of files that go."""
+
+    def __init__(
+        self,
+        *,
+        put_policies: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
+        put_schemas: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
+        delete_files: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delete_files", b"delete_files", "put_policies", b"put_policies", "put_schemas", b"put_schemas"]) -> None: ...
+
+global___PolicyPatch = PolicyPatch
+
+@typing.final
 class ValidateRequest(google.protobuf.message.Message):
+    """Exactly one of source and patch."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
     @property
     def source(self) -> global___PolicySource: ...
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """Against the revision in force."""
+
     def __init__(
         self,
         *,
         source: global___PolicySource | None = ...,
+        patch: global___PolicyPatch | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["source", b"source"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> None: ...
 
 global___ValidateRequest = ValidateRequest
 
@@ -83,26 +123,34 @@ global___ValidateResponse = ValidateResponse
 
 @typing.final
 class ApplyRequest(google.protobuf.message.Message):
+    """Exactly one of source and patch."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
     expected_revision: builtins.int
     """The revision that must be in force."""
     message: builtins.str
     """Why, for the record. At most 4096 bytes."""
     @property
     def source(self) -> global___PolicySource: ...
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """Against expected_revision."""
+
     def __init__(
         self,
         *,
         source: global___PolicySource | None = ...,
         expected_revision: builtins.int = ...,
         message: builtins.str = ...,
+        patch: global___PolicyPatch | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "message", b"message", "source", b"source"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "message", b"message", "patch", b"patch", "source", b"source"]) -> None: ...
 
 global___ApplyRequest = ApplyRequest
 
@@ -180,16 +228,46 @@ class GetRevisionRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: builtins.int
+    DIGESTS_ONLY_FIELD_NUMBER: builtins.int
     number: builtins.int
     """0 means the one in force."""
+    digests_only: builtins.bool
+    """The digests of its files instead of the files."""
     def __init__(
         self,
         *,
         number: builtins.int = ...,
+        digests_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["number", b"number"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digests_only", b"digests_only", "number", b"number"]) -> None: ...
 
 global___GetRevisionRequest = GetRevisionRequest
+
+@typing.final
+class FileDigest(google.protobuf.message.Message):
+    """A file of a revision without its text."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    SCHEMA_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """As in SourceFile."""
+    sha256: builtins.bytes
+    """SHA-256 of the text."""
+    schema: builtins.bool
+    """Whether it is a schema."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        sha256: builtins.bytes = ...,
+        schema: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "schema", b"schema", "sha256", b"sha256"]) -> None: ...
+
+global___FileDigest = FileDigest
 
 @typing.final
 class GetRevisionResponse(google.protobuf.message.Message):
@@ -197,18 +275,24 @@ class GetRevisionResponse(google.protobuf.message.Message):
 
     REVISION_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
     @property
     def revision(self) -> global___Revision: ...
     @property
     def source(self) -> global___PolicySource: ...
+    @property
+    def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FileDigest]:
+        """With digests_only."""
+
     def __init__(
         self,
         *,
         revision: global___Revision | None = ...,
         source: global___PolicySource | None = ...,
+        files: collections.abc.Iterable[global___FileDigest] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["revision", b"revision", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["revision", b"revision", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["files", b"files", "revision", b"revision", "source", b"source"]) -> None: ...
 
 global___GetRevisionResponse = GetRevisionResponse
 

@@ -4,7 +4,9 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
@@ -142,6 +144,41 @@ class EntityRef(google.protobuf.message.Message):
 global___EntityRef = EntityRef
 
 @typing.final
+class Entity(google.protobuf.message.Message):
+    """An entity with what policies can see of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    ATTRIBUTES_JSON_FIELD_NUMBER: builtins.int
+    PARENTS_FIELD_NUMBER: builtins.int
+    TAGS_JSON_FIELD_NUMBER: builtins.int
+    attributes_json: builtins.str
+    """Its attributes, a JSON object whose values are read by the types that the schema
+    declares: an entity reference is `{"type": "T", "id": "x"}`. Empty means none.
+    """
+    tags_json: builtins.str
+    """Its tags, a JSON object whose values are read by the declared type of tags."""
+    @property
+    def uid(self) -> global___EntityRef: ...
+    @property
+    def parents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EntityRef]:
+        """What it is in, directly; the rest of the hierarchy follows."""
+
+    def __init__(
+        self,
+        *,
+        uid: global___EntityRef | None = ...,
+        attributes_json: builtins.str = ...,
+        parents: collections.abc.Iterable[global___EntityRef] | None = ...,
+        tags_json: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["uid", b"uid"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attributes_json", b"attributes_json", "parents", b"parents", "tags_json", b"tags_json", "uid", b"uid"]) -> None: ...
+
+global___Entity = Entity
+
+@typing.final
 class ConsistencyToken(google.protobuf.message.Message):
     """A state of the log that a later answer can be compared with. Opaque to clients."""
 
@@ -170,7 +207,7 @@ class SourceFile(google.protobuf.message.Message):
     name: builtins.str
     """The path relative to the policy folder, for example `base.cedar`."""
     text: builtins.str
-    """The text. At most 4 MiB for all files of a request together."""
+    """The text. At most 64 MiB for all files of a policy set together."""
     def __init__(
         self,
         *,

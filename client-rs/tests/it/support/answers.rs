@@ -169,7 +169,7 @@ impl AgentService for Answers {
                 instance_id: "instance-1".into(),
                 ..Default::default()
             }),
-            agent: None,
+            ..Default::default()
         }))
     }
 
@@ -187,6 +187,7 @@ impl AgentService for Answers {
                 spiffe_id: SPIFFE_ID.into(),
                 ..Default::default()
             }),
+            ..Default::default()
         }))
     }
 

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use zta_proto::v1;
 use zta_proto::v1::agent_service_server::AgentService;
 
-use super::{bounded, consistency_token, page_size, page_token_invalid, timestamp};
+use super::{bounded, consistency_token, page_size, page_token_invalid, timestamp, token_of};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::model::{AgentRecord, AgentState, Decision};
@@ -45,6 +45,10 @@ impl AgentDoor {
             .registry
             .instance_count(&record.id);
         Ok((wire_agent(record, keys), decision))
+    }
+
+    fn token(&self, issued: &Issued) -> Option<v1::ConsistencyToken> {
+        token_of(self.0.pdp.audit.log_id(), issued.sequence + 1)
     }
 
     fn certificate(&self, issued: &Issued) -> v1::Certificate {
@@ -106,10 +110,11 @@ impl AgentService for AgentDoor {
         let credential = self.credential(&request);
         let agent = request.into_inner().agent;
         named(&agent)?;
-        let (token, expire_time) = self.0.create_join_token(&credential, &agent).await?;
+        let (token, expire_time, decision) = self.0.create_join_token(&credential, &agent).await?;
         Ok(Response::new(v1::CreateJoinTokenResponse {
             join_token: token.encode().to_string(),
             expire_time: timestamp(expire_time),
+            consistency_token: consistency_token(&decision),
         }))
     }
 
@@ -136,6 +141,7 @@ impl AgentService for AgentDoor {
         Ok(Response::new(v1::EnrollResponse {
             certificate: Some(self.certificate(&issued)),
             agent: Some(wire_agent(agent, keys)),
+            consistency_token: self.token(&issued),
         }))
     }
 
@@ -146,6 +152,7 @@ impl AgentService for AgentDoor {
         let issued = self.0.renew(&self.credential(&request)).await?;
         Ok(Response::new(v1::RenewResponse {
             certificate: Some(self.certificate(&issued)),
+            consistency_token: self.token(&issued),
         }))
     }
 

@@ -8,14 +8,15 @@ use tonic_types::StatusExt as _;
 use zta_proto::v1;
 use zta_proto::v1::authorization_service_server::AuthorizationService;
 
-use super::{bounded, consistency_token, entity, optional, timestamp, wire_uid};
+use super::{bounded, consistency_token, entity, explain, fresh, optional, timestamp, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::identity::registry::Credential;
 use crate::model::arguments::Arguments;
+use crate::model::decision::{Annotations, Nearest};
 use crate::model::request::ACTION_TYPE;
 use crate::model::{AccessRequest, Decision, DenyReason, Effect};
-use crate::pdp::Pdp;
+use crate::operations::Operations;
 use crate::telemetry::Metrics;
 
 /// Bytes of a tool's arguments.
@@ -26,12 +27,14 @@ const CONTEXT_BYTES_MAX: usize = 64 * 1024;
 const BATCH_MAX: usize = 64;
 /// Obligations that a PEP may name.
 const OBLIGATIONS_MAX: usize = 64;
+/// Bytes of the annotations of one answer.
+const ANNOTATIONS_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of the names that a client chooses: sessions, tasks, users, correlation ids.
 const NAME_BYTES_MAX: usize = 256;
 
 /// The door.
 pub(crate) struct AuthorizationDoor {
-    pub(crate) pdp: Arc<Pdp>,
+    pub(crate) operations: Arc<Operations>,
     pub(crate) metrics: Metrics,
 }
 
@@ -41,7 +44,7 @@ impl AuthorizationService for AuthorizationDoor {
         &self,
         request: Request<v1::AuthorizeRequest>,
     ) -> Result<Response<v1::AuthorizeResponse>, Status> {
-        let credential = credential(&request, (self.pdp.clock)());
+        let credential = credential(&request, (self.operations.pdp.clock)());
         self.decide(&credential, request.into_inner())
             .await
             .map(Response::new)
@@ -51,7 +54,7 @@ impl AuthorizationService for AuthorizationDoor {
         &self,
         request: Request<v1::BatchAuthorizeRequest>,
     ) -> Result<Response<v1::BatchAuthorizeResponse>, Status> {
-        let credential = credential(&request, (self.pdp.clock)());
+        let credential = credential(&request, (self.operations.pdp.clock)());
         let requests = request.into_inner().requests;
         if requests.is_empty() {
             return Err(field("requests", "is empty"));
@@ -70,16 +73,52 @@ impl AuthorizationService for AuthorizationDoor {
 
     async fn list_permitted(
         &self,
-        _request: Request<v1::ListPermittedRequest>,
+        request: Request<v1::ListPermittedRequest>,
     ) -> Result<Response<v1::ListPermittedResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let credential = credential(&request, (self.operations.pdp.clock)());
+        let question = match explain::question(request.into_inner()) {
+            Ok(question) => question,
+            Err(status) => return Err(self.refuse(&credential, status).await),
+        };
+        fresh(&self.operations.pdp, question.demanded).await?;
+        let listing = self
+            .operations
+            .list_permitted(
+                &credential,
+                &question.query,
+                &question.request,
+                question.after,
+                question.limit,
+            )
+            .await?;
+        let log_id = self.operations.pdp.audit.log_id();
+        Ok(Response::new(explain::wire_listing(listing, log_id)))
     }
 
     async fn explain(
         &self,
-        _request: Request<v1::ExplainRequest>,
+        request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let credential = credential(&request, (self.operations.pdp.clock)());
+        let v1::ExplainRequest { request, principal } = request.into_inner();
+        let parsed = || {
+            let mut request = request.ok_or_else(|| field("request", "is missing"))?;
+            let demanded = request.at_least_as_fresh.take();
+            let principal = principal
+                .map(|p| entity("principal", Some(p), None))
+                .transpose()?;
+            Ok::<_, Status>((parse(request)?, principal, demanded))
+        };
+        let (request, principal, demanded) = match parsed() {
+            Ok(parsed) => parsed,
+            Err(status) => return Err(self.refuse(&credential, status).await),
+        };
+        fresh(&self.operations.pdp, demanded).await?;
+        let (story, act) = self
+            .operations
+            .explain(&credential, principal.as_ref(), &request)
+            .await?;
+        Ok(Response::new(explain::wire_explanation(story, &act)))
     }
 }
 
@@ -114,26 +153,33 @@ impl AuthorizationDoor {
         request: v1::AuthorizeRequest,
     ) -> Result<v1::AuthorizeResponse, Status> {
         let correlation_id = request.correlation_id.clone();
+        let demanded = request.at_least_as_fresh.clone();
         let request = match parse(request) {
             Ok(request) => request,
-            // What is wrong with a request is told to those who may make one.
-            Err(status) => {
-                let state = self.pdp.replica.current();
-                self.pdp
-                    .authenticate(credential, &state, (self.pdp.clock)())
-                    .await?;
-                return Err(status);
-            }
+            Err(status) => return Err(self.refuse(credential, status).await),
         };
-        let decision = self.pdp.decide(credential, &request).await?;
+        fresh(&self.operations.pdp, demanded).await?;
+        let decision = self.operations.pdp.decide(credential, &request).await?;
         self.metrics.decided(&decision);
         Ok(answer(decision, correlation_id))
     }
 }
 
+impl AuthorizationDoor {
+    /// What is wrong with a request is told to those who may make one.
+    async fn refuse(&self, credential: &Credential, status: Status) -> Status {
+        let pdp = &self.operations.pdp;
+        let state = pdp.replica.current();
+        match pdp.authenticate(credential, &state, (pdp.clock)()).await {
+            Ok(_) => status,
+            Err(error) => error.into(),
+        }
+    }
+}
+
 /// The wire's request as ours. What a model controls and gets wrong (its arguments) is
 /// a deny on record; what the PEP gets wrong is an error.
-fn parse(request: v1::AuthorizeRequest) -> Result<AccessRequest, Status> {
+pub(super) fn parse(request: v1::AuthorizeRequest) -> Result<AccessRequest, Status> {
     let action = entity("action", request.action, Some(ACTION_TYPE))?;
     let resource = entity("resource", request.resource, None)?;
     if request.context_json.len() > CONTEXT_BYTES_MAX {
@@ -244,12 +290,36 @@ fn answer(decision: Decision, correlation_id: String) -> v1::AuthorizeResponse {
         correlation_id,
         decide_time: timestamp(decision.time),
         action: Some(wire_uid(&verdict.action)),
-        nearest_policies: Vec::new(),
-        annotations: Vec::new(),
+        nearest_policies: verdict.nearest.into_iter().map(wire_nearest).collect(),
+        annotations: wire_annotations(&verdict.annotations),
     }
 }
 
-fn wire_reason(reason: DenyReason) -> v1::DenyReason {
+fn wire_nearest(nearest: Nearest) -> v1::NearestPolicy {
+    v1::NearestPolicy {
+        policy_id: nearest.policy,
+        condition: nearest.condition,
+        error: nearest.error.unwrap_or_default().to_owned(),
+    }
+}
+
+/// As many as fit; a policy's own are not cut in two.
+pub(super) fn wire_annotations(annotations: &[Arc<Annotations>]) -> Vec<v1::PolicyAnnotations> {
+    let mut left = ANNOTATIONS_BYTES_MAX;
+    let fits = |one: &&Arc<Annotations>| {
+        let pairs = one.annotations.iter();
+        let bytes = one.policy.len() + pairs.map(|(k, v)| k.len() + v.len()).sum::<usize>();
+        left = left.saturating_sub(bytes);
+        left > 0
+    };
+    let wire = |one: &Arc<Annotations>| v1::PolicyAnnotations {
+        policy_id: one.policy.clone(),
+        annotations: one.annotations.clone().into_iter().collect(),
+    };
+    annotations.iter().take_while(fits).map(wire).collect()
+}
+
+pub(super) fn wire_reason(reason: DenyReason) -> v1::DenyReason {
     match reason {
         DenyReason::Forbidden => v1::DenyReason::Forbidden,
         DenyReason::NotPermitted => v1::DenyReason::NotPermitted,

@@ -5,15 +5,18 @@ pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorization;
 pub(crate) mod entities;
+mod explain;
 pub(crate) mod policies;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;
 use tonic::Status;
+use uuid::Uuid;
 use zta_proto::v1;
 
 use super::status::{field, limit, status};
 use crate::model::{Decision, EntityUid};
+use crate::pdp::Pdp;
 
 /// Bytes of an entity's id.
 const ID_BYTES_MAX: usize = 1024;
@@ -120,6 +123,87 @@ fn page_token_invalid() -> Status {
 
 /// The state of the log that the decision's commit led to.
 fn consistency_token(decision: &Decision) -> Option<v1::ConsistencyToken> {
-    let value = format!("{}:{}", decision.log_id.simple(), decision.sequence + 1);
+    token_of(decision.log_id, decision.sequence + 1)
+}
+
+/// A state of the log, for clients to give back: the log and its size.
+fn token_of(log_id: Uuid, size: u64) -> Option<v1::ConsistencyToken> {
+    let value = format!("{}:{size}", log_id.simple());
     Some(v1::ConsistencyToken { value })
+}
+
+/// Returns once the state that a request demands is reached, so that whatever is answered
+/// now is at least as fresh. Every door whose request has `at_least_as_fresh` calls this
+/// first. No query where this replica has seen that state.
+///
+/// # Errors
+/// A token that this log did not give; `NOT_FRESH` after two seconds.
+async fn fresh(pdp: &Pdp, demanded: Option<v1::ConsistencyToken>) -> Result<(), Status> {
+    match demanded {
+        None => Ok(()),
+        Some(token) => Ok(pdp
+            .reach(demanded_size(&token.value, pdp.audit.log_id())?)
+            .await?),
+    }
+}
+
+/// The size in a token of this log.
+fn demanded_size(value: &str, log_id: Uuid) -> Result<u64, Status> {
+    let size = value
+        .split_once(':')
+        .filter(|(log, size)| *log == log_id.simple().to_string() && size.len() <= 20)
+        .and_then(|(_, size)| size.parse::<u64>().ok())
+        // One way to write it: no sign, no leading zero.
+        .filter(|size| token_of(log_id, *size).is_some_and(|token| token.value == value));
+    size.ok_or_else(|| {
+        status(
+            tonic::Code::InvalidArgument,
+            v1::ErrorReason::ConsistencyTokenInvalid,
+            "at_least_as_fresh: not a consistency token of this server's log",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consistency_token_is_read_as_it_was_written_and_in_no_other_way() {
+        let log = Uuid::from_u128(0xabc);
+        for size in [0, 1, 20, u64::MAX] {
+            let token = token_of(log, size).expect("a token").value;
+            assert!(token.len() <= 128);
+            assert_eq!(demanded_size(&token, log).expect("ours"), size);
+            assert!(demanded_size(&token, Uuid::from_u128(1)).is_err());
+        }
+        let id = log.simple().to_string();
+        for size in [
+            "",
+            "-1",
+            "+1",
+            "01",
+            " 1",
+            "1 ",
+            "1:",
+            "18446744073709551616",
+            "x",
+        ] {
+            assert!(
+                demanded_size(&format!("{id}:{size}"), log).is_err(),
+                "{size}"
+            );
+        }
+        for value in [
+            "",
+            ":",
+            ":1",
+            &id,
+            &format!("{log}:1"),
+            &format!("{}:1", id.to_uppercase()),
+        ] {
+            assert!(demanded_size(value, log).is_err(), "{value}");
+        }
+        assert!(demanded_size(&format!("{id}:{}1", "0".repeat(1000)), log).is_err());
+    }
 }

@@ -9,9 +9,12 @@ use zta_proto::v1::policy_service_server::PolicyService;
 use super::{consistency_token, entity, page_size, page_token_invalid, timestamp, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
+use crate::model::revision::{FileDigest, FileKind};
 use crate::model::{Effect, RevisionMeta, SourceFile};
 use crate::operations::Operations;
-use crate::policy::{CedarItem, Diagnostic, PolicySource};
+use crate::operations::policies::Candidate;
+use crate::policy::limits::FILES_MAX;
+use crate::policy::{CedarItem, Diagnostic, PolicyPatch, PolicySource};
 
 /// Requests of one Evaluate.
 const EVALUATE_MAX: usize = 1024;
@@ -19,33 +22,54 @@ const EVALUATE_MAX: usize = 1024;
 /// The door.
 pub(crate) struct PolicyDoor(pub(crate) Arc<Operations>);
 
-fn source(source: Option<v1::PolicySource>) -> Result<PolicySource, Status> {
-    let source = source.ok_or_else(|| field("source", "is missing"))?;
-    let files = |files: Vec<v1::SourceFile>| {
-        let mut files: Vec<SourceFile> = files
-            .into_iter()
-            .map(|f| SourceFile {
-                name: f.name,
-                text: f.text,
-            })
-            .collect();
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        files
-    };
-    Ok(PolicySource {
-        policies: files(source.policies),
-        schemas: files(source.schemas),
-    })
+/// A candidate of a request: exactly one of the two.
+fn candidate(
+    source: Option<v1::PolicySource>,
+    patch: Option<v1::PolicyPatch>,
+) -> Result<Candidate, Status> {
+    match (source, patch) {
+        (Some(source), None) => Ok(Candidate::Source(PolicySource::new(
+            files(source.policies),
+            files(source.schemas),
+        ))),
+        (None, Some(patch)) => {
+            // Bounded before anything else is: names are compared one by one.
+            let named = patch.put_policies.len() + patch.put_schemas.len();
+            if named.max(patch.delete_files.len()) > FILES_MAX {
+                let named = named.max(patch.delete_files.len());
+                return Err(limit("patch", named, FILES_MAX));
+            }
+            Ok(Candidate::Patch(PolicyPatch {
+                put_policies: files(patch.put_policies),
+                put_schemas: files(patch.put_schemas),
+                delete_files: patch.delete_files,
+            }))
+        }
+        (None, None) => Err(field("source", "is missing: give a source or a patch")),
+        (Some(_), Some(_)) => Err(field("patch", "stands beside a source: give one of them")),
+    }
 }
 
-fn wire_files(files: Vec<SourceFile>) -> Vec<v1::SourceFile> {
-    files
-        .into_iter()
-        .map(|f| v1::SourceFile {
-            name: f.name,
-            text: f.text,
-        })
-        .collect()
+fn files(files: Vec<v1::SourceFile>) -> Vec<SourceFile> {
+    let file = |f: v1::SourceFile| SourceFile::new(f.name, f.text);
+    files.into_iter().map(file).collect()
+}
+
+fn wire_files(files: &[SourceFile]) -> Vec<v1::SourceFile> {
+    let file = |f: &SourceFile| v1::SourceFile {
+        name: f.name.clone(),
+        text: f.text().to_string(),
+    };
+    files.iter().map(file).collect()
+}
+
+fn wire_digests(files: Vec<FileDigest>) -> Vec<v1::FileDigest> {
+    let digest = |f: FileDigest| v1::FileDigest {
+        name: f.name,
+        sha256: f.sha256.to_vec(),
+        schema: f.kind == FileKind::Schema,
+    };
+    files.into_iter().map(digest).collect()
 }
 
 fn wire_diagnostics(diagnostics: &[Diagnostic]) -> Vec<v1::Diagnostic> {
@@ -79,8 +103,9 @@ impl PolicyService for PolicyDoor {
         request: Request<v1::ValidateRequest>,
     ) -> Result<Response<v1::ValidateResponse>, Status> {
         let credential = credential(&request, (self.0.pdp.clock)());
-        let source = source(request.into_inner().source)?;
-        let response = match self.0.validate_policy(&credential, source).await? {
+        let v1::ValidateRequest { source, patch } = request.into_inner();
+        let candidate = candidate(source, patch)?;
+        let response = match self.0.validate_policy(&credential, candidate).await? {
             Ok(compiled) => v1::ValidateResponse {
                 errors: Vec::new(),
                 warnings: wire_diagnostics(&compiled.warnings),
@@ -101,15 +126,15 @@ impl PolicyService for PolicyDoor {
     ) -> Result<Response<v1::ApplyResponse>, Status> {
         let credential = credential(&request, (self.0.pdp.clock)());
         let v1::ApplyRequest {
-            source: candidate,
+            source,
             expected_revision,
             message,
-            patch: _,
+            patch,
         } = request.into_inner();
-        let candidate = source(candidate)?;
+        let candidate = candidate(source, patch)?;
         let (meta, warnings, decision) = self
             .0
-            .apply_policy(&credential, candidate, expected_revision, &message)
+            .apply_policy(&credential, candidate, expected_revision, message)
             .await?;
         let active = meta.number;
         Ok(Response::new(v1::ApplyResponse {
@@ -124,14 +149,25 @@ impl PolicyService for PolicyDoor {
         request: Request<v1::GetRevisionRequest>,
     ) -> Result<Response<v1::GetRevisionResponse>, Status> {
         let credential = credential(&request, (self.0.pdp.clock)());
-        let number = request.into_inner().number;
-        let (revision, active) = self.0.revision(&credential, number).await?;
+        let v1::GetRevisionRequest {
+            number,
+            digests_only,
+        } = request.into_inner();
+        if digests_only {
+            let (manifest, active) = self.0.manifest(&credential, number).await?;
+            return Ok(Response::new(v1::GetRevisionResponse {
+                source: None,
+                revision: Some(wire_revision(manifest.meta, active)),
+                files: wire_digests(manifest.files),
+            }));
+        }
+        let (meta, source, active) = self.0.revision(&credential, number).await?;
         Ok(Response::new(v1::GetRevisionResponse {
             source: Some(v1::PolicySource {
-                policies: wire_files(revision.policy_files()),
-                schemas: wire_files(revision.schema_files),
+                policies: wire_files(&source.policies),
+                schemas: wire_files(&source.schemas),
             }),
-            revision: Some(wire_revision(revision.meta, active)),
+            revision: Some(wire_revision(meta, active)),
             files: Vec::new(),
         }))
     }

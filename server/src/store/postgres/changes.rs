@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::error::translate;
 use super::writer::within;
 use crate::model::change::JoinTokenRecord;
-use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, Revision, UserRecord};
+use crate::model::revision::NewRevision;
+use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
 use crate::store::StoreError;
 use crate::store::value::{corrupt, signed, unsigned};
 
@@ -234,7 +235,7 @@ async fn agent_state(tx: &mut PgConnection, id: &str) -> Result<Option<AgentStat
         .transpose()
 }
 
-async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &Revision) -> Applied {
+async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &NewRevision) -> Applied {
     let newest: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM revisions")
         .fetch_one(&mut *tx)
         .await
@@ -260,7 +261,7 @@ async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &Revision) -> 
     .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    super::policy::insert_texts(tx, at.log_id, revision).await?;
+    super::policy::insert_files(tx, at.log_id, revision).await?;
     Ok(Ok(()))
 }
 

@@ -1,4 +1,6 @@
-//! Policy revisions in Postgres: manifests over content-addressed texts.
+//! Policy revisions in Postgres: what each one changed, over content-addressed texts.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
@@ -7,21 +9,41 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use super::error::translate;
-use crate::model::arguments::sha256;
-use crate::model::revision::PolicyChunk;
-use crate::model::{EntityUid, Revision, RevisionMeta, SourceFile};
-use crate::store::value::{corrupt, digest, signed, unsigned};
+use crate::model::revision::{Digest, FileChange, Manifest, NewRevision, RevisionNews};
+use crate::model::{EntityUid, RevisionMeta, SourceFile};
+use crate::store::value::{
+    TEXTS_PIECE, corrupt, digest, file_change, files, in_order, signed, unsigned,
+};
 use crate::store::{PolicyStore, StoreError};
-
-/// Texts per statement: a revision may have 100,000, and a message of Postgres ends at 1 GiB.
-const PIECE: usize = 4096;
 
 #[async_trait]
 impl PolicyStore for PostgresStore {
-    async fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError> {
+    async fn revision(&self, number: u64) -> Result<Option<Manifest>, StoreError> {
         // Two reads without a snapshot: rows of a revision never change once they are seen.
         let mut connection = self.readers.acquire().await.map_err(translate)?;
-        load(&mut connection, number).await
+        let Some(meta) = find(&mut connection, number).await? else {
+            return Ok(None);
+        };
+        let files = files(changes(&mut connection, 0, number).await?);
+        Ok(Some(Manifest { meta, files }))
+    }
+
+    async fn texts(&self, digests: &[Digest]) -> Result<Vec<Arc<str>>, StoreError> {
+        let mut found = Vec::with_capacity(digests.len());
+        for piece in digests.chunks(TEXTS_PIECE) {
+            let hashes: Vec<&[u8]> = piece.iter().map(|d| &d[..]).collect();
+            let rows = sqlx::query("SELECT sha256, text FROM policy_texts WHERE sha256 = ANY($1)")
+                .bind(&hashes)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(translate)?;
+            for row in &rows {
+                let text: &str = row.try_get("text").map_err(translate)?;
+                let sha256 = digest(row.try_get("sha256").map_err(translate)?)?;
+                found.push((sha256, Arc::from(text)));
+            }
+        }
+        in_order(digests, found)
     }
 
     async fn revisions(&self, before: u64, limit: u32) -> Result<Vec<RevisionMeta>, StoreError> {
@@ -36,47 +58,63 @@ impl PolicyStore for PostgresStore {
     }
 }
 
-/// A revision with its content.
-pub(super) async fn load(
+/// What revision `newest` has different from a known one; `None` if it is that one.
+pub(super) async fn news(
     connection: &mut PgConnection,
-    number: u64,
-) -> Result<Option<Revision>, StoreError> {
-    let Some(row) = sqlx::query("SELECT * FROM revisions WHERE number = $1")
-        .bind(signed(number))
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(translate)?
-    else {
+    newest: u64,
+    known: u64,
+) -> Result<Option<RevisionNews>, StoreError> {
+    if newest == known {
+        return Ok(None);
+    }
+    let Some(meta) = find(connection, newest).await? else {
         return Ok(None);
     };
-    let texts = sqlx::query(
-        "SELECT kind, file, policy_id, text FROM revision_texts \
-         LEFT JOIN policy_texts ON sha256 = text_sha256 WHERE revision = $1 ORDER BY kind, ordinal",
+    // Older than what is known: the database was put back, so what is known is no base.
+    let since = if known < newest { known } else { 0 };
+    Ok(Some(RevisionNews {
+        meta,
+        since,
+        changes: changes(connection, since, newest).await?,
+    }))
+}
+
+async fn find(
+    connection: &mut PgConnection,
+    number: u64,
+) -> Result<Option<RevisionMeta>, StoreError> {
+    let row = sqlx::query("SELECT * FROM revisions WHERE number = $1")
+        .bind(signed(number))
+        .fetch_optional(connection)
+        .await
+        .map_err(translate)?;
+    row.as_ref().map(meta).transpose()
+}
+
+/// What revision `to` has different from revision `since`, by kind and name.
+async fn changes(
+    connection: &mut PgConnection,
+    since: u64,
+    to: u64,
+) -> Result<Vec<FileChange<Digest>>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT ON (kind, name) kind, name, text_sha256 FROM revision_files \
+         WHERE revision > $1 AND revision <= $2 ORDER BY kind, name, revision DESC",
     )
-    .bind(signed(number))
-    .fetch_all(&mut *connection)
+    .bind(signed(since))
+    .bind(signed(to))
+    .fetch_all(connection)
     .await
     .map_err(translate)?;
-    let mut revision = Revision {
-        meta: meta(&row)?,
-        schema_files: Vec::new(),
-        chunks: Vec::new(),
-    };
-    for row in &texts {
-        let file: String = row.try_get("file").map_err(translate)?;
-        // A text that is gone is an error here, not a policy less.
-        let text: String = row.try_get("text").map_err(translate)?;
-        match row.try_get("kind").map_err(translate)? {
-            "policy" => revision.chunks.push(PolicyChunk {
-                file,
-                policy_id: row.try_get("policy_id").map_err(translate)?,
-                text,
-            }),
-            "schema" => revision.schema_files.push(SourceFile { name: file, text }),
-            _ => return Err(corrupt("an unknown kind of revision text")),
-        }
-    }
-    Ok(Some(revision))
+    rows.iter()
+        .map(|row| {
+            file_change(
+                row.try_get("kind").map_err(translate)?,
+                row.try_get("name").map_err(translate)?,
+                row.try_get("text_sha256").map_err(translate)?,
+            )
+        })
+        .collect()
 }
 
 fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
@@ -94,77 +132,41 @@ fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
     })
 }
 
-/// Writes a manifest, and the texts that are new.
-pub(super) async fn insert_texts(
+/// Writes what the revision changed, and the texts that are new.
+pub(super) async fn insert_files(
     connection: &mut PgConnection,
     log_id: Uuid,
-    revision: &Revision,
+    revision: &NewRevision,
 ) -> Result<(), StoreError> {
-    let policies = revision.chunks.iter().enumerate().map(|(ordinal, c)| Text {
-        kind: "policy",
-        ordinal,
-        file: &c.file,
-        policy_id: c.policy_id.as_deref(),
-        text: &c.text,
-        hash: sha256(c.text.as_bytes()),
-    });
-    let schema = revision.schema_files.iter().enumerate();
-    let schema = schema.map(|(ordinal, f)| Text {
-        kind: "schema",
-        ordinal,
-        file: &f.name,
-        policy_id: None,
-        text: &f.text,
-        hash: sha256(f.text.as_bytes()),
-    });
-    let texts: Vec<Text<'_>> = policies.chain(schema).collect();
-    for piece in texts.chunks(PIECE) {
-        insert_piece(connection, log_id, signed(revision.meta.number), piece).await?;
+    let number = signed(revision.meta.number);
+    for piece in revision.changes.chunks(TEXTS_PIECE) {
+        let put: Vec<&SourceFile> = piece.iter().filter_map(|c| c.content.as_ref()).collect();
+        sqlx::query(
+            "INSERT INTO policy_texts (sha256, log_id, text) \
+             SELECT sha256, $1, text FROM UNNEST($2::bytea[], $3::text[]) AS t (sha256, text) \
+             ON CONFLICT (sha256) DO NOTHING",
+        )
+        .bind(log_id)
+        .bind(put.iter().map(|f| &f.sha256()[..]).collect::<Vec<_>>())
+        .bind(put.iter().map(|f| &**f.text()).collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await
+        .map_err(translate)?;
+        let hashes = piece
+            .iter()
+            .map(|c| c.content.as_ref().map(|f| &f.sha256()[..]));
+        sqlx::query(
+            "INSERT INTO revision_files (revision, log_id, kind, name, text_sha256) \
+             SELECT $1, $2, t.* FROM UNNEST($3::text[], $4::text[], $5::bytea[]) AS t",
+        )
+        .bind(number)
+        .bind(log_id)
+        .bind(piece.iter().map(|c| c.kind.as_str()).collect::<Vec<_>>())
+        .bind(piece.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
+        .bind(hashes.collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await
+        .map_err(translate)?;
     }
-    Ok(())
-}
-
-struct Text<'a> {
-    kind: &'static str,
-    ordinal: usize,
-    file: &'a str,
-    policy_id: Option<&'a str>,
-    text: &'a str,
-    hash: [u8; 32],
-}
-
-async fn insert_piece(
-    connection: &mut PgConnection,
-    log_id: Uuid,
-    revision: i64,
-    piece: &[Text<'_>],
-) -> Result<(), StoreError> {
-    let hashes: Vec<&[u8]> = piece.iter().map(|t| &t.hash[..]).collect();
-    sqlx::query(
-        "INSERT INTO policy_texts (sha256, log_id, text) \
-         SELECT sha256, $1, text FROM UNNEST($2::bytea[], $3::text[]) AS t (sha256, text) \
-         ON CONFLICT (sha256) DO NOTHING",
-    )
-    .bind(log_id)
-    .bind(&hashes)
-    .bind(piece.iter().map(|t| t.text).collect::<Vec<_>>())
-    .execute(&mut *connection)
-    .await
-    .map_err(translate)?;
-    sqlx::query(
-        "INSERT INTO revision_texts (revision, log_id, kind, ordinal, file, policy_id, text_sha256) \
-         SELECT $1, $2, t.* FROM UNNEST($3::text[], $4::bigint[], $5::text[], $6::text[], \
-         $7::bytea[]) AS t",
-    )
-    .bind(revision)
-    .bind(log_id)
-    .bind(piece.iter().map(|t| t.kind).collect::<Vec<_>>())
-    .bind(piece.iter().map(|t| signed(t.ordinal as u64)).collect::<Vec<_>>())
-    .bind(piece.iter().map(|t| t.file).collect::<Vec<_>>())
-    .bind(piece.iter().map(|t| t.policy_id).collect::<Vec<_>>())
-    .bind(&hashes)
-    .execute(&mut *connection)
-    .await
-    .map_err(translate)?;
     Ok(())
 }

@@ -22,7 +22,7 @@ impl RegistryStore for PostgresStore {
             .map_err(translate)?;
         let since = signed(epoch);
         let head = sqlx::query(
-            "SELECT epoch, (SELECT max(number) FROM revisions) AS newest \
+            "SELECT epoch, size, (SELECT max(number) FROM revisions) AS newest \
              FROM log_head WHERE one = 1",
         )
         .fetch_optional(&mut *tx)
@@ -46,15 +46,12 @@ impl RegistryStore for PostgresStore {
             .map_err(translate)?;
         let newest: Option<i64> = head.try_get("newest").map_err(translate)?;
         let newest = unsigned(newest.unwrap_or(0))?;
-        let revision = if newest == known_revision {
-            None
-        } else {
-            super::policy::load(&mut tx, newest).await?
-        };
+        let revision = super::policy::news(&mut tx, newest, known_revision).await?;
         let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
         let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
         Ok(Changes {
             epoch: until,
+            size: unsigned(head.try_get("size").map_err(translate)?)?,
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,

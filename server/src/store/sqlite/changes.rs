@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{list_text, parse_time, time_text, translate};
 use crate::model::change::JoinTokenRecord;
-use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, Revision, UserRecord};
+use crate::model::revision::NewRevision;
+use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
 use crate::store::StoreError;
 use crate::store::value::{corrupt, signed, unsigned};
 
@@ -217,7 +218,7 @@ async fn agent_state(
         .transpose()
 }
 
-async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &Revision) -> Applied {
+async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &NewRevision) -> Applied {
     let newest: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM revisions")
         .fetch_one(&mut *tx)
         .await
@@ -243,7 +244,7 @@ async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &Revision)
     .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    super::policy::insert_texts(tx, &at.log_id, revision).await?;
+    super::policy::insert_files(tx, &at.log_id, revision).await?;
     Ok(Ok(()))
 }
 

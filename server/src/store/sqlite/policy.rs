@@ -1,21 +1,47 @@
-//! Policy revisions in SQLite: manifests over content-addressed texts.
+//! Policy revisions in SQLite: what each one changed, over content-addressed texts.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{SqliteStore, parse_time, translate};
-use crate::model::arguments::sha256;
-use crate::model::revision::PolicyChunk;
-use crate::model::{EntityUid, Revision, RevisionMeta, SourceFile};
-use crate::store::value::{corrupt, digest, signed, unsigned};
+use crate::model::revision::{Digest, FileChange, Manifest, NewRevision, RevisionNews};
+use crate::model::{EntityUid, RevisionMeta};
+use crate::store::value::{TEXTS_PIECE, digest, file_change, files, in_order, signed, unsigned};
 use crate::store::{PolicyStore, StoreError};
 
 #[async_trait]
 impl PolicyStore for SqliteStore {
-    async fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError> {
+    async fn revision(&self, number: u64) -> Result<Option<Manifest>, StoreError> {
         let mut tx = self.readers.begin().await.map_err(translate)?;
-        load(&mut tx, number).await
+        let Some(meta) = find(&mut tx, number).await? else {
+            return Ok(None);
+        };
+        let files = files(changes(&mut tx, 0, number).await?);
+        Ok(Some(Manifest { meta, files }))
+    }
+
+    async fn texts(&self, digests: &[Digest]) -> Result<Vec<Arc<str>>, StoreError> {
+        let mut found = Vec::with_capacity(digests.len());
+        for piece in digests.chunks(TEXTS_PIECE) {
+            let hex: Vec<String> = piece.iter().map(hex::encode).collect();
+            let rows = sqlx::query(
+                "SELECT sha256, text FROM policy_texts \
+                 WHERE sha256 IN (SELECT unhex(value) FROM json_each($1))",
+            )
+            .bind(serde_json::Value::from(hex).to_string())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(translate)?;
+            for row in &rows {
+                let text: &str = row.try_get("text").map_err(translate)?;
+                let sha256 = digest(row.try_get("sha256").map_err(translate)?)?;
+                found.push((sha256, Arc::from(text)));
+            }
+        }
+        in_order(digests, found)
     }
 
     async fn revisions(&self, before: u64, limit: u32) -> Result<Vec<RevisionMeta>, StoreError> {
@@ -30,52 +56,68 @@ impl PolicyStore for SqliteStore {
     }
 }
 
-/// A revision with its content.
-pub(super) async fn load(
+/// What the revision in force has different from a known one; `None` if it is that one.
+pub(super) async fn news(
     connection: &mut SqliteConnection,
-    number: u64,
-) -> Result<Option<Revision>, StoreError> {
-    let Some(row) = sqlx::query("SELECT * FROM revisions WHERE number = $1")
-        .bind(signed(number))
-        .fetch_optional(&mut *connection)
+    known: u64,
+) -> Result<Option<RevisionNews>, StoreError> {
+    let newest: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM revisions")
+        .fetch_one(&mut *connection)
         .await
-        .map_err(translate)?
-    else {
+        .map_err(translate)?;
+    let newest = unsigned(newest.unwrap_or(0))?;
+    if newest == known {
+        return Ok(None);
+    }
+    let Some(meta) = find(connection, newest).await? else {
         return Ok(None);
     };
-    let texts = sqlx::query(
-        "SELECT kind, file, policy_id, text FROM revision_texts \
-         LEFT JOIN policy_texts ON sha256 = text_sha256 WHERE revision = $1 ORDER BY kind, ordinal",
+    // Older than what is known: the database was put back, so what is known is no base.
+    let since = if known < newest { known } else { 0 };
+    Ok(Some(RevisionNews {
+        meta,
+        since,
+        changes: changes(connection, since, newest).await?,
+    }))
+}
+
+async fn find(
+    connection: &mut SqliteConnection,
+    number: u64,
+) -> Result<Option<RevisionMeta>, StoreError> {
+    let row = sqlx::query("SELECT * FROM revisions WHERE number = $1")
+        .bind(signed(number))
+        .fetch_optional(connection)
+        .await
+        .map_err(translate)?;
+    row.as_ref().map(meta).transpose()
+}
+
+/// What revision `to` has different from revision `since`, by kind and name.
+async fn changes(
+    connection: &mut SqliteConnection,
+    since: u64,
+    to: u64,
+) -> Result<Vec<FileChange<Digest>>, StoreError> {
+    // Beside max(), a bare column is that of the row with the maximum (SQLite's lang_select).
+    let rows = sqlx::query(
+        "SELECT kind, name, text_sha256, max(revision) FROM revision_files \
+         WHERE revision > $1 AND revision <= $2 GROUP BY kind, name ORDER BY kind, name",
     )
-    .bind(signed(number))
-    .fetch_all(&mut *connection)
+    .bind(signed(since))
+    .bind(signed(to))
+    .fetch_all(connection)
     .await
     .map_err(translate)?;
-    let mut revision = Revision {
-        meta: meta(&row)?,
-        schema_files: Vec::new(),
-        chunks: Vec::new(),
-    };
-    for row in &texts {
-        let file = row.try_get("file").map_err(translate)?;
-        // A text that is gone is an error here, not a policy less. Asked for as a String,
-        // NULL would read as the empty text.
-        let text: Option<String> = row.try_get("text").map_err(translate)?;
-        let text = text.ok_or_else(|| corrupt("a revision without one of its texts"))?;
-        match row.try_get("kind").map_err(translate)? {
-            "policy" => {
-                let policy_id = row.try_get("policy_id").map_err(translate)?;
-                revision.chunks.push(PolicyChunk {
-                    file,
-                    policy_id,
-                    text,
-                });
-            }
-            "schema" => revision.schema_files.push(SourceFile { name: file, text }),
-            _ => return Err(corrupt("an unknown kind of revision text")),
-        }
-    }
-    Ok(Some(revision))
+    rows.iter()
+        .map(|row| {
+            file_change(
+                row.try_get("kind").map_err(translate)?,
+                row.try_get("name").map_err(translate)?,
+                row.try_get("text_sha256").map_err(translate)?,
+            )
+        })
+        .collect()
 }
 
 fn meta(row: &SqliteRow) -> Result<RevisionMeta, StoreError> {
@@ -92,49 +134,48 @@ fn meta(row: &SqliteRow) -> Result<RevisionMeta, StoreError> {
     })
 }
 
-/// Texts per statement. One statement each would take seconds for 100,000 policies,
-/// during which nothing else can be put on record.
+/// Rows of the manifest per statement.
 const PIECE: usize = 4096;
 
-/// Writes a manifest, and the texts that are new.
-pub(super) async fn insert_texts(
+/// Writes what the revision changed, and the texts that are new.
+pub(super) async fn insert_files(
     connection: &mut SqliteConnection,
     log_id: &str,
-    revision: &Revision,
+    revision: &NewRevision,
 ) -> Result<(), StoreError> {
-    let row = |kind: &str, ordinal: usize, file: &str, policy_id: Option<&str>, text: &str| {
-        let hash = hex::encode(sha256(text.as_bytes()));
-        serde_json::json!([kind, ordinal, file, policy_id, hash, text])
-    };
-    let policies = revision.chunks.iter().enumerate();
-    let policies =
-        policies.map(|(n, c)| row("policy", n, &c.file, c.policy_id.as_deref(), &c.text));
-    let schema = revision.schema_files.iter().enumerate();
-    let schema = schema.map(|(n, f)| row("schema", n, &f.name, None, &f.text));
-    let rows: Vec<serde_json::Value> = policies.chain(schema).collect();
-    for piece in rows.chunks(PIECE) {
-        let json = serde_json::Value::from(piece).to_string();
+    let put = revision.changes.iter().filter_map(|c| c.content.as_ref());
+    for file in put {
         sqlx::query(
-            "INSERT INTO policy_texts (sha256, log_id, text) \
-             SELECT unhex(value ->> 4), $1, value ->> 5 FROM json_each($2) WHERE true \
+            "INSERT INTO policy_texts (sha256, log_id, text) VALUES ($1, $2, $3) \
              ON CONFLICT (sha256) DO NOTHING",
         )
+        .bind(&file.sha256()[..])
         .bind(log_id)
-        .bind(&json)
+        .bind(&**file.text())
         .execute(&mut *connection)
         .await
         .map_err(translate)?;
+    }
+    for piece in revision.changes.chunks(PIECE) {
+        let row = |change: &FileChange<_>| {
+            let sha256 = change.content.as_ref().map(sha256_hex);
+            serde_json::json!([change.kind.as_str(), change.name, sha256])
+        };
+        let rows: Vec<serde_json::Value> = piece.iter().map(row).collect();
         sqlx::query(
-            "INSERT INTO revision_texts (revision, log_id, kind, ordinal, file, policy_id, \
-             text_sha256) SELECT $1, $2, value ->> 0, value ->> 1, value ->> 2, value ->> 3, \
-             unhex(value ->> 4) FROM json_each($3)",
+            "INSERT INTO revision_files (revision, log_id, kind, name, text_sha256) \
+             SELECT $1, $2, value ->> 0, value ->> 1, unhex(value ->> 2) FROM json_each($3)",
         )
         .bind(signed(revision.meta.number))
         .bind(log_id)
-        .bind(&json)
+        .bind(serde_json::Value::from(rows).to_string())
         .execute(&mut *connection)
         .await
         .map_err(translate)?;
     }
     Ok(())
+}
+
+fn sha256_hex(file: &crate::model::SourceFile) -> String {
+    hex::encode(file.sha256())
 }

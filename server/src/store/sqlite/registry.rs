@@ -16,7 +16,7 @@ impl RegistryStore for SqliteStore {
         // One read transaction: in WAL mode all of it sees one state of the database.
         let mut tx = self.readers.begin().await.map_err(translate)?;
         let since = signed(epoch);
-        let head: i64 = sqlx::query_scalar("SELECT epoch FROM log_head WHERE one = 1")
+        let head = sqlx::query("SELECT epoch, size FROM log_head WHERE one = 1")
             .fetch_optional(&mut *tx)
             .await
             .map_err(translate)?
@@ -36,20 +36,12 @@ impl RegistryStore for SqliteStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(translate)?;
-        let newest: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM revisions")
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(translate)?;
-        let newest = unsigned(newest.unwrap_or(0))?;
-        let revision = if newest == known_revision {
-            None
-        } else {
-            super::policy::load(&mut tx, newest).await?
-        };
-        let until = unsigned(head)?;
+        let revision = super::policy::news(&mut tx, known_revision).await?;
+        let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
         let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
         Ok(Changes {
             epoch: until,
+            size: unsigned(head.try_get("size").map_err(translate)?)?,
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,

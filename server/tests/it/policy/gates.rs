@@ -1,6 +1,7 @@
 //! What does not pass the gates never becomes active, and says where it is wrong.
 
 use zta_client::v1;
+use zta_server::policy::limits::SOURCE_BYTES_MAX;
 
 use super::{apply, file, in_force, with};
 use crate::support::Setup;
@@ -207,12 +208,12 @@ async fn a_schema_that_does_not_pass_is_refused() {
 async fn sets_over_the_limits_are_refused() {
     let server = Setup::sqlite().start().await;
     let admin = server.admin();
-    let large = format!("// {}", "x".repeat(4 * 1024 * 1024));
+    let large = format!("// {}", "x".repeat(SOURCE_BYTES_MAX));
     let source = with(&admin, "large.cedar", &large).await;
     assert_eq!(refused(apply(&admin, source, 1).await), "POLICY_INVALID");
     let (_, mut many) = in_force(&admin).await;
     many.policies
-        .extend((0..1100).map(|i| file(&format!("f{i}.cedar"), "// x")));
+        .extend((0..10_000).map(|i| file(&format!("f{i}.cedar"), "// x")));
     assert_eq!(refused(apply(&admin, many, 1).await), "POLICY_INVALID");
     for name in ["", "a\nb", "base.cedar"] {
         let source = with(&admin, name, "// x").await;

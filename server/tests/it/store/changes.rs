@@ -8,7 +8,7 @@ use zta_server::model::{AgentRecord, AgentState, Change, Conflict, Instance, Use
 use zta_server::store::{Changes, SharedStore};
 
 use super::queries::LOOK_ALIKES;
-use super::revisions::{chunk, revision};
+use super::revisions::{policy, revision};
 use super::support::{Db, NOW, change, decision, finish, prepared};
 
 const AGENT: &str = "spiffe://zta.local/agent/research";
@@ -307,7 +307,7 @@ pub(crate) async fn the_feed(db: Db) {
     succeeds(&db.store, &Change::CreateJoinToken(token("t1", AGENT))).await;
     assert_eq!(feed(0, 0).await.epoch, 2, "a join token moves no epoch");
     succeeds(&db.store, &enroll_at("t1", instance(1, AGENT), NOW)).await;
-    let one = revision(1, vec![chunk("a", Some("a"), "x")]);
+    let one = revision(1, vec![policy("a", "x")]);
     succeeds(&db.store, &Change::ApplyRevision(Box::new(one.clone()))).await;
     succeeds(
         &db.store,
@@ -329,7 +329,8 @@ pub(crate) async fn the_feed(db: Db) {
         ids.sort_unstable_by(|a, b| b.cmp(a));
         assert_eq!((changes.epoch, ids), (5, agents), "since {epoch}");
         assert_eq!(changes.instances.len(), instances, "since {epoch}");
-        assert_eq!(changes.revision.as_ref(), Some(&one), "revision 0 is known");
+        let news = changes.revision.expect("revision 0 is known");
+        assert_eq!(news.meta, one.meta);
     }
     assert_eq!(feed(0, 1).await.revision, None);
     // The epoch of an event that is not committed is nobody's business.
@@ -400,7 +401,7 @@ pub(crate) async fn each_change(store: &SharedStore) {
         roles: Vec::new(),
         create_time: NOW,
     };
-    let one = revision(1, vec![chunk("a", Some("a"), "x")]);
+    let one = revision(1, vec![policy("a", "x")]);
     for wanted in [
         Change::RegisterAgent(agent(AGENT)),
         Change::RegisterUser(user, instance(8, "u")),

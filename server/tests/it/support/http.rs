@@ -110,13 +110,25 @@ fn channel(server: &Server, credential: Option<PathBuf>) -> Channel {
 
 /// GETs a path over HTTP/1.1; the status and the body.
 pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
-    let mut stream = connect(server, b"http/1.1").await;
+    let ca = server.data().join("ca.pem");
+    let answer = get_at(server.endpoint(), &ca, path).await;
+    answer.expect("an HTTP answer")
+}
+
+/// Likewise, of a server that may not be up yet.
+pub(crate) async fn get_at(
+    endpoint: &str,
+    ca: &Path,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
+    let mut stream = dial(endpoint, ca, None, b"http/1.1").await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sends");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8(answer).expect("text");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let parts = answer.split_once("\r\n\r\n");
+    let (head, body) = parts.ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    (status.expect("a status"), body.to_owned())
+    Ok((status.expect("a status"), body.to_owned()))
 }

@@ -1,0 +1,179 @@
+//! Consistency tokens: what a client has seen done, no answer that it demands so may
+//! precede.
+
+use tonic_types::StatusExt as _;
+use zta_client::{Client, v1};
+
+use crate::support::rpc::{allowed, authorize, call, reason, refused};
+use crate::support::{Database, Server, Setup};
+
+fn demanding(token: &str) -> v1::AuthorizeRequest {
+    v1::AuthorizeRequest {
+        at_least_as_fresh: Some(v1::ConsistencyToken {
+            value: token.to_owned(),
+        }),
+        ..call("web_search")
+    }
+}
+
+fn value(token: Option<v1::ConsistencyToken>) -> String {
+    token.expect("a token").value
+}
+
+/// The same log, some leaves later.
+fn beyond(token: &str, by: u64) -> String {
+    let (log, size) = token.split_once(':').expect("a token of ours");
+    format!("{log}:{}", size.parse::<u64>().expect("a size") + by)
+}
+
+async fn not_fresh(client: &Client, token: &str) {
+    let started = std::time::Instant::now();
+    let status = authorize(client, demanding(token))
+        .await
+        .expect_err("too new");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (tonic::Code::Unavailable, "NOT_FRESH")
+    );
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+    assert!(
+        started.elapsed() >= std::time::Duration::from_secs(2),
+        "it waited"
+    );
+}
+
+#[tokio::test]
+async fn a_token_is_demanded_waited_for_or_refused() {
+    for database in Database::both().await {
+        let server = Setup::on(database).start().await;
+        let research = server.agent("research", &["researcher"]).await;
+        let token = value(
+            allowed(&research, call("web_search"))
+                .await
+                .consistency_token,
+        );
+        // Behind and at the head: answered, and newer than what was demanded.
+        for _ in 0..2 {
+            let answer = allowed(&research, demanding(&token)).await;
+            assert_ne!(value(answer.consistency_token), token);
+        }
+        let log = token.split_once(':').expect("a token of ours").0;
+        for garbage in [
+            "",
+            "x",
+            log,
+            &format!("{log}:"),
+            &format!("{log}:01"),
+            &format!("{log}:-1"),
+            &format!("{}:1", "0".repeat(32)),
+            &format!("{log}:1{}", "0".repeat(200)),
+            &format!("{}:1", uuid::Uuid::new_v4().simple()),
+        ] {
+            let answer = authorize(&research, demanding(garbage)).await;
+            assert_eq!(refused(answer), "CONSISTENCY_TOKEN_INVALID", "{garbage}");
+        }
+        let newest = value(
+            allowed(&research, call("web_search"))
+                .await
+                .consistency_token,
+        );
+        not_fresh(&research, &beyond(&newest, 1000)).await;
+        not_fresh(&research, &format!("{log}:{}", u64::MAX)).await;
+        // One item's demand is its own.
+        let request = v1::BatchAuthorizeRequest {
+            requests: vec![
+                demanding(&token),
+                demanding(&beyond(&newest, 1000)),
+                demanding("garbage"),
+                call("web_search"),
+            ],
+        };
+        let answer = research.authorization().batch_authorize(request).await;
+        let items = answer.expect("answers").into_inner().items;
+        let errors = items.iter().map(|item| match &item.result {
+            Some(v1::batch_authorize_item::Result::Error(error)) => error.reason.as_str(),
+            _ => "",
+        });
+        let errors: Vec<_> = errors.collect();
+        assert_eq!(errors, ["", "NOT_FRESH", "CONSISTENCY_TOKEN_INVALID", ""]);
+        server.assert_verifies();
+    }
+}
+
+#[tokio::test]
+async fn who_waits_is_woken_by_what_it_waits_for() {
+    let first = Setup::on(Database::postgres().await).start().await;
+    let second = first.replica().await;
+    first.register("research", &["researcher"]).await;
+    let credential = first.enroll("research").await;
+    let (here, there) = (first.client(credential.clone()), second.client(credential));
+    let token = value(allowed(&here, call("web_search")).await.consistency_token);
+    let demanded = beyond(&token, 3);
+    let waiting = tokio::spawn(async move { authorize(&there, demanding(&demanded)).await });
+    let mut waiting = std::pin::pin!(waiting);
+    // Three more leaves at the other replica, while it waits here.
+    for _ in 0..3 {
+        let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut waiting).await;
+        assert!(early.is_err(), "answered before the log was that long");
+        allowed(&here, call("web_search")).await;
+    }
+    let answer = waiting.await.expect("a task").expect("a decision");
+    assert!(answer.sequence >= 3);
+}
+
+async fn two() -> (Server, Server) {
+    let first = Setup::on(Database::postgres().await).start().await;
+    let second = first.replica().await;
+    (first, second)
+}
+
+#[tokio::test]
+async fn after_a_write_at_one_replica_the_demand_at_the_other_is_met() {
+    let (first, second) = two().await;
+    let admin = first.admin();
+    let mut agents = admin.agents();
+    let register = v1::RegisterRequest {
+        name: "research".to_owned(),
+        roles: vec!["researcher".to_owned()],
+        owner: String::new(),
+    };
+    let mut tokens = Vec::new();
+    let answer = agents.register(register).await.expect("registers");
+    tokens.push(value(answer.into_inner().consistency_token));
+    let agent = || "research".to_owned();
+    let answer = agents
+        .create_join_token(v1::CreateJoinTokenRequest { agent: agent() })
+        .await;
+    tokens.push(value(
+        answer.expect("a join token").into_inner().consistency_token,
+    ));
+    let research = second.client(first.enroll("research").await);
+    let answer = research.agents().renew(v1::RenewRequest {}).await;
+    tokens.push(value(
+        answer.expect("renews").into_inner().consistency_token,
+    ));
+    for suspended in [true, false, true] {
+        let token = if suspended {
+            let (agent, note) = (agent(), String::new());
+            let answer = agents.suspend(v1::SuspendRequest { agent, note }).await;
+            answer.expect("suspends").into_inner().consistency_token
+        } else {
+            let (agent, note) = (agent(), String::new());
+            let answer = agents.reinstate(v1::ReinstateRequest { agent, note }).await;
+            answer.expect("reinstates").into_inner().consistency_token
+        };
+        let token = value(token);
+        let answer = authorize(&research, demanding(&token))
+            .await
+            .expect("a decision");
+        assert_eq!(answer.reason() == v1::DenyReason::Suspended, suspended);
+        tokens.push(token);
+    }
+    let sizes = tokens
+        .iter()
+        .map(|t| t.split_once(':').expect("ours").1.parse().expect("a size"));
+    assert!(
+        sizes.collect::<Vec<u64>>().is_sorted_by(|a, b| a < b),
+        "{tokens:?}"
+    );
+}
