@@ -17,13 +17,21 @@ fn given(ty: &str, id: &str, attributes: &str, parents: &[(&str, &str)]) -> v1::
     v1::Entity {
         uid: entity(ty, id),
         attributes_json: attributes.to_owned(),
-        parents: parents.iter().filter_map(|(ty, id)| entity(ty, id)).collect(),
+        parents: parents
+            .iter()
+            .filter_map(|(ty, id)| entity(ty, id))
+            .collect(),
         tags_json: String::new(),
     }
 }
 
 fn doc(id: &str, title: &str) -> v1::Entity {
-    given("App::Doc", id, &json!({ "title": title }).to_string(), &[("App::Team", "t")])
+    given(
+        "App::Doc",
+        id,
+        &json!({ "title": title }).to_string(),
+        &[("App::Team", "t")],
+    )
 }
 
 async fn put(client: &Client, entities: Vec<v1::Entity>) -> Result<u32, Status> {
@@ -46,7 +54,12 @@ async fn delete(client: &Client, ty: &str, ids: &[&str]) -> Result<u32, Status> 
     let request = v1::EntityServiceDeleteRequest {
         uids: ids.iter().filter_map(|id| entity(ty, id)).collect(),
     };
-    Ok(client.entities().delete(request).await?.into_inner().deleted)
+    Ok(client
+        .entities()
+        .delete(request)
+        .await?
+        .into_inner()
+        .deleted)
 }
 
 /// The ids of all pages of a list.
@@ -60,7 +73,12 @@ async fn list(client: &Client, ty: &str, page_size: u32) -> Vec<String> {
             page_token,
             at_least_as_fresh: None,
         };
-        let page = client.entities().list(request).await.expect("a page").into_inner();
+        let page = client
+            .entities()
+            .list(request)
+            .await
+            .expect("a page")
+            .into_inner();
         assert!(page.entities.len() <= page_size as usize);
         ids.extend(page.entities.into_iter().filter_map(|e| Some(e.uid?.id)));
         page_token = page.next_page_token;
@@ -100,24 +118,47 @@ async fn lives(database: Database) {
     let docs: Vec<_> = (0..25).map(|n| doc(&format!("d{n:02}"), "x")).collect();
     assert_eq!(put(&admin, docs.clone()).await.expect("puts"), 25);
     assert_eq!(put(&admin, docs).await.expect("puts"), 0, "nothing changed");
-    let price = given("App::Doc", "D", r#" {"title":"é\u0000","price":2.50} "#, &[]);
+    let price = given(
+        "App::Doc",
+        "D",
+        r#" {"title":"é\u0000","price":2.50} "#,
+        &[],
+    );
     let changed = put(&admin, vec![doc("d00", "y"), doc("d01", "x"), price]).await;
     assert_eq!(changed.expect("puts"), 2);
     let found = get(&admin, "App::Doc", &["d00", "nobody", "D"]).await;
     let contents: Vec<_> = found.iter().map(|e| e.attributes_json.as_str()).collect();
-    assert_eq!(contents, [r#"{"title":"y"}"#, r#"{"price":"2.5","title":"é\u0000"}"#]);
-    assert_eq!(found[0].parents, vec![entity("App::Team", "t").expect("a uid")]);
-    put(&admin, vec![given("App::Team", "t", "", &[]), given("ZTA::Tool", "t", "", &[])])
-        .await
-        .expect("puts");
+    assert_eq!(
+        contents,
+        [r#"{"title":"y"}"#, r#"{"price":"2.5","title":"é\u0000"}"#]
+    );
+    assert_eq!(
+        found[0].parents,
+        vec![entity("App::Team", "t").expect("a uid")]
+    );
+    put(
+        &admin,
+        vec![
+            given("App::Team", "t", "", &[]),
+            given("ZTA::Tool", "t", "", &[]),
+        ],
+    )
+    .await
+    .expect("puts");
     let ids = list(&admin, "App::Doc", 10).await;
-    assert_eq!((ids.len(), ids[0].as_str(), ids[1].as_str()), (26, "D", "d00"));
+    assert_eq!(
+        (ids.len(), ids[0].as_str(), ids[1].as_str()),
+        (26, "D", "d00")
+    );
     assert!(ids.is_sorted());
     assert_eq!(list(&admin, "", 7).await.len(), 28);
     assert_eq!(list(&admin, "App::Nothing", 7).await.len(), 0);
     let deleted = delete(&admin, "App::Doc", &["d00", "d00", "nobody"]).await;
     assert_eq!(deleted.expect("deletes"), 1);
-    assert_eq!(delete(&admin, "App::Doc", &["d00"]).await.expect("deletes"), 0);
+    assert_eq!(
+        delete(&admin, "App::Doc", &["d00"]).await.expect("deletes"),
+        0
+    );
     assert_eq!(list(&admin, "App::Doc", 26).await.len(), 25);
     // Nothing of it is lost, or comes back.
     server.stop().await;
@@ -154,29 +195,79 @@ async fn what_is_wrong_with_entities_is_said_and_nothing_is_put() {
         ("none", vec![], "FIELD_INVALID"),
         ("too many", many, "LIMIT_EXCEEDED"),
         ("no uid", two(v1::Entity::default()), "FIELD_INVALID"),
-        ("an empty id", two(given("App::Doc", "", "{}", &[])), "FIELD_INVALID"),
-        ("no type", two(given("App::", "x", "{}", &[])), "FIELD_INVALID"),
+        (
+            "an empty id",
+            two(given("App::Doc", "", "{}", &[])),
+            "FIELD_INVALID",
+        ),
+        (
+            "no type",
+            two(given("App::", "x", "{}", &[])),
+            "FIELD_INVALID",
+        ),
         ("no JSON", doc_with("{"), "FIELD_INVALID"),
         ("a list", doc_with("[]"), "FIELD_INVALID"),
-        ("a key twice", doc_with(r#"{"title":"a","title":"b"}"#), "FIELD_INVALID"),
+        (
+            "a key twice",
+            doc_with(r#"{"title":"a","title":"b"}"#),
+            "FIELD_INVALID",
+        ),
         ("deep", doc_with(&deep), "FIELD_INVALID"),
         ("long", doc_with(&long), "LIMIT_EXCEEDED"),
-        ("in many", two(given("App::Doc", "bad", r#"{"title":"x"}"#, &in_many)), "LIMIT_EXCEEDED"),
+        (
+            "in many",
+            two(given("App::Doc", "bad", r#"{"title":"x"}"#, &in_many)),
+            "LIMIT_EXCEEDED",
+        ),
         ("missing", doc_with("{}"), "ENTITY_INVALID"),
-        ("undeclared", doc_with(r#"{"title":"x","more":1}"#), "ENTITY_INVALID"),
+        (
+            "undeclared",
+            doc_with(r#"{"title":"x","more":1}"#),
+            "ENTITY_INVALID",
+        ),
         ("another type", doc_with(r#"{"title":5}"#), "ENTITY_INVALID"),
-        ("an escape", doc_with(r#"{"title":{"__entity":{"type":"App::Doc","id":"x"}}}"#), "ENTITY_INVALID"),
-        ("a type unknown", two(given("App::No", "x", "{}", &[])), "ENTITY_INVALID"),
-        ("a parent's type", two(given("App::Team", "x", "{}", &[("App::Doc", "d")])), "ENTITY_INVALID"),
+        (
+            "an escape",
+            doc_with(r#"{"title":{"__entity":{"type":"App::Doc","id":"x"}}}"#),
+            "ENTITY_INVALID",
+        ),
+        (
+            "a type unknown",
+            two(given("App::No", "x", "{}", &[])),
+            "ENTITY_INVALID",
+        ),
+        (
+            "a parent's type",
+            two(given("App::Team", "x", "{}", &[("App::Doc", "d")])),
+            "ENTITY_INVALID",
+        ),
         ("twice", two(doc("good", "y")), "ENTITY_INVALID"),
-        ("in itself", two(given("App::Team", "x", "{}", &[("App::Team", "x")])), "ENTITY_INVALID"),
-        ("an agent", two(given("ZTA::Agent", "x", "{}", &[])), "ENTITY_TYPE_RESERVED"),
-        ("a role", two(given("ZTA::Role", "admin", "{}", &[])), "ENTITY_TYPE_RESERVED"),
-        ("an action", two(given("App::Action", "x", "{}", &[])), "ENTITY_TYPE_RESERVED"),
+        (
+            "in itself",
+            two(given("App::Team", "x", "{}", &[("App::Team", "x")])),
+            "ENTITY_INVALID",
+        ),
+        (
+            "an agent",
+            two(given("ZTA::Agent", "x", "{}", &[])),
+            "ENTITY_TYPE_RESERVED",
+        ),
+        (
+            "a role",
+            two(given("ZTA::Role", "admin", "{}", &[])),
+            "ENTITY_TYPE_RESERVED",
+        ),
+        (
+            "an action",
+            two(given("App::Action", "x", "{}", &[])),
+            "ENTITY_TYPE_RESERVED",
+        ),
     ] {
         assert_eq!(refused(put(&admin, entities).await), expected, "{what}");
     }
-    let status = put(&admin, doc_with(r#"{"title":5}"#)).await.expect_err("a misfit");
+    let status = put(&admin, doc_with(r#"{"title":5}"#))
+        .await
+        .expect_err("a misfit");
     assert_eq!(
         status.message(),
         r#"entities[1] App::Doc::"bad": `attributes.title` must be a string, found an integer"#
@@ -185,14 +276,22 @@ async fn what_is_wrong_with_entities_is_said_and_nothing_is_put() {
     let circle = vec![team("a", "b"), team("b", "c"), team("c", "a")];
     assert_eq!(refused(put(&admin, circle).await), "ENTITY_INVALID");
     // Neither in one batch nor by several.
-    put(&admin, vec![team("a", "b"), team("b", "c")]).await.expect("no circle yet");
-    assert_eq!(refused(put(&admin, vec![team("c", "a")]).await), "ENTITY_INVALID");
+    put(&admin, vec![team("a", "b"), team("b", "c")])
+        .await
+        .expect("no circle yet");
+    assert_eq!(
+        refused(put(&admin, vec![team("c", "a")]).await),
+        "ENTITY_INVALID"
+    );
     assert_eq!(list(&admin, "", 100).await, ["a", "b"], "all or none");
     let token = v1::EntityServiceListRequest {
         page_token: "zz".to_owned(),
         ..v1::EntityServiceListRequest::default()
     };
-    assert_eq!(refused(admin.entities().list(token).await), "PAGE_TOKEN_INVALID");
+    assert_eq!(
+        refused(admin.entities().list(token).await),
+        "PAGE_TOKEN_INVALID"
+    );
     server.assert_verifies();
 }
 
@@ -200,29 +299,50 @@ async fn what_is_wrong_with_entities_is_said_and_nothing_is_put() {
 async fn each_act_is_decided_and_on_record_without_contents() {
     let (server, admin) = with_schema(Database::Sqlite).await;
     let secret = doc("d", "do-not-tell");
-    put(&admin, vec![secret, given("ZTA::Tool", "t", "", &[])]).await.expect("puts");
+    put(&admin, vec![secret, given("ZTA::Tool", "t", "", &[])])
+        .await
+        .expect("puts");
     let refused_put = put(&admin, vec![given("App::Doc", "x", "{}", &[])]).await;
-    assert_eq!(reason(&refused_put.expect_err("a misfit")), "ENTITY_INVALID");
-    delete(&admin, "App::Doc", &["d", "x"]).await.expect("deletes");
+    assert_eq!(
+        reason(&refused_put.expect_err("a misfit")),
+        "ENTITY_INVALID"
+    );
+    delete(&admin, "App::Doc", &["d", "x"])
+        .await
+        .expect("deletes");
     let acts = events(&admin, &["admin"]).await;
     let acts: Vec<&Value> = acts.iter().map(|(_, leaf)| leaf).collect();
     let detail = |n: usize| (acts[n]["action"]["id"].clone(), acts[n]["detail"].clone());
     let (action, deleted) = detail(1);
     assert_eq!(action, "delete_entities");
-    assert_eq!((&deleted["given"], &deleted["changed"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&deleted["given"], &deleted["changed"]),
+        (&json!(2), &json!(1))
+    );
     let (action, failed) = detail(2);
     assert_eq!(action, "put_entities");
-    assert!(failed["failed"].as_str().is_some_and(|f| f.contains("is missing")), "{failed}");
+    assert!(
+        failed["failed"]
+            .as_str()
+            .is_some_and(|f| f.contains("is missing")),
+        "{failed}"
+    );
     let (_, done) = detail(3);
     assert_eq!(done["types"], json!({"App::Doc": 1, "ZTA::Tool": 1}));
     let line = concat!(
         r#"{"attributes":{"title":"do-not-tell"},"id":"d","parents":[{"type":"App::Team","id":"t"}],"#,
-        r#""tags":{},"type":"App::Doc"}"#, "\n",
-        r#"{"attributes":{},"id":"t","parents":[],"tags":{},"type":"ZTA::Tool"}"#, "\n"
+        r#""tags":{},"type":"App::Doc"}"#,
+        "\n",
+        r#"{"attributes":{},"id":"t","parents":[],"tags":{},"type":"ZTA::Tool"}"#,
+        "\n"
     );
     let digest = zta_server::model::arguments::sha256(line.as_bytes());
     assert_eq!(done["sha256"], hex::encode(digest));
-    assert!(!serde_json::to_string(&acts).expect("json").contains("do-not-tell"));
+    assert!(
+        !serde_json::to_string(&acts)
+            .expect("json")
+            .contains("do-not-tell")
+    );
     assert!(!server.log().contains("do-not-tell"));
     // An agent may not, and that is on record too.
     let agent = server.agent("research", &["researcher"]).await;
@@ -235,7 +355,10 @@ async fn each_act_is_decided_and_on_record_without_contents() {
     assert_eq!(refused(agent.entities().get(get).await), "NOT_PERMITTED");
     let (sequence, _) = events(&admin, &["admin"]).await[1].clone();
     let denied = event(&admin, sequence).await;
-    assert_eq!((&denied["action"]["id"], &denied["effect"]), (&json!("read_entities"), &json!("deny")));
+    assert_eq!(
+        (&denied["action"]["id"], &denied["effect"]),
+        (&json!("read_entities"), &json!("deny"))
+    );
 }
 
 #[tokio::test]
@@ -245,13 +368,26 @@ async fn a_schema_that_stored_entities_do_not_fit_is_refused() {
     put(&admin, docs).await.expect("puts");
     for (what, schema) in [
         ("a type is gone", SCHEMA.replace("Doc", "Page")),
-        ("another type", SCHEMA.replace("title: String", "title: Long")),
-        ("one more", SCHEMA.replace("title: String", "title: String, size: Long")),
-        ("another parent", SCHEMA.replace("in [Team, ZTA::Group]", "in [ZTA::Group]")),
+        (
+            "another type",
+            SCHEMA.replace("title: String", "title: Long"),
+        ),
+        (
+            "one more",
+            SCHEMA.replace("title: String", "title: String, size: Long"),
+        ),
+        (
+            "another parent",
+            SCHEMA.replace("in [Team, ZTA::Group]", "in [ZTA::Group]"),
+        ),
     ] {
         let status = apply_schema(&admin, &schema).await.expect_err(what);
         assert_eq!(reason(&status), "POLICY_INVALID", "{what}");
-        assert!(status.message().contains("App::Doc::\"d"), "{what}: {}", status.message());
+        assert!(
+            status.message().contains("App::Doc::\"d"),
+            "{what}: {}",
+            status.message()
+        );
     }
     // A text can become a decimal, and then reads as one.
     apply_schema(&admin, &SCHEMA.replace("title: String", "title: decimal"))
@@ -259,7 +395,10 @@ async fn a_schema_that_stored_entities_do_not_fit_is_refused() {
         .expect("fits");
     let found = get(&admin, "App::Doc", &["d3"]).await;
     assert_eq!(found[0].attributes_json, r#"{"title":"1.5"}"#);
-    assert_eq!(refused(put(&admin, vec![doc("d3", "x")]).await), "ENTITY_INVALID");
+    assert_eq!(
+        refused(put(&admin, vec![doc("d3", "x")]).await),
+        "ENTITY_INVALID"
+    );
     drop(server);
 }
 
@@ -272,12 +411,20 @@ async fn what_one_replica_stores_the_other_has_on_its_next_call() {
         let title = format!("round {round}");
         put(&admin, vec![doc("d", &title)]).await.expect("puts");
         let seen = get(&other, "App::Doc", &["d"]).await;
-        assert_eq!(seen[0].attributes_json, json!({ "title": title }).to_string());
+        assert_eq!(
+            seen[0].attributes_json,
+            json!({ "title": title }).to_string()
+        );
         // The circle is closed by two replicas, so one of them must see the other's half.
         let team = |id: &str, of: &str| given("App::Team", id, "", &[("App::Team", of)]);
         let (a, b) = (format!("a{round}"), format!("b{round}"));
-        put(&admin, vec![team(&a, &b)]).await.expect("half a circle");
-        assert_eq!(refused(put(&other, vec![team(&b, &a)]).await), "ENTITY_INVALID");
+        put(&admin, vec![team(&a, &b)])
+            .await
+            .expect("half a circle");
+        assert_eq!(
+            refused(put(&other, vec![team(&b, &a)]).await),
+            "ENTITY_INVALID"
+        );
         delete(&other, "App::Doc", &["d"]).await.expect("deletes");
         assert_eq!(get(&admin, "App::Doc", &["d"]).await, []);
     }
@@ -297,7 +444,10 @@ async fn the_command_line_puts_gets_lists_and_deletes() {
     std::fs::write(&file, lines.join("\n")).expect("write");
     let run = |arguments: &[&str]| {
         let output = server.zta(arguments);
-        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+        (
+            output.status.code(),
+            text(&output.stdout) + &text(&output.stderr),
+        )
     };
     let path = file.to_str().expect("a path");
     let (code, said) = run(&["entity", "put", path, "--json"]);
@@ -305,7 +455,10 @@ async fn the_command_line_puts_gets_lists_and_deletes() {
     let (code, said) = run(&["entity", "get", "App::Doc", "b"]);
     assert_eq!(code, Some(0), "{said}");
     let got: Value = serde_json::from_str(&said).expect("json");
-    assert_eq!(got["attrs"], json!({"title": "y", "owner": {"type": "App::Doc", "id": "a"}}));
+    assert_eq!(
+        got["attrs"],
+        json!({"title": "y", "owner": {"type": "App::Doc", "id": "a"}})
+    );
     // What is shown can be put again: as a list, and changes nothing.
     let (_, all) = run(&["entity", "list", "--json"]);
     let all: Vec<&str> = all.lines().collect();

@@ -19,9 +19,9 @@ mod value;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy_core::ast::{Entity, EntityType, EntityUID};
+use cedar_policy_core::ast::{Entity, EntityType};
 
-use self::packed::{Names, Packed, Unpacked, pack, uid_of};
+use self::packed::{Names, Packed, Unpacked, pack};
 pub use self::slice::SliceError;
 pub use self::types::EntityTypes;
 use self::types::is_reserved;
@@ -448,10 +448,4 @@ impl EntityTypes {
             .entity(&names, &ty, &mut Vec::new())
             .ok_or_else(broken)
     }
-}
-
-/// Our reference as Cedar's; `None` for what is no type.
-#[cfg(test)]
-fn cedar_uid(uid: &EntityUid) -> Option<EntityUID> {
-    Some(uid_of(&uid.ty.parse().ok()?, &uid.id))
 }

@@ -6,7 +6,7 @@ use zta_server::store::SharedStore;
 use super::queries::LOOK_ALIKES;
 use super::support::{Db, change};
 
-fn entity(ty: &str, id: &str, attributes: &str) -> StoredEntity {
+pub(crate) fn entity(ty: &str, id: &str, attributes: &str) -> StoredEntity {
     StoredEntity {
         uid: EntityUid::new(ty, id),
         parents: vec![EntityUid::new("ZTA::Group", "g \"1\"")],
@@ -30,7 +30,9 @@ async fn feed(store: &SharedStore, since: u64, until: u64, page: u32) -> Vec<Ent
     let mut all = Vec::new();
     let mut after: Option<EntityCursor> = None;
     loop {
-        let page = store.entity_changes(since, until, after.as_ref(), page).await;
+        let page = store
+            .entity_changes(since, until, after.as_ref(), page)
+            .await;
         let page = page.expect("a page");
         all.extend(page.versions);
         after = page.next;
@@ -45,7 +47,11 @@ pub(crate) async fn versions(db: Db) {
     let one = |attributes: &str| entity("A", "1", attributes);
     let (two, three) = (entity("A", "2", "{}"), entity("B", "1", "{}"));
     put(&db.store, &[one("{}"), two.clone()]).await;
-    put(&db.store, &[one(r#"{"n":9223372036854775807}"#), three.clone()]).await;
+    put(
+        &db.store,
+        &[one(r#"{"n":9223372036854775807}"#), three.clone()],
+    )
+    .await;
     delete(&db.store, &[two.uid.clone()]).await;
     put(&db.store, &[one("{}")]).await;
     put(&db.store, &[two.clone()]).await;
@@ -107,7 +113,11 @@ pub(crate) async fn look_alikes(db: Db) {
         let mut read: Vec<StoredEntity> = Vec::new();
         loop {
             let after = read.last().map(|e| e.uid.clone());
-            let more = db.store.entities(None, after.as_ref(), page).await.expect("a page");
+            let more = db
+                .store
+                .entities(None, after.as_ref(), page)
+                .await
+                .expect("a page");
             if more.is_empty() {
                 break;
             }
@@ -118,7 +128,9 @@ pub(crate) async fn look_alikes(db: Db) {
     }
     let first = EntityUid::new("App::T", LOOK_ALIKES[0]);
     let of_type = db.store.entities(Some("App::T"), Some(&first), 1000).await;
-    let rest = all.iter().filter(|e| e.uid.ty == "App::T" && e.uid.id > first.id);
+    let rest = all
+        .iter()
+        .filter(|e| e.uid.ty == "App::T" && e.uid.id > first.id);
     assert_eq!(of_type.expect("list"), rest.cloned().collect::<Vec<_>>());
     delete(&db.store, std::slice::from_ref(&first)).await;
     let list = db.store.entities(None, None, 1000).await.expect("list");
