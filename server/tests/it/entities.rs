@@ -330,7 +330,7 @@ async fn each_act_is_decided_and_on_record_without_contents() {
     let (_, done) = detail(3);
     assert_eq!(done["types"], json!({"App::Doc": 1, "ZTA::Tool": 1}));
     let line = concat!(
-        r#"{"attributes":{"title":"do-not-tell"},"id":"d","parents":[{"type":"App::Team","id":"t"}],"#,
+        r#"{"attributes":{"title":"do-not-tell"},"id":"d","parents":[{"id":"t","type":"App::Team"}],"#,
         r#""tags":{},"type":"App::Doc"}"#,
         "\n",
         r#"{"attributes":{},"id":"t","parents":[],"tags":{},"type":"ZTA::Tool"}"#,
@@ -451,7 +451,7 @@ async fn the_command_line_puts_gets_lists_and_deletes() {
     };
     let path = file.to_str().expect("a path");
     let (code, said) = run(&["entity", "put", path, "--json"]);
-    assert_eq!((code, said.trim()), (Some(0), r#"{"changed":3,"put":3}"#));
+    assert_eq!((code, said.trim()), (Some(0), r#"{"put":3,"changed":3}"#));
     let (code, said) = run(&["entity", "get", "App::Doc", "b"]);
     assert_eq!(code, Some(0), "{said}");
     let got: Value = serde_json::from_str(&said).expect("json");

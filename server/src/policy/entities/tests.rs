@@ -1,5 +1,6 @@
 //! The map and the slice against Cedar's own entities, and each way not to fit.
 
+mod measure;
 mod property;
 
 use cedar_policy::Entities;
