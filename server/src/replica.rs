@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use crate::identity::registry::Registry;
 use crate::model::revision::{Digest, FileChange, RevisionNews};
 use crate::model::{EntityPage, EntityVersion, RevisionMeta, SourceFile};
-use crate::policy::{EntityMap, EntityTypes, PolicySource, SharedSet, compile, content_sha256};
+use crate::policy::{
+    Compiled, EntityMap, EntityTypes, PolicySource, SharedSet, compile, content_sha256,
+};
 use crate::store::{Changes, ENTITY_PAGE, SharedStore, StoreError};
 
 /// How long a request waits for a state that it demands.
@@ -42,6 +44,24 @@ pub(crate) struct State {
     pub(crate) revision: Option<Arc<ActiveRevision>>,
     /// Stored entities, read by the schema of the revision.
     pub(crate) entities: EntityMap,
+}
+
+impl State {
+    /// Whether the stored entities fit a candidate's schema. Exact for a change of this
+    /// epoch, and as cheap as what the schema changed.
+    ///
+    /// # Errors
+    /// The first ten that do not, each with what does not.
+    pub(crate) fn fits(&self, candidate: &Compiled) -> Result<(), Vec<String>> {
+        let Some(revision) = &self.revision else {
+            return Ok(());
+        };
+        let (before, after) = (revision.compiled.entity_types(), candidate.entity_types());
+        if self.entities.is_empty() || Arc::ptr_eq(before, after) {
+            return Ok(());
+        }
+        self.entities.under(before, after).map(drop)
+    }
 }
 
 /// Holds the newest state.

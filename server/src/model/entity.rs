@@ -71,12 +71,17 @@ pub struct EntityPage {
 impl StoredEntity {
     /// The line of canonical JSON that stands for it in the digest of a change.
     pub fn digest_line(&self) -> String {
-        let parents = serde_json::to_string(&self.parents).unwrap_or_default();
         let text = |s: &str| serde_json::Value::from(s).to_string();
+        let uid = |uid: &EntityUid| {
+            let (id, ty) = (text(&uid.id), text(&uid.ty));
+            format!("{{\"id\":{id},\"type\":{ty}}}")
+        };
+        let parents: Vec<String> = self.parents.iter().map(uid).collect();
         format!(
-            "{{\"attributes\":{},\"id\":{},\"parents\":{parents},\"tags\":{},\"type\":{}}}\n",
+            "{{\"attributes\":{},\"id\":{},\"parents\":[{}],\"tags\":{},\"type\":{}}}\n",
             self.attributes,
             text(&self.uid.id),
+            parents.join(","),
             self.tags,
             text(&self.uid.ty),
         )

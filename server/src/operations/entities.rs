@@ -1,7 +1,6 @@
 //! Entities (PIP): put, get, list and delete.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
@@ -11,8 +10,7 @@ use crate::identity::registry::Credential;
 use crate::model::arguments::sha256;
 use crate::model::{AccessRequest, Change, Decision, EntityUid, GivenEntity, StoredEntity};
 use crate::pdp::{Act, PdpError};
-use crate::policy::{Compiled, Diagnostic};
-use crate::replica::State;
+use crate::policy::Diagnostic;
 
 /// Types that the record of one act names; a schema may declare more.
 const TYPES_RECORDED_MAX: usize = 32;
@@ -99,21 +97,6 @@ impl Operations {
         self.read(credential, "read_entities").await?;
         Ok(self.store.entities(ty, after, limit).await?)
     }
-}
-
-/// Refuses policies whose schema the stored entities do not fit. Exact, because it is
-/// asked of the state that the change is compared with at its commit.
-pub(super) fn fit(state: &State, candidate: &Compiled) -> Result<(), PdpError> {
-    let Some(revision) = &state.revision else {
-        return Ok(());
-    };
-    let (before, after) = (revision.compiled.entity_types(), candidate.entity_types());
-    if state.entities.is_empty() || Arc::ptr_eq(before, after) {
-        return Ok(());
-    }
-    beside(|| state.entities.under(before, after))
-        .map(drop)
-        .map_err(PdpError::Misfits)
 }
 
 /// Misfits as what is wrong with the candidate.

@@ -125,7 +125,8 @@ impl Operations {
                 if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
                     return Err(PdpError::Lockout);
                 }
-                super::entities::fit(state, &passed.compiled)?;
+                super::entities::beside(|| state.fits(&passed.compiled))
+                    .map_err(PdpError::Misfits)?;
                 let meta = RevisionMeta {
                     number: passed.expected.saturating_add(1),
                     author: caller.principal.uid(),

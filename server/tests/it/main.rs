@@ -12,6 +12,7 @@ mod audit;
 mod crash;
 mod doors;
 mod engine;
+mod entities;
 mod identity;
 mod operations;
 mod policy;

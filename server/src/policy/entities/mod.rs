@@ -19,12 +19,8 @@ mod value;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
-#[cfg(test)]
-use cedar_policy_core::ast::EntityUID;
 use cedar_policy_core::ast::{Entity, EntityType};
 
-#[cfg(test)]
-use self::packed::uid_of;
 use self::packed::{Names, Packed, Unpacked, pack};
 pub use self::slice::SliceError;
 pub use self::types::EntityTypes;
@@ -441,10 +437,4 @@ impl EntityTypes {
             .entity(&names, &ty, &mut Vec::new())
             .ok_or_else(broken)
     }
-}
-
-/// Our reference as Cedar's; `None` for what is no type.
-#[cfg(test)]
-fn cedar_uid(uid: &EntityUid) -> Option<EntityUID> {
-    Some(uid_of(&uid.ty.parse().ok()?, &uid.id))
 }

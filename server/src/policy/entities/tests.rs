@@ -1,8 +1,10 @@
 //! The map and the slice against Cedar's own entities, and each way not to fit.
 
+mod measure;
 mod property;
 
 use cedar_policy::Entities;
+use cedar_policy_core::ast::EntityUID;
 use cedar_policy_core::entities::Dereference;
 use serde_json::{Value, json};
 
@@ -38,6 +40,11 @@ fn uid(text: &str) -> EntityUid {
         format!("App::{ty}")
     };
     EntityUid::new(ty, id)
+}
+
+/// Our reference as Cedar's.
+fn cedar_uid(uid: &EntityUid) -> Option<EntityUID> {
+    Some(super::packed::uid_of(&uid.ty.parse().ok()?, &uid.id))
 }
 
 fn given_of(of: &str, parents: &[&str], attributes: &str, tags: &str) -> GivenEntity {

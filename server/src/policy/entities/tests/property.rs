@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::*;
-use super::{SCHEMA, cedars, given_of, uid, vocabulary};
+use super::{SCHEMA, cedar_uid, cedars, given_of, uid, vocabulary};
 
 /// What happens to the entities, in a world small enough for everything to meet.
 #[derive(Clone, Debug)]
