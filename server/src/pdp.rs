@@ -17,7 +17,7 @@ use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
     PrincipalKind, Verdict,
 };
-use crate::policy::{Facts, Party, PolicyError};
+use crate::policy::{EntityError, Facts, Party, PolicyError};
 use crate::replica::{Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -55,6 +55,9 @@ pub(crate) enum PdpError {
     /// An act concerns a principal that is not registered.
     #[error("there is no such agent or user")]
     PrincipalNotFound,
+    /// Entities that cannot be put.
+    #[error(transparent)]
+    Entity(#[from] EntityError),
     /// Not on record, so not decided.
     #[error(transparent)]
     Append(AppendError),

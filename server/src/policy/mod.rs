@@ -9,6 +9,7 @@ mod context;
 mod convert;
 mod declarations;
 mod diagnostic;
+mod entities;
 mod entry;
 mod evaluate;
 mod explain;
@@ -30,6 +31,7 @@ mod vocabulary;
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, compile};
 pub use diagnostic::Diagnostic;
+pub use entities::{EntityError, EntityMap, EntityTypes, GivenEntity, SliceError};
 pub use evaluate::{Facts, Party, PolicyError};
 pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
 pub use patch::{PatchError, PolicyPatch};
@@ -60,4 +62,16 @@ pub mod limits {
     pub const NESTING_MAX: usize = 100;
     /// Bytes of one policy, or of one declaration of a schema.
     pub const STATEMENT_BYTES_MAX: usize = 32 * 1024;
+    /// Entities that can be stored.
+    pub const ENTITIES_MAX: usize = 5_000_000;
+    /// Bytes of an entity's attributes and tags, as canonical JSON.
+    pub const ENTITY_BYTES_MAX: usize = 32 * 1024;
+    /// Parents that an entity names itself.
+    pub const ENTITY_PARENTS_MAX: usize = 256;
+    /// Entities that an entity is in, over all levels.
+    pub const ANCESTORS_MAX: usize = 1000;
+    /// Stored entities that one request may reach.
+    pub const SLICE_ENTITIES_MAX: usize = 1000;
+    /// Ancestors of all entities of one request together.
+    pub const SLICE_ANCESTORS_MAX: usize = 10_000;
 }
