@@ -7,6 +7,7 @@ mod cedar;
 mod compile;
 mod context;
 mod convert;
+mod declarations;
 mod diagnostic;
 mod entities;
 mod entry;
@@ -48,6 +49,15 @@ pub mod limits {
     pub const POLICIES_MAX: usize = 1_000_000;
     /// Entity types and actions of a policy set's schema, the built-in ones included.
     pub const DECLARATIONS_MAX: usize = 5_000;
+    /// Pairs of an entity type or an action and one that it is in, directly or not.
+    pub const ANCESTORS_MAX: usize = 100_000;
+    /// Combinations of a principal type, an action and a resource type that it applies to:
+    /// a policy is validated once for each that its scope admits.
+    pub const ENVIRONMENTS_MAX: usize = 50_000;
+    /// Parts of all types of a schema, with common types written out where they are used.
+    pub const TYPE_PARTS_MAX: usize = 1_000_000;
+    /// Levels of a type's JSON form, with common types written out: three for each record.
+    pub const TYPE_LEVELS_MAX: usize = 500;
     /// Brackets and `if`s within each other, in a policy or a schema.
     pub const NESTING_MAX: usize = 100;
     /// Bytes of one policy, or of one declaration of a schema.

@@ -10,6 +10,7 @@ use cedar_policy_core::validator::Validator;
 use miette::Diagnostic as _;
 
 use super::actions::{ActionInfo, actions, tools};
+use super::declarations::within_limits;
 use super::diagnostic::{Diagnostic, located, plain};
 use super::entities::EntityTypes;
 use super::limits::DECLARATIONS_MAX;
@@ -102,6 +103,8 @@ fn parse(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> 
     if !errors.is_empty() {
         return Err(errors);
     }
+    within_limits(&json)
+        .map_err(|why| vec![plain(why, "declare less, or less within each other")])?;
     let schema = Schema::from_schema_fragments(fragments).map_err(|e| {
         vec![plain(
             e.to_string(),
