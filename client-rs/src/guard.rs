@@ -227,6 +227,7 @@ impl Guard {
             correlation_id: format!("{:032x}", u128::from_be_bytes(id)),
             supported_obligations: self.obligations.keys().cloned().collect(),
             traceparent: self.traceparent.clone(),
+            ..v1::AuthorizeRequest::default()
         })
     }
 

@@ -11,6 +11,8 @@ use uuid::Uuid;
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::token::TokenAuthority;
+use crate::model::arguments::Arguments;
+use crate::model::canonical::Node;
 use crate::model::event::Inputs;
 use crate::model::redaction::Redaction;
 use crate::model::{
@@ -319,38 +321,49 @@ impl Pdp {
         request: &AccessRequest,
         facts: &Facts,
     ) -> Result<Inputs, PdpError> {
-        let tagged =
-            |parsed: Option<&Result<crate::model::arguments::Arguments, String>>| match parsed {
-                Some(Ok(arguments)) => arguments.tagged().clone(),
-                Some(Err(why)) => json!({ "unreadable": why }),
-                None => Value::Null,
-            };
-        let mut value = json!({
-            "arguments": tagged(request.arguments.as_ref()),
-            "request": tagged(Some(&request.pep_context)),
-            "supported_obligations": request.supported_obligations,
-            "action": request.action,
-            "principal": {
-                "name": caller.principal.name,
-                "owner": caller.principal.owner,
-                "roles": caller.principal.roles,
-            },
-            "authentication": {
-                "method": facts.authentication_method,
-                "age_seconds": facts.authentication_age_seconds,
-            },
-        });
-        self.redaction.apply(&mut value);
-        if let (Some(Ok(arguments)), Value::Object(map)) = (&request.arguments, &mut value) {
-            let digest = hex::encode(arguments.sha256());
-            map.insert("arguments_sha256".to_owned(), digest.into());
-        }
-        let unusable = |what: &str| PdpError::Append(AppendError::Store(what.to_owned()));
+        let text = |text| Node::Text(text);
+        let principal = vec![
+            ("name", text(&*caller.principal.name)),
+            ("owner", text(&caller.principal.owner)),
+            ("roles", Node::Texts(&caller.principal.roles)),
+        ];
+        let authentication = vec![
+            (
+                "age_seconds",
+                Node::Integer(facts.authentication_age_seconds),
+            ),
+            ("method", text(facts.authentication_method)),
+        ];
+        let action = vec![
+            ("id", text(&*request.action.id)),
+            ("type", text(&request.action.ty)),
+        ];
+        let digest = match &request.arguments {
+            Some(Ok(arguments)) => Some(hex::encode(arguments.sha256())),
+            _ => None,
+        };
+        let mut inputs = vec![
+            ("action", Node::Object(action)),
+            ("arguments", given(request.arguments.as_ref())),
+        ];
+        inputs.extend(digest.iter().map(|d| ("arguments_sha256", Node::Kept(d))));
+        inputs.extend([
+            ("authentication", Node::Object(authentication)),
+            ("principal", Node::Object(principal)),
+            ("request", given(Some(&request.pep_context))),
+            (
+                "supported_obligations",
+                Node::Texts(&request.supported_obligations),
+            ),
+        ]);
         let mut salt = [0; 16];
-        aws_lc_rs::rand::fill(&mut salt).map_err(|_| unusable("no randomness for a salt"))?;
-        let json = serde_json_canonicalizer::to_vec(&value)
-            .map_err(|_| unusable("the inputs have no canonical form"))?;
-        Ok(Inputs { salt, json })
+        aws_lc_rs::rand::fill(&mut salt)
+            .map_err(|_| AppendError::Store("no randomness for a salt".to_owned()))
+            .map_err(PdpError::Append)?;
+        Ok(Inputs {
+            salt,
+            json: Node::Object(inputs).canonical(&self.redaction),
+        })
     }
 
     /// A UUID version 7, from the given time.
@@ -372,6 +385,15 @@ struct Made<'a> {
     caller: &'a Caller,
     facts: &'a Facts,
     request: &'a AccessRequest,
+}
+
+/// A caller's object, or why it is none.
+fn given(parsed: Option<&Result<Arguments, String>>) -> Node<'_> {
+    match parsed {
+        Some(Ok(arguments)) => Node::Fields(arguments.fields()),
+        Some(Err(why)) => Node::Object(vec![("unreadable", Node::Text(why))]),
+        None => Node::Null,
+    }
 }
 
 /// A contained agent is denied before any policy is asked.
