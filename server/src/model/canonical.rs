@@ -44,6 +44,13 @@ fn escape(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&bytes[written..]);
 }
 
+/// A list of texts as a text.
+pub fn list_text(items: &[String]) -> String {
+    let mut out = Vec::with_capacity(64);
+    texts(&mut out, items);
+    String::from_utf8(out).unwrap_or_default()
+}
+
 /// A list of texts.
 pub(super) fn texts(out: &mut Vec<u8>, items: &[String]) {
     out.push(b'[');
@@ -332,8 +339,11 @@ mod tests {
             let redaction = Redaction::new(&rules);
             let ours = Node::Fields(arguments.fields()).canonical(&redaction);
             let mut tagged = tagged_fields(arguments.fields());
+            let mut applied = tagged.clone();
+            redaction.apply(&mut applied);
             redact(&mut tagged, &rules.iter().map(|r| r.split('.').collect()).collect::<Vec<_>>());
             prop_assert_eq!(String::from_utf8(ours).expect("utf-8"), canonicalizer(&tagged));
+            prop_assert_eq!(applied, tagged);
         }
     }
 

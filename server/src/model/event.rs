@@ -2,6 +2,7 @@
 //! tree; the columns that people query are projections of the leaf, so that a verifier
 //! can recompute each of them.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use aws_lc_rs::digest;
@@ -262,7 +263,7 @@ impl Event {
             leaf.quoted("source", source);
         }
         leaf.optional("task", task.as_deref());
-        leaf.text("time", &rfc3339_micros::text(*time));
+        leaf.text("time", &time_text(*time));
         leaf.optional("trace_id", trace_id.as_deref());
         leaf.text("type", kind.as_str());
         leaf.optional("user", user.as_deref());
@@ -294,13 +295,18 @@ impl Event {
 
     /// The columns that stand beside the leaf.
     pub fn columns(&self) -> Columns {
-        let (actor_type, actor_id) = split(self.actor.as_ref());
-        let (action_type, action_id) = split(self.action.as_ref());
-        let (resource_type, resource_id) = split(self.resource.as_ref());
+        self.clone().into_columns()
+    }
+
+    /// [`Event::columns`] of an event that is needed no more.
+    pub fn into_columns(self) -> Columns {
+        let (actor_type, actor_id) = split(self.actor);
+        let (action_type, action_id) = split(self.action);
+        let (resource_type, resource_id) = split(self.resource);
         Columns {
             event_id: self.id,
             time: self.time,
-            kind: self.kind.as_str().to_owned(),
+            kind: Cow::Borrowed(self.kind.as_str()),
             actor_type,
             actor_id,
             instance_id: self.instance,
@@ -309,15 +315,15 @@ impl Event {
             action_id,
             resource_type,
             resource_id,
-            effect: self.effect.map(|e| e.as_str().to_owned()),
-            reason: self.reason.clone(),
-            policies: self.policies.clone(),
+            effect: self.effect.map(|e| Cow::Borrowed(e.as_str())),
+            reason: self.reason,
+            policies: self.policies,
             revision: self.revision,
-            session_id: self.session.clone(),
-            task_id: self.task.clone(),
-            user_id: self.user.clone(),
-            correlation_id: self.correlation_id.clone(),
-            trace_id: self.trace_id.clone(),
+            session_id: self.session,
+            task_id: self.task,
+            user_id: self.user,
+            correlation_id: self.correlation_id,
+            trace_id: self.trace_id,
         }
     }
 }
@@ -353,13 +359,34 @@ impl Object<'_> {
     }
 }
 
-fn split(uid: Option<&EntityUid>) -> (Option<String>, Option<String>) {
-    uid.map(|u| (u.ty.clone(), u.id.clone())).unzip()
+fn split(uid: Option<EntityUid>) -> (Option<String>, Option<String>) {
+    uid.map(|u| (u.ty, u.id)).unzip()
 }
 
 /// The time to the microsecond, the precision of the leaf and of both databases.
 pub fn to_micros(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_microsecond(time.microsecond()).unwrap_or(time)
+}
+
+/// RFC 3339 with six digits in UTC, so that text order is time order. Years of the log
+/// have four digits.
+pub fn time_text(t: OffsetDateTime) -> String {
+    let t = t.to_offset(time::UtcOffset::UTC);
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    let mut put = |at: std::ops::Range<usize>, mut n: u32| {
+        for digit in text[at].iter_mut().rev() {
+            *digit = b'0' + (n % 10) as u8;
+            n /= 10;
+        }
+    };
+    put(0..4, t.year().unsigned_abs());
+    put(5..7, u8::from(t.month()).into());
+    put(8..10, t.day().into());
+    put(11..13, t.hour().into());
+    put(14..16, t.minute().into());
+    put(17..19, t.second().into());
+    put(20..26, t.microsecond());
+    text.iter().map(|&byte| char::from(byte)).collect()
 }
 
 /// Why a leaf cannot be written or read.
@@ -382,7 +409,7 @@ pub enum LeafError {
 pub struct Columns {
     pub event_id: Uuid,
     pub time: OffsetDateTime,
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     pub actor_type: Option<String>,
     pub actor_id: Option<String>,
     pub instance_id: Option<Uuid>,
@@ -391,7 +418,7 @@ pub struct Columns {
     pub action_id: Option<String>,
     pub resource_type: Option<String>,
     pub resource_id: Option<String>,
-    pub effect: Option<String>,
+    pub effect: Option<Cow<'static, str>>,
     pub reason: Option<String>,
     pub policies: Vec<String>,
     pub revision: Option<u64>,
@@ -432,28 +459,8 @@ mod rfc3339_micros {
         "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
     );
 
-    /// Years of the log have four digits.
-    pub(super) fn text(t: OffsetDateTime) -> String {
-        let t = t.to_offset(time::UtcOffset::UTC);
-        let mut text = *b"0000-00-00T00:00:00.000000Z";
-        let mut put = |at: std::ops::Range<usize>, mut n: u32| {
-            for digit in text[at].iter_mut().rev() {
-                *digit = b'0' + (n % 10) as u8;
-                n /= 10;
-            }
-        };
-        put(0..4, t.year().unsigned_abs());
-        put(5..7, u8::from(t.month()).into());
-        put(8..10, t.day().into());
-        put(11..13, t.hour().into());
-        put(14..16, t.minute().into());
-        put(17..19, t.second().into());
-        put(20..26, t.microsecond());
-        text.iter().map(|&byte| char::from(byte)).collect()
-    }
-
     pub(super) fn serialize<S: Serializer>(t: &OffsetDateTime, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&text(*t))
+        s.serialize_str(&super::time_text(*t))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OffsetDateTime, D::Error> {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde_json::Value;
+
 /// What stands in place of a removed value.
 pub const REDACTED: &str = "[redacted]";
 
@@ -41,6 +43,34 @@ impl Redaction {
         let parse = |p: &S| p.as_ref().split('.').map(step).collect();
         Self {
             paths: paths.iter().map(parse).collect(),
+        }
+    }
+
+    /// Replaces each value whose path matches.
+    pub fn apply(&self, value: &mut Value) {
+        let mut rules = self.start();
+        let all = 0..rules.len();
+        self.redact(value, &mut rules, &all);
+    }
+
+    fn redact(&self, value: &mut Value, rules: &mut Vec<Rule>, level: &Range<usize>) {
+        let mut step = |key: Key<'_>, child: &mut Value| {
+            let begin = rules.len();
+            if self.advance(rules, level.clone(), key) {
+                *child = Value::String(REDACTED.to_owned());
+            } else {
+                let next = begin..rules.len();
+                self.redact(child, rules, &next);
+            }
+            rules.truncate(begin);
+        };
+        match value {
+            Value::Object(map) => map.iter_mut().for_each(|(k, v)| step(Key::Name(k), v)),
+            Value::Array(items) => {
+                let items = items.iter_mut().enumerate();
+                items.for_each(|(n, v)| step(Key::Index(n), v));
+            }
+            _ => {}
         }
     }
 
@@ -88,25 +118,22 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::arguments::Arguments;
-    use crate::model::canonical::Node;
+    use serde_json::json;
 
     #[test]
     fn paths_stars_and_any_depth() {
         let rules = Redaction::new(&["input.card", "input.rows.*.ssn", "**.password"]);
-        let arguments = br#"{
+        let mut value = json!({
             "input": {"card": "4111", "rows": [{"ssn": 1, "x": 2}], "deep": {"Password": {"a": 1}}},
             "password": "p", "card": "kept"
-        }"#;
-        let arguments = Arguments::parse(arguments).expect("arguments");
-        let stored = Node::Fields(arguments.fields()).canonical(&rules);
+        });
+        rules.apply(&mut value);
         assert_eq!(
-            String::from_utf8(stored).expect("utf-8"),
-            concat!(
-                r#"{"card":"kept","input":{"card":"[redacted]","#,
-                r#""deep":{"Password":"[redacted]"},"rows":[{"ssn":"[redacted]","x":2}]},"#,
-                r#""password":"[redacted]"}"#
-            )
+            value,
+            json!({
+                "input": {"card": REDACTED, "rows": [{"ssn": REDACTED, "x": 2}], "deep": {"Password": REDACTED}},
+                "password": REDACTED, "card": "kept"
+            })
         );
     }
 }

@@ -3,6 +3,7 @@
 
 mod audit;
 mod changes;
+mod events;
 mod policy;
 mod registry;
 
@@ -154,28 +155,8 @@ fn is_constraint(code: Option<&str>) -> bool {
         .is_some_and(|c| c & 0xff == SQLITE_CONSTRAINT)
 }
 
-/// Times are RFC 3339 with six digits in UTC, so that text order is time order.
-fn time_text(time: OffsetDateTime) -> String {
-    let t = time.to_offset(time::UtcOffset::UTC);
-    let date = t.date();
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        t.hour(),
-        t.minute(),
-        t.second(),
-        t.microsecond()
-    )
-}
-
 fn parse_time(text: &str) -> Result<OffsetDateTime, StoreError> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| corrupt("a time that is not RFC 3339"))
-}
-
-fn list_text(items: &[String]) -> String {
-    serde_json::Value::from(items.to_vec()).to_string()
 }
 
 fn parse_list(text: &str) -> Result<Vec<String>, StoreError> {
