@@ -5,10 +5,8 @@ use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{parse_time, translate};
-use crate::model::canonical::list_text;
+use super::{list_text, parse_time, time_text, translate};
 use crate::model::change::JoinTokenRecord;
-use crate::model::event::time_text;
 use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, Revision, UserRecord};
 use crate::store::StoreError;
 use crate::store::value::{corrupt, signed, unsigned};

@@ -5,11 +5,9 @@ use std::sync::LazyLock;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
 
-use super::{parse_list, parse_time, translate};
+use super::{list_text, parse_list, parse_time, time_text, translate};
 use crate::model::Columns;
-use crate::model::canonical::list_text;
 use crate::model::event::Inputs;
-use crate::model::event::time_text;
 use crate::store::value::{digest, parse_uuid, salt, signed, unsigned};
 use crate::store::{EventFilter, PreparedEvent, StoreError, StoredEvent};
 

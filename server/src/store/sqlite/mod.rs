@@ -18,6 +18,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::value::{corrupt, no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
+use crate::model::canonical::list_text;
+use crate::model::event::time_text;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite");
 
