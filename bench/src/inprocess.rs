@@ -30,10 +30,7 @@ impl Engine {
     /// It does not compile; the message holds the first problems.
     pub fn compile(source: &v1::PolicySource) -> Result<Self> {
         let mut all = builtin_source();
-        let file = |file: &v1::SourceFile| SourceFile {
-            name: file.name.clone(),
-            text: file.text.clone(),
-        };
+        let file = |file: &v1::SourceFile| SourceFile::new(&file.name, file.text.as_str());
         let PolicySource {
             policies: texts,
             schemas,
