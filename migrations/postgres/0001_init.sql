@@ -139,6 +139,23 @@ CREATE TABLE revision_files (
     PRIMARY KEY (revision, kind, name)
 );
 
+-- Entities in all their versions. A version holds from `epoch` until `until_epoch`
+-- (exclusive); the largest integer means that it still holds. Without content it says
+-- that the entity is deleted. Rows are added, and `until_epoch` is set once; nothing else
+-- ever changes. Contents are text, not jsonb: they are read back byte for byte.
+CREATE TABLE entities (
+    epoch       bigint NOT NULL,
+    type        text COLLATE "C" NOT NULL,
+    id          text COLLATE "C" NOT NULL,
+    until_epoch bigint NOT NULL DEFAULT 9223372036854775807,
+    log_id      uuid NOT NULL,
+    parents     text,
+    attributes  text,
+    tags        text,
+    PRIMARY KEY (epoch, type, id)
+);
+CREATE UNIQUE INDEX entities_uid ON entities (type, id, until_epoch);
+
 CREATE TABLE blobs (
     name   text COLLATE "C" PRIMARY KEY,
     log_id uuid NOT NULL,

@@ -150,6 +150,23 @@ CREATE TABLE revision_files (
     PRIMARY KEY (revision, kind, name)
 ) STRICT, WITHOUT ROWID;
 
+-- Entities in all their versions. A version holds from `epoch` until `until_epoch`
+-- (exclusive); the largest integer means that it still holds. Without content it says
+-- that the entity is deleted. Rows are added, and `until_epoch` is set once; nothing else
+-- ever changes.
+CREATE TABLE entities (
+    epoch       INTEGER NOT NULL,
+    type        TEXT    NOT NULL,
+    id          TEXT    NOT NULL,
+    until_epoch INTEGER NOT NULL DEFAULT 9223372036854775807,
+    log_id      TEXT    NOT NULL,
+    parents     TEXT,
+    attributes  TEXT,
+    tags        TEXT,
+    PRIMARY KEY (epoch, type, id)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX entities_uid ON entities (type, id, until_epoch);
+
 CREATE TABLE blobs (
     name   TEXT PRIMARY KEY,
     log_id TEXT NOT NULL,

@@ -10,7 +10,7 @@
 //! | `identity`, [`audit`] | who is asking; what happened | `model`, `store`, `keys` |
 //! | `replica` | what this replica knows, of one epoch | the capabilities, `store`, `model` |
 //! | `pdp` | the one path to a decision | `replica`, the capabilities, `store`, `model` |
-//! | `operations` | administrative acts: decide, write, record | `pdp`, the capabilities, `store`, `model` |
+//! | `operations` | administrative acts: decide, write, record | `pdp`, `replica`, the capabilities, `store`, `model` |
 //! | `api` | front doors: translate, never decide | `operations`, `pdp`, `model`, `config`, `telemetry`; types of the capabilities, `store` and `keys` |
 //! | [`app`] | the composition root | everything |
 //!

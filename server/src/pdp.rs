@@ -17,7 +17,7 @@ use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
     PrincipalKind, Verdict,
 };
-use crate::policy::{Facts, Party, PolicyError};
+use crate::policy::{EntityError, Facts, Party, PolicyError};
 use crate::replica::{Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -55,6 +55,12 @@ pub(crate) enum PdpError {
     /// An act concerns a principal that is not registered.
     #[error("there is no such agent or user")]
     PrincipalNotFound,
+    /// Entities that cannot be put.
+    #[error(transparent)]
+    Entity(#[from] EntityError),
+    /// Stored entities that do not fit the candidate's schema, the first ten.
+    #[error("stored entities do not fit the schema: {}", .0.first().map_or("", |m| m.as_str()))]
+    Misfits(Vec<String>),
     /// Not on record, so not decided.
     #[error(transparent)]
     Append(AppendError),
@@ -131,10 +137,12 @@ impl Pdp {
             let facts = facts(&state, &caller, credential, request, now);
             let verdict = match contained(&caller, request) {
                 Some(verdict) => verdict,
-                None => match revision
-                    .compiled
-                    .evaluate(&caller.principal, request, &facts)
-                {
+                None => match revision.compiled.evaluate(
+                    &caller.principal,
+                    request,
+                    &facts,
+                    &state.entities,
+                ) {
                     Ok(verdict) => verdict,
                     // What the schema does not have may be in one applied elsewhere.
                     Err(_) if self.replica.is_newer_than(state.epoch).await? => continue,

@@ -1,5 +1,5 @@
-//! What this replica knows, all of one epoch: registry and policies in one immutable
-//! value, so that no decision mixes two states. The one consumer of the store's change
+//! What this replica knows, all of one epoch: registry, policies and entities in one
+//! immutable value, so that no decision mixes two states. The one consumer of the store's change
 //! feed.
 //!
 //! Nothing depends on notifications: the audit writer compares epochs under the head
@@ -16,9 +16,11 @@ use tokio::time::Instant;
 
 use crate::identity::registry::Registry;
 use crate::model::revision::{Digest, FileChange, RevisionNews};
-use crate::model::{RevisionMeta, SourceFile};
-use crate::policy::{PolicySource, SharedSet, compile, content_sha256};
-use crate::store::{Changes, SharedStore, StoreError};
+use crate::model::{EntityPage, EntityVersion, RevisionMeta, SourceFile};
+use crate::policy::{
+    Compiled, EntityMap, EntityTypes, PolicySource, SharedSet, compile, content_sha256,
+};
+use crate::store::{Changes, ENTITY_PAGE, SharedStore, StoreError};
 
 /// How long a request waits for a state that it demands.
 pub(crate) const FRESH_WAIT: Duration = Duration::from_secs(2);
@@ -40,6 +42,26 @@ pub(crate) struct State {
     pub(crate) registry: Arc<Registry>,
     /// `None` before the first revision is applied; then nothing is decided.
     pub(crate) revision: Option<Arc<ActiveRevision>>,
+    /// Stored entities, read by the schema of the revision.
+    pub(crate) entities: EntityMap,
+}
+
+impl State {
+    /// Whether the stored entities fit a candidate's schema. Exact for a change of this
+    /// epoch, and as cheap as what the schema changed.
+    ///
+    /// # Errors
+    /// The first ten that do not, each with what does not.
+    pub(crate) fn fits(&self, candidate: &Compiled) -> Result<(), Vec<String>> {
+        let Some(revision) = &self.revision else {
+            return Ok(());
+        };
+        let (before, after) = (revision.compiled.entity_types(), candidate.entity_types());
+        if self.entities.is_empty() || Arc::ptr_eq(before, after) {
+            return Ok(());
+        }
+        self.entities.under(before, after).map(drop)
+    }
 }
 
 /// Holds the newest state.
@@ -68,6 +90,7 @@ impl Replica {
             epoch: 0,
             registry: Arc::default(),
             revision: None,
+            entities: EntityMap::default(),
         };
         Self {
             store,
@@ -237,10 +260,19 @@ impl Replica {
             None => state.revision.clone(),
             Some(news) => Some(Arc::new(self.revision(&state, news).await?)),
         };
+        let entities = advance_entities(
+            &self.store,
+            &state,
+            revision.as_deref(),
+            changes.epoch,
+            changes.entities,
+        )
+        .await?;
         Ok(State {
             epoch: changes.epoch,
             registry,
             revision,
+            entities,
         })
     }
 
@@ -318,4 +350,94 @@ fn with_texts(
         }
     };
     changes.into_iter().map(file).collect()
+}
+
+/// The entities of `epoch`. Those that changed come in pages, the next one read while one
+/// is made part of the map: a million at the start are never held twice.
+async fn advance_entities(
+    store: &SharedStore,
+    state: &State,
+    revision: Option<&ActiveRevision>,
+    epoch: u64,
+    first: EntityPage,
+) -> Result<EntityMap, StoreError> {
+    let mut entities = state.entities.clone();
+    let Some(revision) = revision else {
+        return match first.versions.is_empty() {
+            true => Ok(entities),
+            false => Err(corrupt("entities are stored, but no revision".to_owned())),
+        };
+    };
+    let types = revision.compiled.entity_types();
+    let mut page = Some(first);
+    while let Some(EntityPage { versions, next }) = page {
+        let following = async {
+            match &next {
+                Some(after) => store
+                    .entity_changes(state.epoch, epoch, Some(after), ENTITY_PAGE)
+                    .await
+                    .map(Some),
+                None => Ok(None),
+            }
+        };
+        let (applied, following) = tokio::join!(apply(entities, types, versions), following);
+        entities = applied?;
+        page = following?;
+    }
+    match &state.revision {
+        Some(before) if !Arc::ptr_eq(before.compiled.entity_types(), types) => {
+            read_again(entities, before.compiled.entity_types(), types).await
+        }
+        _ => Ok(entities),
+    }
+}
+
+/// Versions of this many entities or fewer are quickly read.
+const FEW: usize = 64;
+
+async fn apply(
+    mut entities: EntityMap,
+    types: &Arc<EntityTypes>,
+    versions: Vec<EntityVersion>,
+) -> Result<EntityMap, StoreError> {
+    let types = Arc::clone(types);
+    let few = versions.len() <= FEW;
+    let work = move || match entities.apply(&types, &versions) {
+        Ok(()) => Ok(entities),
+        Err(error) => Err(corrupt(format!("a stored entity does not fit: {error}"))),
+    };
+    if few { work() } else { blocking(work).await? }
+}
+
+/// Under another schema the same texts may mean other values. Apply refused a schema that
+/// they do not fit.
+async fn read_again(
+    entities: EntityMap,
+    before: &Arc<EntityTypes>,
+    after: &Arc<EntityTypes>,
+) -> Result<EntityMap, StoreError> {
+    if entities.is_empty() {
+        return Ok(entities);
+    }
+    let (before, after) = (Arc::clone(before), Arc::clone(after));
+    blocking(move || entities.under(&before, &after))
+        .await?
+        .map_err(|misfits| {
+            corrupt(format!(
+                "stored entities do not fit: {}",
+                misfits.join("; ")
+            ))
+        })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| corrupt(format!("a worker failed: {e}")))
+}
+
+fn corrupt(what: String) -> StoreError {
+    StoreError::Corrupt(what)
 }

@@ -137,6 +137,7 @@ class Client(_Base):
         self.authentication = v1.AuthenticationServiceStub(self.channel)
         self.agents = v1.AgentServiceStub(self.channel)
         self.policies = v1.PolicyServiceStub(self.channel)
+        self.entities = v1.EntityServiceStub(self.channel)
         self.audit = v1.AuditServiceStub(self.channel)
 
     def authorize(
@@ -224,6 +225,10 @@ class AsyncClient(_Base):
         self.policies = cast(
             "v1.policy_service_pb2_grpc.PolicyServiceAsyncStub",
             v1.PolicyServiceStub(self.channel),
+        )
+        self.entities = cast(
+            "v1.entity_service_pb2_grpc.EntityServiceAsyncStub",
+            v1.EntityServiceStub(self.channel),
         )
         self.audit = cast(
             "v1.audit_service_pb2_grpc.AuditServiceAsyncStub", v1.AuditServiceStub(self.channel)

@@ -11,6 +11,7 @@ use zta_proto::v1::agent_service_server::AgentServiceServer;
 use zta_proto::v1::audit_service_server::AuditServiceServer;
 use zta_proto::v1::authentication_service_server::AuthenticationServiceServer;
 use zta_proto::v1::authorization_service_server::AuthorizationServiceServer;
+use zta_proto::v1::entity_service_server::EntityServiceServer;
 use zta_proto::v1::policy_service_server::PolicyServiceServer;
 
 use super::gate::Gate;
@@ -18,6 +19,7 @@ use super::grpc::agents::AgentDoor;
 use super::grpc::audit::AuditDoor;
 use super::grpc::authentication::AuthenticationDoor;
 use super::grpc::authorization::AuthorizationDoor;
+use super::grpc::entities::EntityDoor;
 use super::grpc::policies::PolicyDoor;
 use super::http::{Pages, routes};
 use super::observe::Observe;
@@ -78,6 +80,10 @@ impl Doors {
             .add_service(
                 PolicyServiceServer::new(PolicyDoor(operations()))
                     .max_decoding_message_size(self.limits.policy_message_bytes_max),
+            )
+            .add_service(
+                EntityServiceServer::new(EntityDoor(operations()))
+                    .max_decoding_message_size(max.max(self.limits.entities_bytes_max)),
             )
             .add_service(
                 AuditServiceServer::new(AuditDoor(operations())).max_decoding_message_size(max),

@@ -15,7 +15,7 @@ use crate::identity::token::TokenError;
 use crate::model::{AgentState, Conflict, Decision};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
-use crate::policy::{Diagnostic, PolicyError};
+use crate::policy::{Diagnostic, EntityError, PolicyError};
 
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "zta";
@@ -104,6 +104,10 @@ impl From<PdpError> for Status {
             PdpError::PrincipalNotFound => {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }
+            PdpError::Entity(e) => entity(&e, message),
+            PdpError::Misfits(_) => {
+                status(Code::InvalidArgument, ErrorReason::PolicyInvalid, message)
+            }
             PdpError::Append(AppendError::Overloaded) => {
                 retriable(ErrorReason::Overloaded, message)
             }
@@ -148,8 +152,22 @@ fn policy(error: &PolicyError, message: String) -> Status {
             ErrorReason::ResourceTypeInvalid,
             message,
         ),
+        PolicyError::Entity(e) => entity(e, message),
         PolicyError::Internal(_) => internal(&message),
     }
+}
+
+/// Entities that cannot be put, or cannot come with a request.
+fn entity(error: &EntityError, message: String) -> Status {
+    let reason = match error {
+        EntityError::Reserved(_) => ErrorReason::EntityTypeReserved,
+        EntityError::Invalid(_) => ErrorReason::EntityInvalid,
+        EntityError::Stored(_) => ErrorReason::EntityStored,
+        EntityError::Limit { name, size, max } => return limit(name, *size, *max),
+    };
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation("entities", &message);
+    detailed(Code::InvalidArgument, reason, message, details)
 }
 
 fn conflict(error: &Conflict, message: String) -> Status {

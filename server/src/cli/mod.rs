@@ -3,6 +3,7 @@
 
 mod agent;
 mod audit;
+mod entity;
 mod health;
 mod policy;
 mod serve;
@@ -58,6 +59,9 @@ enum Command {
     /// Register, enrol and contain agents.
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Put, look at and delete entities.
+    #[command(subcommand)]
+    Entity(entity::Command),
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -121,6 +125,7 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Health => health::health(&options).await,
         Command::Policy(command) => policy::run(&options, command).await,
         Command::Agent(command) => agent::run(&options, command).await,
+        Command::Entity(command) => entity::run(&options, command).await,
         Command::Audit(command) => audit::run(&options, command).await,
     }
 }

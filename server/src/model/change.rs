@@ -1,10 +1,14 @@
 //! What an administrative act changes in the store. A change commits in the same
 //! transaction as its event, or not at all.
 
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::entity::StoredEntity;
 use super::principal::{AgentRecord, AgentState, Instance, UserRecord};
+use super::request::EntityUid;
 use super::revision::NewRevision;
 
 /// A join token as it is stored: never the secret itself.
@@ -57,6 +61,11 @@ pub enum Change {
     },
     /// A new revision in force. Conflicts when the one before is not in force.
     ApplyRevision(Box<NewRevision>),
+    /// Entities that are new or changed, each uid once. Never conflicts: they were
+    /// compared with those of the epoch that the change is made in.
+    PutEntities(Arc<[StoredEntity]>),
+    /// Entities that are stored, each uid once. Never conflicts, likewise.
+    DeleteEntities(Arc<[EntityUid]>),
 }
 
 impl Change {

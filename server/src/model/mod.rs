@@ -4,6 +4,7 @@
 pub mod arguments;
 pub mod change;
 pub mod decision;
+pub mod entity;
 pub mod event;
 pub mod principal;
 pub mod redaction;
@@ -12,6 +13,7 @@ pub mod revision;
 
 pub use change::{Change, Conflict};
 pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
+pub use entity::{EntityCursor, EntityPage, EntityVersion, GivenEntity, StoredEntity};
 pub use event::{Columns, Event, EventType};
 pub use principal::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
 pub use request::{AccessRequest, EntityUid};

@@ -5,6 +5,7 @@ pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorization;
+pub(crate) mod entities;
 pub(crate) mod policies;
 
 use std::sync::Arc;

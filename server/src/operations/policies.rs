@@ -115,13 +115,18 @@ impl Operations {
                     return Err(PdpError::Conflict(Conflict::Revision { in_force }));
                 }
                 let facts = facts(state, caller, credential, request, now);
-                let next = passed
-                    .compiled
-                    .evaluate(&caller.principal, request, &facts)?;
+                let next = passed.compiled.evaluate(
+                    &caller.principal,
+                    request,
+                    &facts,
+                    &state.entities,
+                )?;
                 // What cannot be put on record cannot be done either.
                 if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
                     return Err(PdpError::Lockout);
                 }
+                super::entities::beside(|| state.fits(&passed.compiled))
+                    .map_err(PdpError::Misfits)?;
                 let meta = RevisionMeta {
                     number: passed.expected.saturating_add(1),
                     author: caller.principal.uid(),
@@ -146,6 +151,7 @@ impl Operations {
             .await;
         let decision = allowed(decision.map_err(|e| match e {
             PdpError::Lockout => OperationError::Lockout,
+            PdpError::Misfits(misfits) => super::entities::do_not_fit(misfits),
             other => other.into(),
         })?)?;
         let applied = applied.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +195,7 @@ impl Operations {
         let facts = facts(&state, &caller, credential, request, now);
         let verdict = revision
             .compiled
-            .evaluate(&caller.principal, request, &facts)
+            .evaluate(&caller.principal, request, &facts, &state.entities)
             .map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }

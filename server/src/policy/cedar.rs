@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use cedar_policy::{
     Context, Entities, EntityId, EntityTypeName, EntityUid as CedarUid, PolicySet, Request, Schema,
+    SchemaFragment,
 };
 use cedar_policy_core::ast;
 
 use super::authorize::{Outcome, authorize};
+use super::declarations::within_limits;
 use super::entry::Entry;
 use super::limits::{NESTING_MAX, STATEMENT_BYTES_MAX};
 use super::nesting::too_deep_at;
@@ -70,9 +72,13 @@ impl CedarSetup {
         let schema = if schema.trim().is_empty() {
             None
         } else {
-            let (schema, _) =
-                Schema::from_cedarschema_str(schema).map_err(|e| format!("schema: {e}"))?;
-            Some(schema)
+            let (fragment, _) =
+                SchemaFragment::from_cedarschema_str(schema).map_err(|e| format!("schema: {e}"))?;
+            let json = fragment.clone().to_json_value();
+            let json = json.map_err(|e| format!("schema: {e}"))?;
+            within_limits(&[json]).map_err(|why| format!("schema: {why}"))?;
+            let schema = Schema::from_schema_fragments([fragment]);
+            Some(schema.map_err(|e| format!("schema: {e}"))?)
         };
         let entities = if entities_json.trim().is_empty() {
             Entities::empty()

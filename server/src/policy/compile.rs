@@ -15,6 +15,7 @@ use cedar_policy_core::{ast, parser, validator};
 use miette::Diagnostic as _;
 
 use super::diagnostic::{Diagnostic, located, plain};
+use super::entities::EntityTypes;
 use super::entry::Entry;
 use super::limits::{FILES_MAX, NESTING_MAX, POLICIES_MAX, SOURCE_BYTES_MAX, STATEMENT_BYTES_MAX};
 use super::nesting::too_deep_at;
@@ -50,6 +51,11 @@ impl Compiled {
     /// How many policies it holds.
     pub fn policy_count(&self) -> u32 {
         u32::try_from(self.policies.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What its schema declares of entities. The same value where the schema is the same.
+    pub fn entity_types(&self) -> &Arc<EntityTypes> {
+        &self.vocabulary.entity_types
     }
 
     /// The files that it was made of.

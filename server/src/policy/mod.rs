@@ -7,7 +7,9 @@ mod cedar;
 mod compile;
 mod context;
 mod convert;
+mod declarations;
 mod diagnostic;
+mod entities;
 mod entry;
 mod evaluate;
 mod explain;
@@ -29,6 +31,7 @@ mod vocabulary;
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, compile};
 pub use diagnostic::Diagnostic;
+pub use entities::{EntityError, EntityMap, EntityTypes, SliceError};
 pub use evaluate::{Facts, Party, PolicyError};
 pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
 pub use patch::{PatchError, PolicyPatch};
@@ -46,8 +49,29 @@ pub mod limits {
     pub const POLICIES_MAX: usize = 1_000_000;
     /// Entity types and actions of a policy set's schema, the built-in ones included.
     pub const DECLARATIONS_MAX: usize = 5_000;
+    /// Pairs of an entity type or an action and one that it is in, directly or not.
+    pub const ANCESTORS_MAX: usize = 100_000;
+    /// Combinations of a principal type, an action and a resource type that it applies to:
+    /// a policy is validated once for each that its scope admits.
+    pub const ENVIRONMENTS_MAX: usize = 50_000;
+    /// Parts of all types of a schema, with common types written out where they are used.
+    pub const TYPE_PARTS_MAX: usize = 1_000_000;
+    /// Levels of a type's JSON form, with common types written out: three for each record.
+    pub const TYPE_LEVELS_MAX: usize = 500;
     /// Brackets and `if`s within each other, in a policy or a schema.
     pub const NESTING_MAX: usize = 100;
     /// Bytes of one policy, or of one declaration of a schema.
     pub const STATEMENT_BYTES_MAX: usize = 32 * 1024;
+    /// Entities that can be stored.
+    pub const ENTITIES_MAX: usize = 5_000_000;
+    /// Bytes of an entity's attributes and tags, as canonical JSON.
+    pub const ENTITY_BYTES_MAX: usize = 32 * 1024;
+    /// Parents that an entity names itself.
+    pub const ENTITY_PARENTS_MAX: usize = 256;
+    /// Entities that an entity is in, over all levels.
+    pub const ANCESTORS_MAX: usize = 1000;
+    /// Stored entities that one request may reach.
+    pub const SLICE_ENTITIES_MAX: usize = 1000;
+    /// Ancestors of all entities of one request together.
+    pub const SLICE_ANCESTORS_MAX: usize = 10_000;
 }

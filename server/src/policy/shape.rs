@@ -46,6 +46,11 @@ impl SchemaJson {
         Self { namespaces }
     }
 
+    /// The namespaces by name, in Cedar's JSON form.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.namespaces.iter()
+    }
+
     /// The attributes of an action's context, as JSON types; `None` for an unknown action.
     pub(super) fn action_context(&self, namespace: &str, id: &str) -> Option<&Value> {
         self.namespaces

@@ -61,6 +61,15 @@ impl<K: Hash + Eq + Clone, V: Clone, S: BuildHasher + Clone> Sharded<K, V, S> {
         self.shards.get(self.shard(key))?.get(key)
     }
 
+    /// The key as it stands in the map, and its value.
+    pub(super) fn get_key_value<Q>(&self, key: &Q) -> Option<(&K, &V)>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.shards.get(self.shard(key))?.get_key_value(key)
+    }
+
     /// A value that may be changed in place; copies the shard if another map shares it.
     pub(super) fn get_mut<Q>(&mut self, key: &Q) -> Option<&mut V>
     where

@@ -3,13 +3,16 @@
 //! touch it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use cedar_policy::{Schema, SchemaFragment};
 use cedar_policy_core::validator::Validator;
 use miette::Diagnostic as _;
 
 use super::actions::{ActionInfo, actions, tools};
+use super::declarations::within_limits;
 use super::diagnostic::{Diagnostic, located, plain};
+use super::entities::EntityTypes;
 use super::limits::DECLARATIONS_MAX;
 use super::shape::SchemaJson;
 use super::source::BUILTIN_SCHEMA;
@@ -26,6 +29,8 @@ pub(super) struct Vocabulary {
     pub(super) actions: HashMap<EntityUid, ActionInfo>,
     /// A declared tool's id to its own action.
     pub(super) tools: HashMap<String, EntityUid>,
+    /// What is declared of entities that can be stored.
+    pub(super) entity_types: Arc<EntityTypes>,
 }
 
 impl Vocabulary {
@@ -39,6 +44,7 @@ impl Vocabulary {
         let tools = tools(&actions)?;
         Ok(Self {
             files: key(files),
+            entity_types: Arc::new(EntityTypes::new(&schema, json.namespaces())),
             validator: Validator::new(schema.as_ref().clone()),
             schema,
             actions,
@@ -97,6 +103,8 @@ fn parse(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> 
     if !errors.is_empty() {
         return Err(errors);
     }
+    within_limits(&json)
+        .map_err(|why| vec![plain(why, "declare less, or less within each other")])?;
     let schema = Schema::from_schema_fragments(fragments).map_err(|e| {
         vec![plain(
             e.to_string(),

@@ -18,7 +18,8 @@ use uuid::Uuid;
 use crate::model::event::Inputs;
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
-    AgentRecord, Change, Columns, Conflict, Effect, Instance, RevisionMeta, UserRecord,
+    AgentRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage, EntityUid, Instance,
+    RevisionMeta, StoredEntity, UserRecord,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -104,7 +105,13 @@ pub struct Changes {
     pub instances: Vec<Instance>,
     /// The revision in force, if it is another one than before. Without texts.
     pub revision: Option<RevisionNews>,
+    /// The first page of what changed among the entities; the others come from
+    /// [`EntityStore::entity_changes`].
+    pub entities: EntityPage,
 }
+
+/// Versions of entities in one page of the change feed.
+pub const ENTITY_PAGE: u32 = 4096;
 
 /// What can go wrong with a store.
 #[derive(Debug, thiserror::Error)]
@@ -211,6 +218,31 @@ pub trait PolicyStore: Send + Sync {
     async fn revisions(&self, before: u64, limit: u32) -> Result<Vec<RevisionMeta>, StoreError>;
 }
 
+/// Entities. Each version of one stays, with the epochs that it holds from and until, so
+/// that the entities of any epoch can be read.
+#[async_trait]
+pub trait EntityStore: Send + Sync {
+    /// A page of the versions that are the newest at epoch `until` and younger than
+    /// `since`, in the order of the feed, from `after` (exclusive) on. Rows of an epoch
+    /// that is committed do not change, so pages read one by one fit together. Since 0,
+    /// deletions are left out.
+    async fn entity_changes(
+        &self,
+        since: u64,
+        until: u64,
+        after: Option<&EntityCursor>,
+        limit: u32,
+    ) -> Result<EntityPage, StoreError>;
+    /// Entities as they are now, of one type or of all, in the order of type and id
+    /// byte by byte, after `after`, at most `limit`.
+    async fn entities(
+        &self,
+        ty: Option<&str>,
+        after: Option<&EntityUid>,
+        limit: u32,
+    ) -> Result<Vec<StoredEntity>, StoreError>;
+}
+
 /// Small secrets and facts of the deployment: wrapped keys, the CA certificate.
 #[async_trait]
 pub trait BlobStore: Send + Sync {
@@ -222,7 +254,7 @@ pub trait BlobStore: Send + Sync {
 
 /// A whole store.
 #[async_trait]
-pub trait Store: AuditStore + RegistryStore + PolicyStore + BlobStore {
+pub trait Store: AuditStore + RegistryStore + PolicyStore + EntityStore + BlobStore {
     /// Brings the schema up to date.
     async fn migrate(&self) -> Result<(), StoreError>;
     /// Returns when another replica may have changed something, at the latest after a

@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::{PreparedEvent, StoreError};
 use crate::model::revision::{Digest, FileChange, FileDigest, FileKind, NewRevision};
-use crate::model::{AgentRecord, Change, Instance};
+use crate::model::{
+    AgentRecord, Change, EntityCursor, EntityPage, EntityUid, EntityVersion, Instance, StoredEntity,
+};
 
 /// Refuses events that one of the databases could not hold as they are: Postgres has
 /// no NUL in a text and no integer above `i64::MAX`. Doors refuse control characters
@@ -56,6 +58,54 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
         Change::Renew { .. } => Ok(()),
         Change::SetAgentState { agent_id, .. } => refuse_nul([agent_id]),
         Change::ApplyRevision(revision) => refuse_revision(revision),
+        Change::PutEntities(entities) => entities.iter().try_for_each(|entity| {
+            refuse_nul([&entity.attributes, &entity.tags])?;
+            entity.parents.iter().try_for_each(refuse_uid)?;
+            refuse_uid(&entity.uid)
+        }),
+        Change::DeleteEntities(uids) => uids.iter().try_for_each(refuse_uid),
+    }
+}
+
+fn refuse_uid(uid: &EntityUid) -> Result<(), StoreError> {
+    refuse_nul([&uid.ty, &uid.id])
+}
+
+/// Parents as they are stored: a JSON list.
+pub(super) fn parents_text(entity: &StoredEntity) -> Result<String, StoreError> {
+    serde_json::to_string(&entity.parents)
+        .map_err(|e| StoreError::Refused(format!("parents that are no JSON: {e}")))
+}
+
+/// A row of `entities`; without content it is a deletion.
+pub(super) fn entity_version(
+    uid: EntityUid,
+    content: (Option<String>, Option<String>, Option<String>),
+) -> Result<EntityVersion, StoreError> {
+    match content {
+        (Some(parents), Some(attributes), Some(tags)) => Ok(EntityVersion::Put(StoredEntity {
+            uid,
+            parents: serde_json::from_str(&parents)
+                .map_err(|_| corrupt("parents that are no list"))?,
+            attributes,
+            tags,
+        })),
+        (None, None, None) => Ok(EntityVersion::Deleted(uid)),
+        _ => Err(corrupt("an entity of which a part is missing")),
+    }
+}
+
+/// A page of the feed of what was read, at most one row more than the limit.
+pub(super) fn entity_page(mut rows: Vec<(u64, EntityVersion)>, limit: u32) -> EntityPage {
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let last = rows.last().filter(|_| more);
+    EntityPage {
+        next: last.map(|(epoch, version)| EntityCursor {
+            epoch: *epoch,
+            uid: version.uid().clone(),
+        }),
+        versions: rows.into_iter().map(|(_, version)| version).collect(),
     }
 }
 

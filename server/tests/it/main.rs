@@ -11,6 +11,8 @@ mod architecture;
 mod audit;
 mod crash;
 mod doors;
+mod engine;
+mod entities;
 mod identity;
 mod operations;
 mod policy;

@@ -3,6 +3,7 @@
 
 mod changes;
 mod documented;
+mod entities;
 mod hostile;
 mod log;
 mod lost;
@@ -42,6 +43,9 @@ fn cases() -> Vec<Case> {
         case("changes::the_feed", changes::the_feed),
         case("changes::look_alike_agents", changes::look_alike_agents),
         case("changes::blobs", changes::blobs),
+        case("entities::versions", entities::versions),
+        case("entities::look_alikes", entities::look_alikes),
+        case("entities::bulk", entities::bulk),
         case("documented::examples", documented::examples),
         case("hostile::a_failing_insert", hostile::a_failing_insert),
         case("hostile::a_wake_up", hostile::a_wake_up),

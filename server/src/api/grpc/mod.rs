@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorization;
+pub(crate) mod entities;
 mod explain;
 pub(crate) mod policies;
 

@@ -58,6 +58,14 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
             set_agent_state(tx, at, agent_id, from, *to).await
         }
         Change::ApplyRevision(revision) => apply_revision(tx, at, revision).await,
+        Change::PutEntities(entities) => {
+            super::entities::put(tx, at.log_id, at.epoch, entities).await?;
+            Ok(Ok(()))
+        }
+        Change::DeleteEntities(uids) => {
+            super::entities::delete(tx, at.log_id, at.epoch, uids).await?;
+            Ok(Ok(()))
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod audit;
 mod changes;
+mod entities;
 mod error;
 mod events;
 mod notice;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod changes;
+mod entities;
 mod policy;
 mod registry;
 

@@ -8,7 +8,7 @@ use super::{SqliteStore, parse_list, parse_time, translate};
 use crate::model::change::JoinTokenRecord;
 use crate::model::{AgentRecord, AgentState, Instance, UserRecord};
 use crate::store::value::{corrupt, digest, no_head, parse_uuid, refuse_nul, signed, unsigned};
-use crate::store::{Changes, RegistryStore, StoreError};
+use crate::store::{Changes, ENTITY_PAGE, RegistryStore, StoreError};
 
 #[async_trait]
 impl RegistryStore for SqliteStore {
@@ -37,13 +37,16 @@ impl RegistryStore for SqliteStore {
             .await
             .map_err(translate)?;
         let revision = super::policy::news(&mut tx, known_revision).await?;
+        let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
+        let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
         Ok(Changes {
-            epoch: unsigned(head.try_get("epoch").map_err(translate)?)?,
+            epoch: until,
             size: unsigned(head.try_get("size").map_err(translate)?)?,
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
             revision,
+            entities,
         })
     }
 

@@ -412,6 +412,8 @@ pub(crate) async fn each_change(store: &SharedStore) {
         },
         set_state(AgentState::Isolated, &[AgentState::Active]),
         Change::ApplyRevision(Box::new(one)),
+        Change::PutEntities([super::entities::entity("A", "1", "{}")].into()),
+        Change::DeleteEntities([zta_server::model::EntityUid::new("A", "1")].into()),
     ] {
         succeeds(store, &wanted).await;
     }

@@ -311,6 +311,8 @@ pub(crate) async fn service_role(db: Db) {
         "DROP TRIGGER audit_events_append_only ON audit_events",
         "UPDATE blobs SET value = ''",
         "DELETE FROM revisions",
+        "DELETE FROM entities",
+        "UPDATE entities SET attributes = '{}'",
         "TRUNCATE audit_events",
     ] {
         let as_service = format!("SET ROLE zta_service; {sql}");
