@@ -2,23 +2,24 @@
 //! authenticates, evaluates, and puts on record, in this order, and answers only after
 //! the record is durable. `Err` means that nothing was decided: a deny for every PEP.
 
+mod recording;
+
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::token::TokenAuthority;
-use crate::model::event::Inputs;
 use crate::model::redaction::Redaction;
 use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
     PrincipalKind, Verdict,
 };
 use crate::policy::{EntityError, Facts, Party, PolicyError};
-use crate::replica::{Replica, State};
+use crate::replica::{ActiveRevision, Replica, State};
 
 /// How often a decision is made again because the world changed under it.
 pub(crate) const ATTEMPTS_MAX: u32 = 8;
@@ -103,7 +104,22 @@ impl Pdp {
         credential: &Credential,
         request: &AccessRequest,
     ) -> Result<Decision, PdpError> {
-        self.run(credential, request, EventType::Decision, None)
+        self.one(credential, request, EventType::Decision, None)
+            .await
+    }
+
+    /// Decides requests of one caller in one state and puts them on record in one
+    /// commit, at consecutive places. The answers are in the order of the requests; one
+    /// that cannot be decided does not keep the others from being.
+    ///
+    /// # Errors
+    /// When none could be decided or put on record.
+    pub(crate) async fn decide_all(
+        &self,
+        credential: &Credential,
+        requests: &[&AccessRequest],
+    ) -> Result<Vec<Result<Decision, PdpError>>, PdpError> {
+        self.run(credential, requests, EventType::Decision, None)
             .await
     }
 
@@ -118,63 +134,61 @@ impl Pdp {
         request: &AccessRequest,
         prepare: Prepare<'_>,
     ) -> Result<Decision, PdpError> {
-        self.run(credential, request, EventType::Admin, Some(prepare))
+        self.one(credential, request, EventType::Admin, Some(prepare))
             .await
     }
 
-    async fn run(
+    async fn one(
         &self,
         credential: &Credential,
         request: &AccessRequest,
         kind: EventType,
         prepare: Option<Prepare<'_>>,
     ) -> Result<Decision, PdpError> {
+        self.run(credential, &[request], kind, prepare)
+            .await?
+            .pop()
+            .unwrap_or(Err(PdpError::Stale))
+    }
+
+    /// `prepare` comes with one request only.
+    async fn run(
+        &self,
+        credential: &Credential,
+        requests: &[&AccessRequest],
+        kind: EventType,
+        prepare: Option<Prepare<'_>>,
+    ) -> Result<Vec<Result<Decision, PdpError>>, PdpError> {
         for _ in 0..ATTEMPTS_MAX {
             let state = self.replica.current();
             let now = (self.clock)();
             let caller = self.authenticate(credential, &state, now).await?;
-            let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
-            let facts = facts(&state, &caller, credential, request, now);
-            let verdict = match contained(&caller, request) {
-                Some(verdict) => verdict,
-                None => match revision.compiled.evaluate(
-                    &caller.principal,
-                    request,
-                    &facts,
-                    &state.entities,
-                ) {
-                    Ok(verdict) => verdict,
-                    // What the schema does not have may be in one applied elsewhere.
-                    Err(_) if self.replica.is_newer_than(state.epoch).await? => continue,
-                    Err(error) => return Err(error.into()),
-                },
-            };
-            let act = match prepare {
-                Some(prepare) if verdict.deny.is_none() => prepare(&state, &caller, now),
-                _ => Ok(Act::default()),
-            };
-            let decision = Decision {
-                id: self.new_id(now),
-                sequence: 0,
-                log_id: self.audit.log_id(),
-                revision: revision.meta.number,
-                time: now,
-                verdict,
-            };
-            let made = Made {
-                kind,
-                decision: &decision,
+            let scene = Scene {
+                state: &state,
+                revision: state.revision.as_ref().ok_or(PdpError::NotReady)?,
+                credential,
                 caller: &caller,
-                facts: &facts,
-                request,
+                now,
+                kind,
             };
-            let appended = match act {
-                Ok(act) => {
-                    self.audit
-                        .append(self.record(&made, act, Some(state.epoch))?)
-                        .await
+            let requests = requests.iter().copied();
+            let mut made: Vec<_> = requests.map(|r| self.judge(&scene, r)).collect();
+            // What the schema does not have may be in one applied elsewhere.
+            if made.iter().any(Result::is_err) && self.replica.is_newer_than(state.epoch).await? {
+                continue;
+            }
+            let appended = match (prepare, made.as_slice()) {
+                (Some(prepare), [Ok(made)]) => {
+                    let act = match permitted(&made.decision) {
+                        true => prepare(&state, &caller, now),
+                        false => Ok(Act::default()),
+                    };
+                    match act {
+                        Ok(act) => self.append(&scene, made, act).await,
+                        Err(error) => return Err(self.record_failed(&scene, made, error).await?),
+                    }
                 }
-                Err(error) => return Err(self.record_failed(&made, error).await?),
+                _ => self.append_all(&scene, &mut made).await,
             };
             match appended {
                 Ok(appended) => {
@@ -182,17 +196,19 @@ impl Pdp {
                         // Our own change: the next call on this replica sees it.
                         self.replica.catch_up(appended.epoch).await?;
                     }
-                    self.replica.saw(appended.sequence + 1, appended.epoch);
-                    return Ok(Decision {
-                        sequence: appended.sequence,
-                        ..decision
-                    });
+                    let placed = placed(made, appended.sequence);
+                    let last = placed.iter().flatten().map(|d| d.sequence).max();
+                    self.replica
+                        .saw(last.map_or(0, |last| last + 1), appended.epoch);
+                    return Ok(placed);
                 }
                 Err(AppendError::Stale { epoch }) => self.replica.catch_up(epoch).await?,
                 Err(AppendError::Conflict(conflict)) => {
-                    return Err(self
-                        .record_failed(&made, PdpError::Conflict(conflict))
-                        .await?);
+                    let error = PdpError::Conflict(conflict);
+                    return Err(match made.first() {
+                        Some(Ok(made)) => self.record_failed(&scene, made, error).await?,
+                        _ => error,
+                    });
                 }
                 Err(error) => return Err(PdpError::Append(error)),
             }
@@ -280,129 +296,78 @@ impl Pdp {
 
     /// An event of this log at this time.
     pub(crate) fn event(&self, kind: EventType, now: OffsetDateTime) -> Event {
-        Event::new(kind, self.audit.log_id(), self.new_id(now), now)
+        Event::new(kind, self.audit.log_id(), new_id(now), now)
     }
 
-    /// Puts an act on record that was permitted and could not be done; returns why.
-    ///
-    /// # Errors
-    /// When it could not be put on record.
-    async fn record_failed(&self, made: &Made<'_>, error: PdpError) -> Result<PdpError, PdpError> {
-        let act = Act {
-            change: None,
-            detail: Map::from_iter([("failed".to_owned(), json!(error.to_string()))]),
+    /// What policy says about one of the requests.
+    fn judge<'a>(
+        &self,
+        scene: &Scene<'_>,
+        request: &'a AccessRequest,
+    ) -> Result<Made<'a>, PdpError> {
+        let Scene { state, caller, .. } = *scene;
+        let facts = facts(state, caller, scene.credential, request, scene.now);
+        let verdict = match contained(caller, request) {
+            Some(verdict) => verdict,
+            None => scene.revision.compiled.evaluate(
+                &caller.principal,
+                request,
+                &facts,
+                &state.entities,
+            )?,
         };
-        let record = self.record(made, act, None)?;
-        self.audit.append(record).await.map_err(PdpError::Append)?;
-        Ok(error)
-    }
-
-    /// # Errors
-    /// When the inputs cannot be committed to.
-    fn record(&self, made: &Made<'_>, act: Act, epoch: Option<u64>) -> Result<Record, PdpError> {
-        let Made {
-            kind,
+        let decision = Decision {
+            id: new_id(scene.now),
+            sequence: 0,
+            log_id: self.audit.log_id(),
+            revision: scene.revision.meta.number,
+            time: scene.now,
+            verdict,
+        };
+        Ok(Made {
             decision,
-            caller,
             facts,
             request,
-        } = *made;
-        let verdict = &decision.verdict;
-        let mut event = Event::new(kind, decision.log_id, decision.id, decision.time);
-        event.actor = Some(caller.principal.uid());
-        event.instance = Some(caller.principal.instance);
-        event.source = facts.source;
-        event.action = Some(verdict.action.clone());
-        event.resource = Some(request.resource.clone());
-        event.effect = Some(verdict.effect());
-        event.reason = verdict.deny.map(|reason| reason.as_str().to_owned());
-        event.policies.clone_from(&verdict.policies);
-        event.errored.clone_from(&verdict.errored);
-        event.obligations.clone_from(&verdict.obligations);
-        event.revision = Some(decision.revision);
-        event.session.clone_from(&request.session_id);
-        event.task.clone_from(&request.task_id);
-        event.user.clone_from(&request.user);
-        event.correlation_id.clone_from(&request.correlation_id);
-        event.trace_id.clone_from(&request.trace_id);
-        event.detail = act.detail;
-        let inputs = match kind {
-            EventType::Decision => Some(self.inputs(caller, request, facts)?),
-            _ => None,
-        };
-        event.inputs_sha256 = inputs
-            .as_ref()
-            .map(|inputs| hex::encode(inputs.commitment()));
-        Ok(Record {
-            event,
-            inputs,
-            epoch,
-            change: act.change,
         })
-    }
-
-    /// What replay needs beside the event: redacted, under a salted commitment. The
-    /// digest of the arguments is among it, not in the leaf: unsalted, it would let
-    /// short arguments be guessed for ever.
-    fn inputs(
-        &self,
-        caller: &Caller,
-        request: &AccessRequest,
-        facts: &Facts,
-    ) -> Result<Inputs, PdpError> {
-        let tagged =
-            |parsed: Option<&Result<crate::model::arguments::Arguments, String>>| match parsed {
-                Some(Ok(arguments)) => arguments.tagged().clone(),
-                Some(Err(why)) => json!({ "unreadable": why }),
-                None => Value::Null,
-            };
-        let mut value = json!({
-            "arguments": tagged(request.arguments.as_ref()),
-            "request": tagged(Some(&request.pep_context)),
-            "supported_obligations": request.supported_obligations,
-            "action": request.action,
-            "principal": {
-                "name": caller.principal.name,
-                "owner": caller.principal.owner,
-                "roles": caller.principal.roles,
-            },
-            "authentication": {
-                "method": facts.authentication_method,
-                "age_seconds": facts.authentication_age_seconds,
-            },
-        });
-        self.redaction.apply(&mut value);
-        if let (Some(Ok(arguments)), Value::Object(map)) = (&request.arguments, &mut value) {
-            let digest = hex::encode(arguments.sha256());
-            map.insert("arguments_sha256".to_owned(), digest.into());
-        }
-        let unusable = |what: &str| PdpError::Append(AppendError::Store(what.to_owned()));
-        let mut salt = [0; 16];
-        aws_lc_rs::rand::fill(&mut salt).map_err(|_| unusable("no randomness for a salt"))?;
-        let json = serde_json_canonicalizer::to_vec(&value)
-            .map_err(|_| unusable("the inputs have no canonical form"))?;
-        Ok(Inputs { salt, json })
-    }
-
-    /// A UUID version 7, from the given time.
-    fn new_id(&self, now: OffsetDateTime) -> Uuid {
-        let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
-        Uuid::new_v7(uuid::Timestamp::from_unix(
-            uuid::NoContext,
-            seconds,
-            now.nanosecond(),
-        ))
     }
 }
 
-/// A decision with what it was made from.
-#[derive(Clone, Copy)]
-struct Made<'a> {
-    kind: EventType,
-    decision: &'a Decision,
+/// A UUID version 7, from the given time.
+fn new_id(now: OffsetDateTime) -> Uuid {
+    let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
+    Uuid::new_v7(uuid::Timestamp::from_unix(
+        uuid::NoContext,
+        seconds,
+        now.nanosecond(),
+    ))
+}
+
+/// What the requests of one attempt have in common.
+struct Scene<'a> {
+    state: &'a State,
+    revision: &'a ActiveRevision,
+    credential: &'a Credential,
     caller: &'a Caller,
-    facts: &'a Facts,
+    now: OffsetDateTime,
+    kind: EventType,
+}
+
+/// A decision that is not on record yet, with what it was made from.
+struct Made<'a> {
+    decision: Decision,
+    facts: Facts,
     request: &'a AccessRequest,
+}
+
+/// The decisions at their places: they follow each other from the first one's on.
+fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decision, PdpError>> {
+    let mut sequences = first..;
+    let place = |made: Made<'_>| Decision {
+        sequence: sequences.next().unwrap_or(u64::MAX),
+        ..made.decision
+    };
+    let mut place = place;
+    made.into_iter().map(|made| made.map(&mut place)).collect()
 }
 
 /// A contained agent is denied before any policy is asked.

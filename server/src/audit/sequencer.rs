@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::merkle::{Frontier, leaf_hash};
@@ -21,10 +21,12 @@ use crate::model::event::{Inputs, LeafError};
 use crate::model::{Change, Conflict, Event};
 use crate::store::{AuditTx, LogHead, PreparedEvent, SharedStore, StoreError};
 
-/// Calls that may wait for the writer; the next one is refused.
+/// Events that may wait for the writer; the next one is refused.
 pub const QUEUE_MAX: usize = 8192;
 /// Events of one transaction.
 pub const BATCH_MAX: usize = 512;
+/// Events that commit together because their caller asked for them together.
+pub const UNIT_MAX: usize = 256;
 /// How often the outcome of a COMMIT without an answer is looked up before giving up.
 const LOOKUPS_MAX: u32 = 20;
 
@@ -52,12 +54,27 @@ impl Record {
             change: None,
         }
     }
+
+    /// Its event, ready to be written. Hashing happens here, in the caller's task, and
+    /// not in the writer's.
+    ///
+    /// # Errors
+    /// When the event does not make a leaf.
+    pub fn prepare(event: Event, inputs: Option<Inputs>) -> Result<PreparedEvent, AppendError> {
+        let leaf = event.leaf()?;
+        Ok(PreparedEvent {
+            leaf_hash: leaf_hash(&leaf),
+            leaf,
+            columns: event.into_columns(),
+            inputs,
+        })
+    }
 }
 
 /// An event on record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// Its place in the log.
+    /// Its place in the log; of several, the place of the first, the others follow it.
     pub sequence: u64,
     /// The epoch after its commit.
     pub epoch: u64,
@@ -78,7 +95,7 @@ pub enum AppendError {
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// The queue is full.
-    #[error("more than {QUEUE_MAX} calls wait for the audit writer")]
+    #[error("more than {QUEUE_MAX} events wait for the audit writer")]
     Overloaded,
     /// The event does not make a leaf.
     #[error(transparent)]
@@ -91,12 +108,20 @@ pub enum AppendError {
     Closed,
 }
 
+/// What commits together and is answered together: one event, or several decisions of
+/// one epoch.
 struct Submission {
-    event: PreparedEvent,
+    events: Vec<PreparedEvent>,
     epoch: Option<u64>,
+    /// Only with one event.
     change: Option<Change>,
-    reply: oneshot::Sender<Result<Appended, AppendError>>,
+    reply: Reply,
 }
+
+type Reply = oneshot::Sender<Result<Appended, AppendError>>;
+
+/// A submission on its way; its events count as waiting until the writer takes it.
+type Queued = (Submission, OwnedSemaphorePermit);
 
 impl Submission {
     /// Whether it reports what happened, whoever waits for its record.
@@ -109,23 +134,27 @@ impl Submission {
 #[derive(Clone, Debug)]
 pub struct Audit {
     log_id: Uuid,
-    queue: mpsc::Sender<Submission>,
+    queue: mpsc::UnboundedSender<Queued>,
+    /// What bounds the queue: a permit is an event.
+    room: Arc<Semaphore>,
     failing: Arc<AtomicBool>,
 }
 
 impl Audit {
     /// The way to a writer on this store, and the writer itself, to be run as a task.
     pub fn new(log_id: Uuid, store: SharedStore) -> (Self, Sequencer) {
-        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+        let (queue, receiver) = mpsc::unbounded_channel();
         let failing = Arc::new(AtomicBool::new(false));
         let audit = Self {
             log_id,
             queue,
+            room: Arc::new(Semaphore::new(QUEUE_MAX)),
             failing: Arc::clone(&failing),
         };
         let sequencer = Sequencer {
             store,
             receiver,
+            next: None,
             failing,
         };
         (audit, sequencer)
@@ -154,9 +183,9 @@ impl Audit {
         self.log_id
     }
 
-    /// How many calls wait.
+    /// How many events wait.
     pub fn queued(&self) -> usize {
-        QUEUE_MAX - self.queue.capacity()
+        QUEUE_MAX - self.room.available_permits()
     }
 
     /// Puts an event on record and returns once it is durable.
@@ -165,24 +194,46 @@ impl Audit {
     /// See [`AppendError`]; the event then has no place in the log that the caller
     /// could name, and nothing may be answered on the strength of it.
     pub async fn append(&self, record: Record) -> Result<Appended, AppendError> {
-        let leaf = record.event.leaf()?;
-        let event = PreparedEvent {
-            leaf_hash: leaf_hash(&leaf),
-            leaf,
-            columns: record.event.columns(),
-            inputs: record.inputs,
-        };
+        let event = Record::prepare(record.event, record.inputs)?;
+        self.submit(vec![event], record.epoch, record.change).await
+    }
+
+    /// Puts decisions of one epoch on record, in one transaction and at consecutive
+    /// places, and returns once they are durable: all of them or none.
+    ///
+    /// # Errors
+    /// As [`Audit::append`]; [`AppendError::Overloaded`] for none or more than [`UNIT_MAX`].
+    pub async fn append_all(
+        &self,
+        events: Vec<PreparedEvent>,
+        epoch: u64,
+    ) -> Result<Appended, AppendError> {
+        if !(1..=UNIT_MAX).contains(&events.len()) {
+            return Err(AppendError::Overloaded);
+        }
+        self.submit(events, Some(epoch), None).await
+    }
+
+    async fn submit(
+        &self,
+        events: Vec<PreparedEvent>,
+        epoch: Option<u64>,
+        change: Option<Change>,
+    ) -> Result<Appended, AppendError> {
+        let places = u32::try_from(events.len()).map_err(|_| AppendError::Overloaded)?;
+        let permit = Arc::clone(&self.room)
+            .try_acquire_many_owned(places)
+            .map_err(|_| AppendError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
-            event,
-            epoch: record.epoch,
-            change: record.change,
+            events,
+            epoch,
+            change,
             reply,
         };
-        self.queue.try_send(submission).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
-        })?;
+        self.queue
+            .send((submission, permit))
+            .map_err(|_| AppendError::Closed)?;
         answer.await.map_err(|_| AppendError::Closed)?
     }
 }
@@ -190,11 +241,11 @@ impl Audit {
 /// The writer. One per replica; the head row's lock orders replicas.
 pub struct Sequencer {
     store: SharedStore,
-    receiver: mpsc::Receiver<Submission>,
+    receiver: mpsc::UnboundedReceiver<Queued>,
+    /// Taken, but too large for the batch that was being filled.
+    next: Option<Submission>,
     failing: Arc<AtomicBool>,
 }
-
-type Reply = oneshot::Sender<Result<Appended, AppendError>>;
 
 /// A batch inside its transaction.
 struct Batch {
@@ -202,26 +253,54 @@ struct Batch {
     frontier: Frontier,
     first: u64,
     events: Vec<PreparedEvent>,
-    waiting: Vec<Reply>,
+    waiting: Vec<Waiting>,
+}
+
+/// A submission whose events stand in the batch.
+struct Waiting {
+    events: usize,
+    epoch: Option<u64>,
+    change: Option<Change>,
+    reply: Reply,
 }
 
 impl Sequencer {
     /// Writes batches until every [`Audit`] is gone.
     pub async fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
-        while self.receiver.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        while let Some(mut batch) = self.take().await {
             // A caller that went away before its batch began needs no decision on record:
             // it has had no answer and will get none. What happened stays a fact.
             batch.retain(|s| s.is_fact() || !s.reply.is_closed());
             if !batch.is_empty() {
-                let works = commit_or_split(&self.store, std::mem::take(&mut batch)).await;
+                let works = commit_or_split(&self.store, batch).await;
                 self.failing.store(!works, Ordering::Relaxed);
             }
         }
     }
+
+    /// Waits for a submission and takes what waits with it, up to a batch.
+    async fn take(&mut self) -> Option<Vec<Submission>> {
+        let first = match self.next.take() {
+            Some(first) => first,
+            None => self.receiver.recv().await?.0,
+        };
+        let mut events = first.events.len();
+        let mut batch = vec![first];
+        while events < BATCH_MAX
+            && let Ok((submission, _permit)) = self.receiver.try_recv()
+        {
+            events += submission.events.len();
+            if events > BATCH_MAX {
+                self.next = Some(submission);
+                break;
+            }
+            batch.push(submission);
+        }
+        Some(batch)
+    }
 }
 
-/// Commits a batch. If the store refuses it for what is in it, each event gets a
+/// Commits a batch. If the store refuses it for what is in it, each submission gets a
 /// transaction of its own, so that one bad event does not poison the rest. Says whether
 /// the store works, whatever it thought of the events.
 async fn commit_or_split(store: &SharedStore, batch: Vec<Submission>) -> bool {
@@ -242,7 +321,8 @@ async fn commit_or_split(store: &SharedStore, batch: Vec<Submission>) -> bool {
 
 /// Answers the callers; whether the store refused the events, rather than failed.
 fn fail(batch: Vec<Submission>, error: &StoreError) -> bool {
-    tracing::error!(events = batch.len(), %error, "events could not be put on record");
+    let events: usize = batch.iter().map(|s| s.events.len()).sum();
+    tracing::error!(events, %error, "events could not be put on record");
     for submission in batch {
         let _ = submission
             .reply
@@ -346,18 +426,17 @@ async fn write(
     if submissions.is_empty() {
         return Ok(());
     }
-    let mut rest = Vec::with_capacity(submissions.len());
-    for Submission {
-        event,
-        epoch,
-        change,
-        reply,
-    } in submissions
-    {
-        batch.frontier.push(event.leaf_hash);
-        batch.events.push(event);
-        batch.waiting.push(reply);
-        rest.push((epoch, change));
+    for submission in submissions {
+        for event in &submission.events {
+            batch.frontier.push(event.leaf_hash);
+        }
+        batch.waiting.push(Waiting {
+            events: submission.events.len(),
+            epoch: submission.epoch,
+            change: submission.change,
+            reply: submission.reply,
+        });
+        batch.events.extend(submission.events);
     }
     batch.head.size = batch.frontier.size();
     batch.head.frontier = batch.frontier.roots().to_vec();
@@ -369,30 +448,28 @@ async fn write(
         Ok(()) => batch.first,
         Err(StoreError::CommitUnknown(why)) => match look_up(store, &batch.events[0], &why).await {
             Ok(sequence) => sequence,
-            Err(error) => return Err((rejoin(batch, rest), error)),
+            Err(error) => return Err((rejoin(batch), error)),
         },
-        Err(error) => return Err((rejoin(batch, rest), error)),
+        Err(error) => return Err((rejoin(batch), error)),
     };
     let epoch = batch.head.epoch;
-    for (sequence, reply) in (first..).zip(batch.waiting) {
-        let _ = reply.send(Ok(Appended { sequence, epoch }));
+    let mut sequence = first;
+    for waiting in batch.waiting {
+        let _ = waiting.reply.send(Ok(Appended { sequence, epoch }));
+        sequence += waiting.events as u64;
     }
     Ok(())
 }
 
-fn rejoin(batch: Batch, rest: Vec<(Option<u64>, Option<Change>)>) -> Vec<Submission> {
-    batch
-        .events
-        .into_iter()
-        .zip(batch.waiting)
-        .zip(rest)
-        .map(|((event, reply), (epoch, change))| Submission {
-            event,
-            epoch,
-            change,
-            reply,
-        })
-        .collect()
+fn rejoin(batch: Batch) -> Vec<Submission> {
+    let mut events = batch.events.into_iter();
+    let rejoin = |waiting: Waiting| Submission {
+        events: events.by_ref().take(waiting.events).collect(),
+        epoch: waiting.epoch,
+        change: waiting.change,
+        reply: waiting.reply,
+    };
+    batch.waiting.into_iter().map(rejoin).collect()
 }
 
 /// Whether a COMMIT without an answer took effect: a batch is there whole or not at all,

@@ -12,10 +12,14 @@
 //! the shared test vectors.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use aws_lc_rs::digest;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use super::canonical::Node;
+use super::redaction::Redaction;
 
 /// The deepest nesting of objects and arrays.
 pub const DEPTH_MAX: usize = 32;
@@ -24,7 +28,7 @@ pub const DEPTH_MAX: usize = 32;
 pub const VALUES_MAX: usize = 10_000;
 
 /// The largest integer that RFC 8785 can carry exactly.
-const SAFE_INTEGER_MAX: u128 = (1 << 53) - 1;
+pub(super) const SAFE_INTEGER_MAX: u128 = (1 << 53) - 1;
 
 /// A JSON value that lost nothing in parsing: integers keep all their digits.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,37 +62,14 @@ impl Json {
             Self::Object(_) => "an object",
         }
     }
-
-    /// The value as serde_json has it, integers beyond ±(2^53-1) and look-alike
-    /// strings tagged: the form that is digested and stored.
-    pub fn tagged(&self) -> serde_json::Value {
-        use serde_json::Value;
-        match self {
-            Self::Null => Value::Null,
-            Self::Bool(b) => Value::Bool(*b),
-            Self::Integer(digits) => match digits.parse::<i128>() {
-                Ok(n) if n.unsigned_abs() <= SAFE_INTEGER_MAX => Value::from(n as i64),
-                _ => Value::String(format!("zta:int:{digits}")),
-            },
-            Self::Float(f) => Value::from(*f),
-            Self::String(s) if s.starts_with("zta:") => Value::String(format!("zta:str:{s}")),
-            Self::String(s) => Value::String(s.clone()),
-            Self::Array(items) => Value::Array(items.iter().map(Self::tagged).collect()),
-            Self::Object(fields) => Value::Object(
-                fields
-                    .iter()
-                    .map(|(k, v)| (k.clone(), v.tagged()))
-                    .collect(),
-            ),
-        }
-    }
 }
 
-/// A parsed JSON object with its canonical form.
-#[derive(Clone, Debug, PartialEq)]
+/// A parsed JSON object.
+#[derive(Clone, Debug)]
 pub struct Arguments {
     fields: Vec<(String, Json)>,
-    canonical: serde_json::Value,
+    /// Of the canonical form, once somebody asked.
+    sha256: OnceLock<[u8; 32]>,
 }
 
 impl Arguments {
@@ -96,7 +77,7 @@ impl Arguments {
     pub fn empty() -> Self {
         Self {
             fields: Vec::new(),
-            canonical: serde_json::Value::Object(serde_json::Map::new()),
+            sha256: OnceLock::new(),
         }
     }
 
@@ -112,10 +93,11 @@ impl Arguments {
         let text = std::str::from_utf8(bytes)
             .map_err(|e| format!("not UTF-8 (at byte {})", e.valid_up_to()))?;
         let raw: &RawValue = serde_json::from_str(text).map_err(|e| describe(&e))?;
-        let object = parse_raw(raw, 0, &mut 0)?;
-        let canonical = object.tagged();
-        match object {
-            Json::Object(fields) => Ok(Self { fields, canonical }),
+        match parse_raw(raw, 0, &mut 0)? {
+            Json::Object(fields) => Ok(Self {
+                fields,
+                sha256: OnceLock::new(),
+            }),
             other => Err(format!(
                 "expected a JSON object, found {}",
                 other.type_name()
@@ -128,17 +110,14 @@ impl Arguments {
         &self.fields
     }
 
-    /// The tagged form (see the module's documentation).
-    pub fn tagged(&self) -> &serde_json::Value {
-        &self.canonical
+    /// The canonical form, tagged (see the module's documentation).
+    pub fn canonical(&self) -> Vec<u8> {
+        Node::Fields(&self.fields).canonical(&Redaction::default())
     }
 
     /// SHA-256 over the canonical form.
     pub fn sha256(&self) -> [u8; 32] {
-        // Serialising a Value of strings, bools and finite numbers cannot fail; were it
-        // to, the digest of nothing matches no arguments.
-        let bytes = serde_json_canonicalizer::to_vec(&self.canonical).unwrap_or_default();
-        sha256(&bytes)
+        *self.sha256.get_or_init(|| sha256(&self.canonical()))
     }
 }
 
@@ -254,8 +233,7 @@ mod tests {
     use super::*;
 
     fn canonical(text: &str) -> Result<String, String> {
-        Arguments::parse(text.as_bytes())
-            .map(|a| serde_json_canonicalizer::to_string(a.tagged()).expect("canonical"))
+        Arguments::parse(text.as_bytes()).map(|a| String::from_utf8(a.canonical()).expect("utf-8"))
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! is imported here and everything else may import it.
 
 pub mod arguments;
+pub mod canonical;
 pub mod change;
 pub mod decision;
 pub mod entity;

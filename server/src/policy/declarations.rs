@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde_json::Value;
 
 use super::limits::{
-    ANCESTORS_MAX, DECLARATIONS_MAX, ENVIRONMENTS_MAX, TYPE_LEVELS_MAX, TYPE_PARTS_MAX,
+    DECLARATIONS_MAX, ENVIRONMENTS_MAX, TYPE_ANCESTORS_MAX, TYPE_LEVELS_MAX, TYPE_PARTS_MAX,
 };
 
 /// Whether schemas in Cedar's JSON form are within the limits.
@@ -32,7 +32,7 @@ pub(super) fn within_limits(schemas: &[Value]) -> Result<(), String> {
     let names = declared.entities.keys().chain(declared.actions.keys());
     let graph = names.map(String::as_str).zip(parents).collect();
     let what = "pairs of a type or an action and one that it is in, directly or not";
-    over(what, ancestors(&graph), ANCESTORS_MAX)?;
+    over(what, ancestors(&graph), TYPE_ANCESTORS_MAX)?;
     let size = declared.size();
     over(
         "levels of types within each other",
@@ -218,7 +218,7 @@ fn ancestors(graph: &HashMap<&str, &Vec<String>>) -> usize {
                     pairs += 1;
                 }
             }
-            if pairs > ANCESTORS_MAX {
+            if pairs > TYPE_ANCESTORS_MAX {
                 return pairs;
             }
         }

@@ -50,7 +50,7 @@ pub mod limits {
     /// Entity types and actions of a policy set's schema, the built-in ones included.
     pub const DECLARATIONS_MAX: usize = 5_000;
     /// Pairs of an entity type or an action and one that it is in, directly or not.
-    pub const ANCESTORS_MAX: usize = 100_000;
+    pub const TYPE_ANCESTORS_MAX: usize = 100_000;
     /// Combinations of a principal type, an action and a resource type that it applies to:
     /// a policy is validated once for each that its scope admits.
     pub const ENVIRONMENTS_MAX: usize = 50_000;

@@ -13,7 +13,6 @@ use super::actions::{ActionInfo, actions, tools};
 use super::declarations::within_limits;
 use super::diagnostic::{Diagnostic, located, plain};
 use super::entities::EntityTypes;
-use super::limits::DECLARATIONS_MAX;
 use super::shape::SchemaJson;
 use super::source::BUILTIN_SCHEMA;
 use crate::model::request::NAMESPACE;
@@ -92,14 +91,6 @@ fn parse(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> 
             Err(e) => errors.push(located(file, &e)),
         }
     }
-    let declared: usize = json.iter().map(declarations).sum();
-    if declared > DECLARATIONS_MAX {
-        let message = format!(
-            "the schema declares {declared} entity types, actions and common types, at most \
-             {DECLARATIONS_MAX} are allowed"
-        );
-        errors.push(plain(message, "split it: one server for each domain"));
-    }
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -112,18 +103,4 @@ fn parse(files: &[SourceFile]) -> Result<(Schema, SchemaJson), Vec<Diagnostic>> 
         )]
     })?;
     Ok((schema, SchemaJson::new(json)))
-}
-
-/// How many things a schema in JSON form declares. What Cedar does with them grows faster
-/// than their number.
-fn declarations(schema: &serde_json::Value) -> usize {
-    let namespaces = schema.as_object().into_iter().flat_map(|n| n.values());
-    let count = |namespace: &serde_json::Value| {
-        ["entityTypes", "actions", "commonTypes"]
-            .iter()
-            .filter_map(|kind| namespace.get(kind)?.as_object())
-            .map(serde_json::Map::len)
-            .sum::<usize>()
-    };
-    namespaces.map(count).sum()
 }

@@ -25,7 +25,6 @@ pub(super) fn refuse_events(events: &[PreparedEvent]) -> Result<(), StoreError> 
             &c.action_id,
             &c.resource_type,
             &c.resource_id,
-            &c.effect,
             &c.reason,
             &c.session_id,
             &c.task_id,
@@ -34,7 +33,6 @@ pub(super) fn refuse_events(events: &[PreparedEvent]) -> Result<(), StoreError> 
             &c.trace_id,
         ];
         refuse_nul(optional.into_iter().flatten().chain(&c.policies))?;
-        refuse_nul([&c.kind])?;
         stored_number(c.revision.unwrap_or(0))?;
     }
     Ok(())

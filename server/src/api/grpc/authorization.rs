@@ -11,12 +11,14 @@ use zta_proto::v1::authorization_service_server::AuthorizationService;
 use super::{bounded, consistency_token, entity, explain, fresh, optional, timestamp, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
+use crate::audit::sequencer::UNIT_MAX;
 use crate::identity::registry::Credential;
 use crate::model::arguments::Arguments;
 use crate::model::decision::{Annotations, Nearest};
 use crate::model::request::ACTION_TYPE;
 use crate::model::{AccessRequest, Decision, DenyReason, Effect};
 use crate::operations::Operations;
+use crate::pdp::PdpError;
 use crate::telemetry::Metrics;
 
 /// Bytes of a tool's arguments.
@@ -24,7 +26,7 @@ const ARGUMENTS_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a PEP's context.
 const CONTEXT_BYTES_MAX: usize = 64 * 1024;
 /// Requests of one batch.
-const BATCH_MAX: usize = 64;
+const BATCH_MAX: usize = UNIT_MAX;
 /// Obligations that a PEP may name.
 const OBLIGATIONS_MAX: usize = 64;
 /// Entities that a request may bring.
@@ -64,13 +66,8 @@ impl AuthorizationService for AuthorizationDoor {
         if requests.len() > BATCH_MAX {
             return Err(limit("requests", requests.len(), BATCH_MAX));
         }
-        // Together, so that the audit writer takes them as one batch.
-        let items = requests
-            .into_iter()
-            .map(|request| self.item(&credential, request));
-        Ok(Response::new(v1::BatchAuthorizeResponse {
-            items: join_all(items).await,
-        }))
+        let items = self.decide_all(&credential, requests).await?;
+        Ok(Response::new(v1::BatchAuthorizeResponse { items }))
     }
 
     async fn list_permitted(
@@ -125,28 +122,42 @@ impl AuthorizationService for AuthorizationDoor {
 }
 
 impl AuthorizationDoor {
-    async fn item(
+    /// The answers to a batch, in its order.
+    async fn decide_all(
         &self,
         credential: &Credential,
-        request: v1::AuthorizeRequest,
-    ) -> v1::BatchAuthorizeItem {
-        use v1::batch_authorize_item::Result as Item;
-        let correlation_id = request.correlation_id.clone();
-        let result = match self.decide(credential, request).await {
-            Ok(decision) => Item::Decision(decision),
-            Err(status) => Item::Error(v1::ItemError {
-                code: status.code() as i32,
-                message: status.message().to_owned(),
-                reason: status
-                    .get_details_error_info()
-                    .map(|i| i.reason)
-                    .unwrap_or_default(),
-            }),
-        };
-        v1::BatchAuthorizeItem {
-            correlation_id,
-            result: Some(result),
+        requests: Vec<v1::AuthorizeRequest>,
+    ) -> Result<Vec<v1::BatchAuthorizeItem>, Status> {
+        let ids: Vec<_> = requests.iter().map(|r| r.correlation_id.clone()).collect();
+        let pdp = &self.operations.pdp;
+        // They wait together.
+        let demands = requests
+            .iter()
+            .map(|r| fresh(pdp, r.at_least_as_fresh.clone()));
+        let demands = join_all(demands).await;
+        let parsed: Vec<_> = requests
+            .into_iter()
+            .zip(demands)
+            .map(|(request, fresh)| fresh.and_then(|()| parse(request)))
+            .collect();
+        let good: Vec<&AccessRequest> = parsed.iter().filter_map(|p| p.as_ref().ok()).collect();
+        // Of an empty list, too, so that what is wrong is told to those who may ask.
+        let mut decided = pdp.decide_all(credential, &good).await?.into_iter();
+        let mut items = Vec::with_capacity(ids.len());
+        for (correlation_id, parsed) in ids.into_iter().zip(parsed) {
+            let decision = match parsed {
+                Ok(_) => decided
+                    .next()
+                    .unwrap_or(Err(PdpError::Stale))
+                    .map_err(Status::from),
+                Err(status) => Err(status),
+            };
+            if let Ok(decision) = &decision {
+                self.metrics.decided(decision);
+            }
+            items.push(item(decision, correlation_id));
         }
+        Ok(items)
     }
 
     async fn decide(
@@ -176,6 +187,25 @@ impl AuthorizationDoor {
             Ok(_) => status,
             Err(error) => error.into(),
         }
+    }
+}
+
+fn item(decision: Result<Decision, Status>, correlation_id: String) -> v1::BatchAuthorizeItem {
+    use v1::batch_authorize_item::Result as Item;
+    let result = match decision {
+        Ok(decision) => Item::Decision(answer(decision, correlation_id.clone())),
+        Err(status) => Item::Error(v1::ItemError {
+            code: status.code() as i32,
+            message: status.message().to_owned(),
+            reason: status
+                .get_details_error_info()
+                .map(|i| i.reason)
+                .unwrap_or_default(),
+        }),
+    };
+    v1::BatchAuthorizeItem {
+        correlation_id,
+        result: Some(result),
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn insert(
         .bind(log_id)
         .bind(all(events, |c| c.event_id))
         .bind(all(events, |c| c.time))
-        .bind(all(events, |c| c.kind.as_str()))
+        .bind(all(events, |c| &*c.kind))
         .bind(all(events, |c| c.actor_type.as_deref()))
         .bind(all(events, |c| c.actor_id.as_deref()))
         .bind(all(events, |c| c.instance_id))
@@ -184,7 +184,7 @@ fn event(row: &PgRow) -> Result<StoredEvent, StoreError> {
         columns: Columns {
             event_id: row.try_get("event_id").map_err(translate)?,
             time: row.try_get("time").map_err(translate)?,
-            kind: text("type")?.ok_or_else(must)?,
+            kind: text("type")?.ok_or_else(must)?.into(),
             actor_type: text("actor_type")?,
             actor_id: text("actor_id")?,
             instance_id: row.try_get("instance_id").map_err(translate)?,
@@ -193,7 +193,7 @@ fn event(row: &PgRow) -> Result<StoredEvent, StoreError> {
             action_id: text("action_id")?,
             resource_type: text("resource_type")?,
             resource_id: text("resource_id")?,
-            effect: text("effect")?,
+            effect: text("effect")?.map(Into::into),
             reason: text("reason")?,
             policies: row.try_get("policies").map_err(translate)?,
             revision: revision.map(unsigned).transpose()?,

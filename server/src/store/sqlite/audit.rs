@@ -1,63 +1,20 @@
 //! The log in SQLite.
 
-use std::sync::LazyLock;
-
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use sqlx::{Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use super::{SqliteStore, list_text, parse_list, parse_time, time_text, translate};
-use crate::model::event::Inputs;
-use crate::model::{Change, Columns, Conflict};
+use super::{SqliteStore, events, translate};
+use crate::model::{Change, Conflict};
 use crate::store::value::{
-    corrupt, digest, frontier, no_head, parse_uuid, refuse_change, refuse_events, refuse_nul, salt,
-    signed, stored_number, unsigned,
+    corrupt, frontier, no_head, parse_uuid, refuse_change, refuse_events, refuse_nul, signed,
+    stored_number, unsigned,
 };
 use crate::store::{
     AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
     StoredEvent,
 };
-
-const EVENT_COLUMNS: &str = "sequence, log_id, event_id, time, type, actor_type, actor_id, \
-    instance_id, source, action_type, action_id, resource_type, resource_id, effect, reason, \
-    policies, revision, session_id, task_id, user_id, correlation_id, trace_id, leaf, leaf_hash";
-const EVENT_COLUMN_COUNT: usize = 24;
-
-/// `INSERT` texts for 1, 2, 4 … 256 rows: few texts, so that each stays prepared.
-static INSERT_EVENTS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    inserts(
-        &format!("INSERT INTO audit_events ({EVENT_COLUMNS}) VALUES "),
-        EVENT_COLUMN_COUNT,
-    )
-});
-static INSERT_INPUTS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    inserts(
-        "INSERT INTO audit_inputs (sequence, log_id, salt, inputs) VALUES ",
-        4,
-    )
-});
-const POWERS: u32 = 8;
-
-/// Parameters are `?`, without number: SQLite finds those that have one by walking a
-/// list, for each in turn, and a batch of 128 took three times as long.
-fn inserts(head: &str, columns: usize) -> Vec<String> {
-    let row = format!("({})", vec!["?"; columns].join(","));
-    (0..=POWERS)
-        .map(|power| format!("{head}{}", vec![row.as_str(); 1 << power].join(",")))
-        .collect()
-}
-
-/// Cuts a slice into pieces whose lengths are powers of two, with the power.
-fn powers_of_two<T>(mut items: &[T]) -> impl Iterator<Item = (usize, &[T])> {
-    std::iter::from_fn(move || {
-        let power = items.len().checked_ilog2()?.min(POWERS) as usize;
-        let (piece, rest) = items.split_at(1 << power);
-        items = rest;
-        Some((power, piece))
-    })
-}
 
 /// A transaction, by hand: sqlx's own counts its depth, and where SQLite itself ended
 /// one (a full disk, an I/O error), the count stays wrong and nothing begins any more
@@ -118,7 +75,7 @@ impl AuditTx for SqliteTx {
         let first = stored_number(first_sequence)?;
         let log_id = self.head.log_id.to_string();
         let connection = self.start()?;
-        insert(connection, &log_id, first, events).await?;
+        events::insert(connection, &log_id, first, events).await?;
         self.state = State::Open;
         Ok(())
     }
@@ -126,16 +83,17 @@ impl AuditTx for SqliteTx {
     async fn commit(mut self: Box<Self>, head: &LogHead) -> Result<(), StoreError> {
         let (size, epoch) = (stored_number(head.size)?, stored_number(head.epoch)?);
         let connection = self.start()?;
-        sqlx::query("UPDATE log_head SET size = $1, frontier = $2, epoch = $3 WHERE one = 1")
-            .bind(size)
-            .bind(head.frontier.as_flattened())
-            .bind(epoch)
-            .execute(&mut *connection)
-            .await
-            .map_err(translate)?;
-        execute(connection, "COMMIT")
-            .await
-            .map_err(|e| StoreError::CommitUnknown(e.to_string()))?;
+        // One trip to SQLite's thread. An error of the UPDATE counts as one of the COMMIT:
+        // looked up, it is found not to have taken effect.
+        sqlx::query(
+            "UPDATE log_head SET size = $1, frontier = $2, epoch = $3 WHERE one = 1; COMMIT",
+        )
+        .bind(size)
+        .bind(head.frontier.as_flattened())
+        .bind(epoch)
+        .execute(&mut *connection)
+        .await
+        .map_err(|e| StoreError::CommitUnknown(e.to_string()))?;
         self.state = State::Committed;
         Ok(())
     }
@@ -163,76 +121,15 @@ async fn execute(connection: &mut SqliteConnection, sql: &'static str) -> Result
         .map_err(translate)
 }
 
-async fn insert(
+const READ_HEAD: &str = "SELECT log_id, size, frontier, epoch FROM log_head WHERE one = 1";
+const BEGIN: &str =
+    "BEGIN IMMEDIATE; SELECT log_id, size, frontier, epoch FROM log_head WHERE one = 1";
+
+async fn read_head(
     connection: &mut SqliteConnection,
-    log_id: &str,
-    first: i64,
-    events: &[PreparedEvent],
-) -> Result<(), StoreError> {
-    let numbered: Vec<(i64, &PreparedEvent)> = (first..).zip(events).collect();
-    for (power, piece) in powers_of_two(&numbered) {
-        let mut query = sqlx::query(INSERT_EVENTS[power].as_str());
-        for (sequence, event) in piece {
-            query = bind_event(query, *sequence, log_id, event);
-        }
-        query.execute(&mut *connection).await.map_err(translate)?;
-    }
-    let inputs: Vec<(i64, &Inputs)> = numbered
-        .iter()
-        .filter_map(|(s, e)| Some((*s, e.inputs.as_ref()?)))
-        .collect();
-    for (power, piece) in powers_of_two(&inputs) {
-        let mut query = sqlx::query(INSERT_INPUTS[power].as_str());
-        for (sequence, inputs) in piece {
-            query = query
-                .bind(*sequence)
-                .bind(log_id)
-                .bind(&inputs.salt[..])
-                .bind(&inputs.json);
-        }
-        query.execute(&mut *connection).await.map_err(translate)?;
-    }
-    Ok(())
-}
-
-type Query<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
-
-fn bind_event<'q>(
-    query: Query<'q>,
-    sequence: i64,
-    log_id: &'q str,
-    event: &'q PreparedEvent,
-) -> Query<'q> {
-    let c = &event.columns;
-    query
-        .bind(sequence)
-        .bind(log_id)
-        .bind(c.event_id.to_string())
-        .bind(time_text(c.time))
-        .bind(&c.kind)
-        .bind(&c.actor_type)
-        .bind(&c.actor_id)
-        .bind(c.instance_id.map(|id| id.to_string()))
-        .bind(&c.source)
-        .bind(&c.action_type)
-        .bind(&c.action_id)
-        .bind(&c.resource_type)
-        .bind(&c.resource_id)
-        .bind(&c.effect)
-        .bind(&c.reason)
-        .bind(list_text(&c.policies))
-        .bind(c.revision.map(signed))
-        .bind(&c.session_id)
-        .bind(&c.task_id)
-        .bind(&c.user_id)
-        .bind(&c.correlation_id)
-        .bind(&c.trace_id)
-        .bind(&event.leaf)
-        .bind(&event.leaf_hash[..])
-}
-
-async fn read_head(connection: &mut SqliteConnection) -> Result<LogHead, StoreError> {
-    let row = sqlx::query("SELECT log_id, size, frontier, epoch FROM log_head WHERE one = 1")
+    sql: &'static str,
+) -> Result<LogHead, StoreError> {
+    let row = sqlx::query(sql)
         .fetch_optional(connection)
         .await
         .map_err(translate)?
@@ -262,7 +159,7 @@ impl AuditStore for SqliteStore {
 
     async fn head(&self) -> Result<LogHead, StoreError> {
         let mut connection = self.readers.acquire().await.map_err(translate)?;
-        read_head(&mut connection).await
+        read_head(&mut connection, READ_HEAD).await
     }
 
     async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError> {
@@ -279,8 +176,7 @@ impl AuditStore for SqliteStore {
             state: State::Open,
         });
         let connection = tx.start()?;
-        execute(connection, "BEGIN IMMEDIATE").await?;
-        tx.head = read_head(&mut tx.connection).await?;
+        tx.head = read_head(connection, BEGIN).await?;
         tx.state = State::Open;
         Ok(tx)
     }
@@ -297,17 +193,7 @@ impl AuditStore for SqliteStore {
     }
 
     async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
-        let sql = format!(
-            "SELECT {EVENT_COLUMNS}, salt, inputs FROM audit_events LEFT JOIN audit_inputs \
-             USING (sequence, log_id) WHERE sequence >= $1 ORDER BY sequence LIMIT $2"
-        );
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(signed(first))
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(translate)?;
-        rows.iter().map(event).collect()
+        events::read(&self.readers, first, limit).await
     }
 
     async fn list(
@@ -318,43 +204,7 @@ impl AuditStore for SqliteStore {
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         refuse_nul(filter.types.iter().chain(&filter.actor_id))?;
-        // Only conditions that are asked for stand in the text: with a parameter that
-        // may be NULL, SQLite walks the whole table instead of an index.
-        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(format!(
-            "SELECT {EVENT_COLUMNS}, NULL AS salt, NULL AS inputs FROM audit_events WHERE true"
-        ));
-        if let Some(after) = after {
-            let compare = if descending { "<" } else { ">" };
-            sql.push(format!(" AND sequence {compare} "))
-                .push_bind(signed(after));
-        }
-        if !filter.types.is_empty() {
-            sql.push(" AND type IN (SELECT value FROM json_each(")
-                .push_bind(list_text(&filter.types))
-                .push("))");
-        }
-        if let Some(actor_id) = &filter.actor_id {
-            sql.push(" AND actor_id = ").push_bind(actor_id);
-        }
-        if let Some(effect) = filter.effect {
-            sql.push(" AND effect = ").push_bind(effect.as_str());
-        }
-        if let Some(start) = filter.start_time {
-            sql.push(" AND time >= ").push_bind(time_text(start));
-        }
-        if let Some(end) = filter.end_time {
-            sql.push(" AND time < ").push_bind(time_text(end));
-        }
-        sql.push(" ORDER BY sequence")
-            .push(if descending { " DESC" } else { "" })
-            .push(" LIMIT ")
-            .push_bind(limit);
-        let rows = sql
-            .build()
-            .fetch_all(&self.readers)
-            .await
-            .map_err(translate)?;
-        rows.iter().map(event).collect()
+        events::list(&self.readers, filter, after, descending, limit).await
     }
 
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
@@ -393,54 +243,4 @@ impl AuditStore for SqliteStore {
         }
         Err(corrupt("two different checkpoints of one size"))
     }
-}
-
-fn event(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
-    let text = |name: &str| row.try_get::<Option<String>, _>(name).map_err(translate);
-    let must = |name: &str| row.try_get::<String, _>(name).map_err(translate);
-    let bytes = |name: &str| row.try_get::<Vec<u8>, _>(name).map_err(translate);
-    let side = |name: &str| row.try_get::<Option<Vec<u8>>, _>(name).map_err(translate);
-    let inputs = match (side("salt")?, side("inputs")?) {
-        (Some(bytes), Some(json)) => Some(Inputs {
-            salt: salt(&bytes)?,
-            json,
-        }),
-        _ => None,
-    };
-    Ok(StoredEvent {
-        log_id: parse_uuid(&must("log_id")?)?,
-        sequence: unsigned(row.try_get("sequence").map_err(translate)?)?,
-        leaf: bytes("leaf")?,
-        leaf_hash: digest(&bytes("leaf_hash")?)?,
-        inputs,
-        columns: Columns {
-            event_id: parse_uuid(&must("event_id")?)?,
-            time: parse_time(&must("time")?)?,
-            kind: must("type")?,
-            actor_type: text("actor_type")?,
-            actor_id: text("actor_id")?,
-            instance_id: text("instance_id")?
-                .as_deref()
-                .map(parse_uuid)
-                .transpose()?,
-            source: text("source")?,
-            action_type: text("action_type")?,
-            action_id: text("action_id")?,
-            resource_type: text("resource_type")?,
-            resource_id: text("resource_id")?,
-            effect: text("effect")?,
-            reason: text("reason")?,
-            policies: parse_list(&must("policies")?)?,
-            revision: row
-                .try_get::<Option<i64>, _>("revision")
-                .map_err(translate)?
-                .map(unsigned)
-                .transpose()?,
-            session_id: text("session_id")?,
-            task_id: text("task_id")?,
-            user_id: text("user_id")?,
-            correlation_id: text("correlation_id")?,
-            trace_id: text("trace_id")?,
-        },
-    })
 }

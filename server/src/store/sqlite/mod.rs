@@ -4,6 +4,7 @@
 mod audit;
 mod changes;
 mod entities;
+mod events;
 mod policy;
 mod registry;
 
@@ -18,6 +19,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::value::{corrupt, no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
+use crate::model::canonical::list_text;
+use crate::model::event::time_text;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite");
 
@@ -155,28 +158,8 @@ fn is_constraint(code: Option<&str>) -> bool {
         .is_some_and(|c| c & 0xff == SQLITE_CONSTRAINT)
 }
 
-/// Times are RFC 3339 with six digits in UTC, so that text order is time order.
-fn time_text(time: OffsetDateTime) -> String {
-    let t = time.to_offset(time::UtcOffset::UTC);
-    let date = t.date();
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        t.hour(),
-        t.minute(),
-        t.second(),
-        t.microsecond()
-    )
-}
-
 fn parse_time(text: &str) -> Result<OffsetDateTime, StoreError> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| corrupt("a time that is not RFC 3339"))
-}
-
-fn list_text(items: &[String]) -> String {
-    serde_json::Value::from(items.to_vec()).to_string()
 }
 
 fn parse_list(text: &str) -> Result<Vec<String>, StoreError> {

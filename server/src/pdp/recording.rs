@@ -1,0 +1,179 @@
+//! How decisions get on record: the event, the inputs beside it, and the commit.
+
+use serde_json::{Map, json};
+
+use super::{Act, Made, Pdp, PdpError, Scene};
+use crate::audit::{AppendError, Appended, Record};
+use crate::identity::registry::Caller;
+use crate::model::arguments::Arguments;
+use crate::model::canonical::Node;
+use crate::model::event::Inputs;
+use crate::model::{AccessRequest, Event, EventType};
+use crate::policy::Facts;
+
+impl Pdp {
+    /// One decision, with the change that it permits.
+    pub(super) async fn append(
+        &self,
+        scene: &Scene<'_>,
+        made: &Made<'_>,
+        act: Act,
+    ) -> Result<Appended, AppendError> {
+        let record = self.record(scene, made, act, Some(scene.state.epoch))?;
+        self.audit.append(record).await
+    }
+
+    /// Decisions in one commit. One that makes no record becomes an error in its place.
+    pub(super) async fn append_all(
+        &self,
+        scene: &Scene<'_>,
+        all: &mut [Result<Made<'_>, PdpError>],
+    ) -> Result<Appended, AppendError> {
+        let mut events = Vec::with_capacity(all.len());
+        for one in all {
+            let Ok(made) = one else { continue };
+            let record = self.record(scene, made, Act::default(), None);
+            match record.and_then(|r| Record::prepare(r.event, r.inputs)) {
+                Ok(event) => events.push(event),
+                Err(error) => *one = Err(PdpError::Append(error)),
+            }
+        }
+        let epoch = scene.state.epoch;
+        if events.is_empty() {
+            return Ok(Appended { sequence: 0, epoch });
+        }
+        self.audit.append_all(events, epoch).await
+    }
+
+    /// Puts an act on record that was permitted and could not be done; returns why.
+    ///
+    /// # Errors
+    /// When it could not be put on record.
+    pub(super) async fn record_failed(
+        &self,
+        scene: &Scene<'_>,
+        made: &Made<'_>,
+        error: PdpError,
+    ) -> Result<PdpError, PdpError> {
+        let act = Act {
+            change: None,
+            detail: Map::from_iter([("failed".to_owned(), json!(error.to_string()))]),
+        };
+        let record = self
+            .record(scene, made, act, None)
+            .map_err(PdpError::Append)?;
+        self.audit.append(record).await.map_err(PdpError::Append)?;
+        Ok(error)
+    }
+
+    /// # Errors
+    /// When the inputs cannot be committed to.
+    fn record(
+        &self,
+        scene: &Scene<'_>,
+        made: &Made<'_>,
+        act: Act,
+        epoch: Option<u64>,
+    ) -> Result<Record, AppendError> {
+        let Scene { caller, kind, .. } = *scene;
+        let Made {
+            decision,
+            facts,
+            request,
+        } = made;
+        let verdict = &decision.verdict;
+        let mut event = Event::new(kind, decision.log_id, decision.id, decision.time);
+        event.actor = Some(caller.principal.uid());
+        event.instance = Some(caller.principal.instance);
+        event.source = facts.source;
+        event.action = Some(verdict.action.clone());
+        event.resource = Some(request.resource.clone());
+        event.effect = Some(verdict.effect());
+        event.reason = verdict.deny.map(|reason| reason.as_str().to_owned());
+        event.policies.clone_from(&verdict.policies);
+        event.errored.clone_from(&verdict.errored);
+        event.obligations.clone_from(&verdict.obligations);
+        event.revision = Some(decision.revision);
+        event.session.clone_from(&request.session_id);
+        event.task.clone_from(&request.task_id);
+        event.user.clone_from(&request.user);
+        event.correlation_id.clone_from(&request.correlation_id);
+        event.trace_id.clone_from(&request.trace_id);
+        event.detail = act.detail;
+        let inputs = match kind {
+            EventType::Decision => Some(self.inputs(caller, request, facts)?),
+            _ => None,
+        };
+        event.inputs_sha256 = inputs
+            .as_ref()
+            .map(|inputs| hex::encode(inputs.commitment()));
+        Ok(Record {
+            event,
+            inputs,
+            epoch,
+            change: act.change,
+        })
+    }
+
+    /// What replay needs beside the event: redacted, under a salted commitment. The
+    /// digest of the arguments is among it, not in the leaf: unsalted, it would let
+    /// short arguments be guessed for ever.
+    fn inputs(
+        &self,
+        caller: &Caller,
+        request: &AccessRequest,
+        facts: &Facts,
+    ) -> Result<Inputs, AppendError> {
+        let text = |text| Node::Text(text);
+        let principal = vec![
+            ("name", text(&*caller.principal.name)),
+            ("owner", text(&caller.principal.owner)),
+            ("roles", Node::Texts(&caller.principal.roles)),
+        ];
+        let authentication = vec![
+            (
+                "age_seconds",
+                Node::Integer(facts.authentication_age_seconds),
+            ),
+            ("method", text(facts.authentication_method)),
+        ];
+        let action = vec![
+            ("id", text(&*request.action.id)),
+            ("type", text(&request.action.ty)),
+        ];
+        let digest = match &request.arguments {
+            Some(Ok(arguments)) => Some(hex::encode(arguments.sha256())),
+            _ => None,
+        };
+        let mut inputs = vec![
+            ("action", Node::Object(action)),
+            ("arguments", given(request.arguments.as_ref())),
+        ];
+        inputs.extend(digest.iter().map(|d| ("arguments_sha256", Node::Kept(d))));
+        inputs.extend([
+            ("authentication", Node::Object(authentication)),
+            ("principal", Node::Object(principal)),
+            ("request", given(Some(&request.pep_context))),
+            (
+                "supported_obligations",
+                Node::Texts(&request.supported_obligations),
+            ),
+        ]);
+        let mut salt = [0; 16];
+        aws_lc_rs::rand::fill(&mut salt)
+            .map_err(|_| AppendError::Store("no randomness for a salt".to_owned()))?;
+        Ok(Inputs {
+            salt,
+            json: Node::Object(inputs).canonical(&self.redaction),
+        })
+    }
+}
+
+/// A caller's object, or why it is none.
+fn given(parsed: Option<&Result<Arguments, String>>) -> Node<'_> {
+    match parsed {
+        Some(Ok(arguments)) => Node::Fields(arguments.fields()),
+        Some(Err(why)) => Node::Object(vec![("unreadable", Node::Text(why))]),
+        None => Node::Null,
+    }
+}
