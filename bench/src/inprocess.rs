@@ -7,7 +7,7 @@ use zta_server::{
         AccessRequest, AgentState, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile,
         arguments::Arguments,
     },
-    policy::{Compiled, Facts, PolicySource, builtin_source, compile},
+    policy::{Compiled, EntityMap, Facts, PolicySource, builtin_source, compile},
 };
 
 use crate::{Result, policies, requests::Expected};
@@ -73,9 +73,12 @@ impl Engine {
     /// # Errors
     /// The request does not fit the schema.
     pub fn decide(&self, question: &Question) -> Result<Expected> {
-        let verdict = self
-            .compiled
-            .evaluate(&self.principal, question, &self.facts)?;
+        let verdict = self.compiled.evaluate(
+            &self.principal,
+            question,
+            &self.facts,
+            &EntityMap::default(),
+        )?;
         Ok(match verdict.deny {
             None => Expected::Allow,
             Some(DenyReason::NotPermitted) => Expected::Deny(v1::DenyReason::NotPermitted),

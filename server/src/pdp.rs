@@ -137,10 +137,12 @@ impl Pdp {
             let facts = facts(&state, &caller, credential, request, now);
             let verdict = match contained(&caller, request) {
                 Some(verdict) => verdict,
-                None => match revision
-                    .compiled
-                    .evaluate(&caller.principal, request, &facts)
-                {
+                None => match revision.compiled.evaluate(
+                    &caller.principal,
+                    request,
+                    &facts,
+                    &state.entities,
+                ) {
                     Ok(verdict) => verdict,
                     // What the schema does not have may be in one applied elsewhere.
                     Err(_) if self.replica.is_newer_than(state.epoch).await? => continue,

@@ -152,6 +152,7 @@ fn policy(error: &PolicyError, message: String) -> Status {
             ErrorReason::ResourceTypeInvalid,
             message,
         ),
+        PolicyError::Entity(e) => entity(e, message),
         PolicyError::Internal(_) => internal(&message),
     }
 }
@@ -161,6 +162,7 @@ fn entity(error: &EntityError, message: String) -> Status {
     let reason = match error {
         EntityError::Reserved(_) => ErrorReason::EntityTypeReserved,
         EntityError::Invalid(_) => ErrorReason::EntityInvalid,
+        EntityError::Stored(_) => ErrorReason::EntityStored,
         EntityError::Limit { name, size, max } => return limit(name, *size, *max),
     };
     let mut details = ErrorDetails::new();

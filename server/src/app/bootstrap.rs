@@ -133,7 +133,12 @@ fn require_administrator(
         resource: None,
     };
     let verdict = compiled
-        .evaluate(&administrator, &request, &facts)
+        .evaluate(
+            &administrator,
+            &request,
+            &facts,
+            &crate::policy::EntityMap::default(),
+        )
         .map_err(start_error)?;
     match verdict.deny {
         None => Ok(()),

@@ -1,5 +1,6 @@
 //! Stored entities as plain data: what policies know of the world beside the registry.
 
+use super::arguments::Arguments;
 use super::request::EntityUid;
 
 /// An entity with its content. The two texts are canonical: JSON objects without blanks,
@@ -15,6 +16,19 @@ pub struct StoredEntity {
     pub attributes: String,
     /// Its tags, a JSON object.
     pub tags: String,
+}
+
+/// An entity as a caller gives it: JSON, not yet read by a schema.
+#[derive(Clone, Debug)]
+pub struct GivenEntity {
+    /// Its type and id.
+    pub uid: EntityUid,
+    /// What it is in, directly.
+    pub parents: Vec<EntityUid>,
+    /// Its attributes.
+    pub attributes: Arguments,
+    /// Its tags.
+    pub tags: Arguments,
 }
 
 /// One version of an entity as the change feed brings it.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::arguments::Arguments;
+use super::entity::GivenEntity;
 
 /// The namespace of the built-in Cedar types.
 pub const NAMESPACE: &str = "ZTA";
@@ -60,6 +61,8 @@ pub struct AccessRequest {
     pub task_id: Option<String>,
     /// The user that the guard names; unproven.
     pub user: Option<String>,
+    /// Entities that this request alone brings.
+    pub entities: Vec<GivenEntity>,
     /// Echoed and recorded.
     pub correlation_id: Option<String>,
     /// Obligations that the PEP can carry out.
@@ -79,6 +82,7 @@ impl AccessRequest {
             session_id: None,
             task_id: None,
             user: None,
+            entities: Vec::new(),
             correlation_id: None,
             supported_obligations: Vec::new(),
             trace_id: None,

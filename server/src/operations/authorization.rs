@@ -79,7 +79,7 @@ impl Operations {
                     None => {
                         let facts = facts(state, &caller, credential, request, now);
                         let compiled = &revision.compiled;
-                        compiled.explain(&caller.principal, request, &facts)?
+                        compiled.explain(&caller.principal, request, &facts, &state.entities)?
                     }
                 };
                 let verdict = &explanation.verdict;
@@ -251,7 +251,7 @@ impl Page {
             Query::Resources { ty, ids } => {
                 let ids = match ids {
                     Some(ids) => ids.iter().cloned().collect(),
-                    None => compiled.resources_named(ty),
+                    None => compiled.resources_named(ty, &self.state.entities),
                 };
                 let later = |id: &String| self.after.as_ref().is_none_or(|a| *id > a.id);
                 let ids = ids.into_iter().filter(later).take(QUESTIONS_MAX + 1);
@@ -273,7 +273,12 @@ impl Page {
                 break;
             }
             let facts = facts(&self.state, &self.caller, &self.credential, request, now);
-            let permission = compiled.permission(&self.caller.principal, request, &facts)?;
+            let permission = compiled.permission(
+                &self.caller.principal,
+                request,
+                &facts,
+                &self.state.entities,
+            )?;
             if permission != Permission::No {
                 let conditional = permission == Permission::Conditional;
                 let (action, resource) = (request.action.clone(), request.resource.clone());

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 use super::{OperationError, Operations, allowed, detail};
 use crate::identity::registry::Credential;
 use crate::model::arguments::sha256;
-use crate::model::{AccessRequest, Change, Decision, EntityUid, StoredEntity};
+use crate::model::{AccessRequest, Change, Decision, EntityUid, GivenEntity, StoredEntity};
 use crate::pdp::{Act, PdpError};
-use crate::policy::{Diagnostic, GivenEntity};
+use crate::policy::Diagnostic;
 
 /// Types that the record of one act names; a schema may declare more.
 const TYPES_RECORDED_MAX: usize = 32;

@@ -115,9 +115,12 @@ impl Operations {
                     return Err(PdpError::Conflict(Conflict::Revision { in_force }));
                 }
                 let facts = facts(state, caller, credential, request, now);
-                let next = passed
-                    .compiled
-                    .evaluate(&caller.principal, request, &facts)?;
+                let next = passed.compiled.evaluate(
+                    &caller.principal,
+                    request,
+                    &facts,
+                    &state.entities,
+                )?;
                 // What cannot be put on record cannot be done either.
                 if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
                     return Err(PdpError::Lockout);
@@ -192,7 +195,7 @@ impl Operations {
         let facts = facts(&state, &caller, credential, request, now);
         let verdict = revision
             .compiled
-            .evaluate(&caller.principal, request, &facts)
+            .evaluate(&caller.principal, request, &facts, &state.entities)
             .map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use cedar_policy_core::ast::{Context, Entity, EntityUID, EntityUIDEntry, Request};
 use cedar_policy_core::entities::Entities;
-use cedar_policy_core::extensions::Extensions;
 use time::OffsetDateTime;
 
 use super::actions::ActionInfo;
@@ -15,6 +14,7 @@ use super::authorize::authorize;
 use super::compile::Compiled;
 use super::context::context;
 use super::convert::uid;
+use super::entities::{EntityError, EntityMap, SliceError};
 use super::entry::Entry;
 use super::scope_index::Place;
 use crate::model::request::CALL_TOOL;
@@ -68,6 +68,9 @@ pub enum PolicyError {
         /// The resource.
         resource: EntityUid,
     },
+    /// An entity that the request brings is no good.
+    #[error(transparent)]
+    Entity(#[from] EntityError),
     /// A defect: Cedar refused what was built for it.
     #[error("the request could not be built: {0}")]
     Internal(String),
@@ -83,12 +86,19 @@ pub(super) struct Case<'p> {
     pub(super) candidates: Vec<&'p Arc<Entry>>,
 }
 
+/// What is known beside the request.
+struct World<'w> {
+    facts: &'w Facts,
+    stored: &'w EntityMap,
+}
+
 /// Why there is no case.
 pub(super) enum NoCase<'p> {
     /// No policy can be asked.
     Error(PolicyError),
-    /// What the caller or its model sent does not fit the action's types.
-    Misfit(&'p EntityUid, String),
+    /// A deny before any policy is asked: what the caller or its model sent does not fit
+    /// the action's types, or reaches too far.
+    Deny(DenyReason, &'p EntityUid, String),
 }
 
 impl From<PolicyError> for NoCase<'_> {
@@ -107,18 +117,17 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
+        stored: &EntityMap,
     ) -> Result<Verdict, PolicyError> {
-        match self.case(principal, request, facts) {
+        match self.case(principal, request, facts, stored) {
             Ok(mut case) => {
                 let candidates = std::mem::take(&mut case.candidates);
                 let outcome = authorize(candidates, &case.request, &case.entities);
                 Ok(super::verdict::verdict(&outcome, &case, request))
             }
-            Err(NoCase::Misfit(action, why)) => Ok(Verdict::deny(
-                DenyReason::InvalidArguments,
-                why,
-                action.clone(),
-            )),
+            Err(NoCase::Deny(reason, action, why)) => {
+                Ok(Verdict::deny(reason, why, action.clone()))
+            }
             Err(NoCase::Error(error)) => Err(error),
         }
     }
@@ -129,10 +138,13 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
+        stored: &EntityMap,
     ) -> Result<Case<'_>, NoCase<'_>> {
         let (action, info) = self.resolve_action(request)?;
-        let context = context(info, request, facts).map_err(|why| NoCase::Misfit(action, why))?;
-        self.case_in(action, info, Some(context), principal, request, facts)
+        let context = context(info, request, facts)
+            .map_err(|why| NoCase::Deny(DenyReason::InvalidArguments, action, why))?;
+        let world = World { facts, stored };
+        self.case_in((action, info), Some(context), principal, request, &world)
     }
 
     /// As [`Compiled::case`], of a call whose context is not known yet.
@@ -141,21 +153,22 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
+        stored: &EntityMap,
     ) -> Result<Case<'_>, NoCase<'_>> {
         let (action, info) = self.resolve_action(request)?;
-        self.case_in(action, info, None, principal, request, facts)
+        let world = World { facts, stored };
+        self.case_in((action, info), None, principal, request, &world)
     }
 
     fn case_in<'p>(
         &'p self,
-        action: &'p EntityUid,
-        info: &'p ActionInfo,
+        (action, info): (&'p EntityUid, &'p ActionInfo),
         context: Option<Context>,
         principal: &Principal,
         request: &AccessRequest,
-        facts: &Facts,
+        world: &World<'_>,
     ) -> Result<Case<'p>, NoCase<'p>> {
-        let misfit = |why: String| NoCase::Misfit(action, why);
+        let deny = |reason, why: String| NoCase::Deny(reason, action, why);
         let principal_uid = Arc::new(uid(&principal.uid()).map_err(PolicyError::Internal)?);
         let resource_uid = Arc::new(uid(&request.resource).map_err(PolicyError::Internal)?);
         let known = |euid: &Arc<EntityUID>| EntityUIDEntry::Known {
@@ -173,33 +186,80 @@ impl Compiled {
             &principal_uid,
             &resource_uid,
         )
-        .map_err(misfit)?;
-        let own = own_entities(principal, &principal_uid, &resource_uid, facts)
-            .map_err(PolicyError::Internal)?;
-        let place = |uid| Place {
-            uid,
-            ancestors: own
-                .iter()
-                .filter(|e| e.uid() == uid)
-                .flat_map(Entity::ancestors)
-                .collect(),
+        .map_err(|why| deny(DenyReason::InvalidArguments, why))?;
+        let own = self.own_entities(principal, &principal_uid, &resource_uid, request, world)?;
+        let unreachable = |e: SliceError| match e {
+            SliceError::TooLarge { .. } => deny(DenyReason::EvaluationError, e.to_string()),
+            SliceError::Cycle(_) => deny(DenyReason::InvalidArguments, e.to_string()),
+            SliceError::Internal(why) => NoCase::Error(PolicyError::Internal(why)),
         };
-        let action_place = Place {
-            uid: &info.uid,
-            ancestors: info.ancestors.iter().collect(),
-        };
+        let above = |uid| world.stored.ancestors(uid, &own).map_err(unreachable);
+        let (above_principal, above_resource) = (above(&*principal_uid)?, above(&*resource_uid)?);
         let candidates = self.policies.candidates(
-            &place(&*principal_uid),
-            &action_place,
-            &place(&*resource_uid),
+            &Place {
+                uid: &principal_uid,
+                ancestors: above_principal.iter().collect(),
+            },
+            &Place {
+                uid: &info.uid,
+                ancestors: info.ancestors.iter().collect(),
+            },
+            &Place {
+                uid: &resource_uid,
+                ancestors: above_resource.iter().collect(),
+            },
         );
-        let entities = entities(own, info, &candidates).map_err(PolicyError::Internal)?;
+        let places = [&*principal_uid, &*resource_uid];
+        let entities = slice(own, info, &candidates, places, world.stored).map_err(unreachable)?;
         Ok(Case {
             action,
             request: cedar,
             entities,
             candidates,
         })
+    }
+
+    /// The entities that come with the request: principal, and a resource that is an agent
+    /// or a user, each with its roles, and what the caller brings. Without the resource's
+    /// roles, a forbid over `resource in ZTA::Role::"…"` would be false, not an error, and
+    /// so never forbid.
+    fn own_entities(
+        &self,
+        principal: &Principal,
+        principal_uid: &EntityUID,
+        resource_uid: &EntityUID,
+        request: &AccessRequest,
+        world: &World<'_>,
+    ) -> Result<Vec<Entity>, PolicyError> {
+        let owner = (principal.kind == PrincipalKind::Agent).then_some(principal.owner.as_str());
+        let party = |uid, name, owner, roles| {
+            entity(uid, name, owner, roles).map_err(PolicyError::Internal)
+        };
+        let mut own = vec![party(
+            principal_uid,
+            &principal.name,
+            owner,
+            &principal.roles,
+        )?];
+        if let Some(resource) = &world.facts.resource
+            && principal_uid != resource_uid
+        {
+            let owner = resource.owner.as_deref();
+            own.push(party(resource_uid, &resource.name, owner, &resource.roles)?);
+        }
+        for given in &request.entities {
+            let brought = self.vocabulary.entity_types.request_entity(given)?;
+            // A stored entity is what its administrator says, whoever asks.
+            if world.stored.contains(&given.uid) {
+                return Err(EntityError::Stored(given.uid.clone()).into());
+            }
+            if own.iter().any(|other| other.uid() == brought.uid()) {
+                let why = format!("the request brings {} twice", given.uid);
+                return Err(EntityError::Invalid(why).into());
+            }
+            own.push(brought);
+        }
+        Ok(own)
     }
 
     /// The action that is evaluated: for `call_tool` on a declared tool, the tool's own.
@@ -234,36 +294,6 @@ impl Compiled {
     }
 }
 
-/// The entities that the request itself brings: principal, and a resource that is an agent
-/// or a user, each with its roles. Without the resource's roles, a forbid over
-/// `resource in ZTA::Role::"…"` would be false, not an error, and so never forbid.
-fn own_entities(
-    principal: &Principal,
-    principal_uid: &EntityUID,
-    resource_uid: &EntityUID,
-    facts: &Facts,
-) -> Result<Vec<Entity>, String> {
-    let owner = (principal.kind == PrincipalKind::Agent).then_some(principal.owner.as_str());
-    let mut own = vec![entity(
-        principal_uid,
-        &principal.name,
-        owner,
-        &principal.roles,
-    )?];
-    if let Some(resource) = &facts.resource
-        && principal_uid != resource_uid
-    {
-        let owner = resource.owner.as_deref();
-        own.push(entity(
-            resource_uid,
-            &resource.name,
-            owner,
-            &resource.roles,
-        )?);
-    }
-    Ok(own)
-}
-
 fn entity(
     of: &EntityUID,
     name: &str,
@@ -286,24 +316,21 @@ fn entity(
 }
 
 /// What the candidates' conditions can look into. Nothing, where they look into nothing.
-fn entities(
+fn slice(
     own: Vec<Entity>,
     info: &ActionInfo,
     candidates: &[&Arc<Entry>],
-) -> Result<Entities, String> {
-    let reach = candidates.iter().map(|entry| &entry.reach);
-    if !reach.clone().any(|reach| reach.looks()) {
+    places: [&EntityUID; 2],
+    stored: &EntityMap,
+) -> Result<Entities, SliceError> {
+    let reaches = || {
+        let reaches = candidates.iter().map(|entry| &entry.reach);
+        reaches.filter(|reach| reach.looks())
+    };
+    let Some(levels) = reaches().map(|reach| reach.levels).max() else {
         return Ok(Entities::new());
-    }
-    let own = own.into_iter().map(Arc::new);
-    let all = own.chain(info.entities.iter().map(Arc::clone));
-    // A role has no parents, and the schema's actions have all their ancestors.
-    Entities::new()
-        .add_entities(
-            all,
-            None::<&cedar_policy_core::entities::NoEntitiesSchema>,
-            cedar_policy_core::entities::TCComputation::AssumeAlreadyComputed,
-            Extensions::all_available(),
-        )
-        .map_err(|e| e.to_string())
+    };
+    let literals = reaches().flat_map(|reach| reach.literals.iter().map(|uid| &**uid));
+    let roots: Vec<&EntityUID> = places.into_iter().chain(literals).collect();
+    stored.slice(own, info.entities.iter().map(Arc::clone), &roots, levels)
 }

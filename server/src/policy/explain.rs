@@ -8,11 +8,12 @@ use serde_json::{Map, Value};
 
 use super::authorize::{authorize, evaluator, is_true};
 use super::compile::Compiled;
+use super::entities::EntityMap;
 use super::entry::{Entry, source_text};
 use super::evaluate::{Case, Facts, NoCase, PolicyError};
 use super::verdict::verdict;
 use crate::model::decision::Annotations;
-use crate::model::{AccessRequest, DenyReason, Effect, EntityUid, Principal, Verdict};
+use crate::model::{AccessRequest, Effect, EntityUid, Principal, Verdict};
 
 /// Policies that an explanation tells of.
 pub(super) const POLICIES_MAX: usize = 1000;
@@ -85,12 +86,13 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
+        stored: &EntityMap,
     ) -> Result<Explanation, PolicyError> {
-        let case = match self.case(principal, request, facts) {
+        let case = match self.case(principal, request, facts, stored) {
             Ok(case) => case,
             Err(NoCase::Error(error)) => return Err(error),
-            Err(NoCase::Misfit(action, why)) => {
-                let verdict = Verdict::deny(DenyReason::InvalidArguments, why, action.clone());
+            Err(NoCase::Deny(reason, action, why)) => {
+                let verdict = Verdict::deny(reason, why, action.clone());
                 return Ok(self.without_policies(verdict));
             }
         };

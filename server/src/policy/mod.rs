@@ -30,7 +30,7 @@ mod vocabulary;
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, compile};
 pub use diagnostic::Diagnostic;
-pub use entities::{EntityError, EntityMap, EntityTypes, GivenEntity, SliceError};
+pub use entities::{EntityError, EntityMap, EntityTypes, SliceError};
 pub use evaluate::{Facts, Party, PolicyError};
 pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
 pub use patch::{PatchError, PolicyPatch};

@@ -12,6 +12,7 @@ use cedar_policy_core::tpe::{self};
 
 use super::authorize::authorize;
 use super::compile::Compiled;
+use super::entities::EntityMap;
 use super::evaluate::{Case, Facts, NoCase, PolicyError};
 use crate::model::request::CALL_TOOL;
 use crate::model::{AccessRequest, EntityUid, Principal};
@@ -38,18 +39,19 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
+        stored: &EntityMap,
     ) -> Result<Permission, PolicyError> {
         let (_, info) = self.resolve_action(request)?;
         let open = info.input.is_some();
         let case = if open {
-            self.open_case(principal, request, facts)
+            self.open_case(principal, request, facts, stored)
         } else {
-            self.case(principal, request, facts)
+            self.case(principal, request, facts, stored)
         };
         let mut case = match case {
             Ok(case) => case,
             Err(NoCase::Error(error)) => return Err(error),
-            Err(NoCase::Misfit(..)) => return Ok(Permission::No),
+            Err(NoCase::Deny(..)) => return Ok(Permission::No),
         };
         // Without conditions there is nothing that arguments could change.
         let conditions = |case: &Case<'_>| {
@@ -109,8 +111,9 @@ impl Compiled {
 
     /// The ids of resources of a type that the schema declares as tools, or that a policy's
     /// scope names.
-    pub fn resources_named(&self, ty: &str) -> BTreeSet<String> {
+    pub fn resources_named(&self, ty: &str, stored: &EntityMap) -> BTreeSet<String> {
         let mut named: BTreeSet<String> = self.policies.resources_named(ty);
+        named.extend(stored.iter(ty).map(str::to_owned));
         if ty == "ZTA::Tool" {
             named.extend(self.vocabulary.tools.keys().cloned());
         }

@@ -27,6 +27,8 @@ const CONTEXT_BYTES_MAX: usize = 64 * 1024;
 const BATCH_MAX: usize = 64;
 /// Obligations that a PEP may name.
 const OBLIGATIONS_MAX: usize = 64;
+/// Entities that a request may bring.
+const ENTITIES_MAX: usize = 64;
 /// Bytes of the annotations of one answer.
 const ANNOTATIONS_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of the names that a client chooses: sessions, tasks, users, correlation ids.
@@ -196,6 +198,9 @@ pub(super) fn parse(request: v1::AuthorizeRequest) -> Result<AccessRequest, Stat
     for name in &request.supported_obligations {
         bounded("supported_obligations", name, NAME_BYTES_MAX)?;
     }
+    if request.entities.len() > ENTITIES_MAX {
+        return Err(limit("entities", request.entities.len(), ENTITIES_MAX));
+    }
     Ok(AccessRequest {
         action,
         resource,
@@ -204,6 +209,11 @@ pub(super) fn parse(request: v1::AuthorizeRequest) -> Result<AccessRequest, Stat
         session_id: optional("session_id", request.session_id, NAME_BYTES_MAX)?,
         task_id: optional("task_id", request.task_id, NAME_BYTES_MAX)?,
         user: optional("user", request.user, NAME_BYTES_MAX)?,
+        entities: request
+            .entities
+            .into_iter()
+            .map(super::entities::given)
+            .collect::<Result<_, _>>()?,
         correlation_id: optional("correlation_id", request.correlation_id, NAME_BYTES_MAX)?,
         supported_obligations: request.supported_obligations,
         trace_id: trace_id(&request.traceparent)?,

@@ -10,9 +10,8 @@ use super::{consistency_token, entity, page_size, page_token_invalid, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::model::arguments::Arguments;
-use crate::model::{EntityUid, StoredEntity};
+use crate::model::{EntityUid, GivenEntity, StoredEntity};
 use crate::operations::Operations;
-use crate::policy::GivenEntity;
 
 /// Entities of one Put, uids of one Delete.
 const WRITE_MAX: usize = 10_000;
@@ -32,7 +31,7 @@ fn within<T>(name: &'static str, items: &[T], max: usize) -> Result<(), Status> 
     }
 }
 
-fn given(wire: v1::Entity) -> Result<GivenEntity, Status> {
+pub(super) fn given(wire: v1::Entity) -> Result<GivenEntity, Status> {
     let json =
         |name: &str, text: &str| Arguments::parse(text.as_bytes()).map_err(|why| field(name, why));
     let parents = wire.parents.into_iter();

@@ -29,20 +29,7 @@ use self::value::{clip, json, parse_stored, record, tags};
 use super::limits::{ANCESTORS_MAX, ENTITIES_MAX, ENTITY_BYTES_MAX, ENTITY_PARENTS_MAX};
 use super::sharded::Sharded;
 use crate::model::arguments::{Arguments, Json};
-use crate::model::{EntityUid, EntityVersion, StoredEntity};
-
-/// An entity as a caller gives it: JSON, not yet read by a schema.
-#[derive(Clone, Debug)]
-pub struct GivenEntity {
-    /// Its type and id.
-    pub uid: EntityUid,
-    /// What it is in, directly.
-    pub parents: Vec<EntityUid>,
-    /// Its attributes.
-    pub attributes: Arguments,
-    /// Its tags.
-    pub tags: Arguments,
-}
+use crate::model::{EntityUid, EntityVersion, GivenEntity, StoredEntity};
 
 /// Why entities cannot be put, or cannot come with a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +40,9 @@ pub enum EntityError {
     /// One does not fit the schema in force, or the hierarchy would have a cycle.
     #[error("{0}")]
     Invalid(String),
+    /// A request brings an entity that is stored.
+    #[error("the entity {0} is stored; a request cannot bring another one in its place")]
+    Stored(EntityUid),
     /// A documented limit is exceeded.
     #[error("{name}: {size}, at most {max} are allowed")]
     Limit {
@@ -275,7 +265,7 @@ impl EntityMap {
             let located = |error| match error {
                 EntityError::Reserved(why) => EntityError::Reserved(at(why)),
                 EntityError::Invalid(why) => EntityError::Invalid(at(why)),
-                limit @ EntityError::Limit { .. } => limit,
+                other @ (EntityError::Limit { .. } | EntityError::Stored(_)) => other,
             };
             if !seen.insert(&entity.uid) {
                 return Err(EntityError::Invalid(at(
@@ -430,11 +420,10 @@ impl EntityTypes {
     ///
     /// # Errors
     /// A type that the schema does not mark as suppliable, or a content that does not fit.
-    #[cfg_attr(
-        not(test),
-        allow(dead_code, reason = "the evaluator's part of this comes next")
-    )]
-    pub(super) fn request_entity(&self, given: &GivenEntity) -> Result<Entity, EntityError> {
+    pub(in crate::policy) fn request_entity(
+        &self,
+        given: &GivenEntity,
+    ) -> Result<Entity, EntityError> {
         let ty = &given.uid.ty;
         if !self.suppliable().contains(ty) {
             let why = format!("a request cannot bring entities of type `{}`", clip(ty));

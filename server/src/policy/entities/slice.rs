@@ -4,11 +4,6 @@
 //! Complete, or an error and never less: where an entity is missing, `in` and `has` are
 //! false, and a forbid that stands on them would not forbid.
 
-#![cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the evaluator's part of this comes next")
-)]
-
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
