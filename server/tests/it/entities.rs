@@ -1,5 +1,7 @@
 //! Entities through the real door, on both databases.
 
+mod replicas;
+
 use serde_json::{Value, json};
 use tonic::Status;
 use zta_client::{Client, v1};
@@ -400,35 +402,6 @@ async fn a_schema_that_stored_entities_do_not_fit_is_refused() {
         "ENTITY_INVALID"
     );
     drop(server);
-}
-
-#[tokio::test]
-async fn what_one_replica_stores_the_other_has_on_its_next_call() {
-    let (first, admin) = with_schema(Database::postgres().await).await;
-    let second = first.replica().await;
-    let other = second.admin();
-    for round in 0..5 {
-        let title = format!("round {round}");
-        put(&admin, vec![doc("d", &title)]).await.expect("puts");
-        let seen = get(&other, "App::Doc", &["d"]).await;
-        assert_eq!(
-            seen[0].attributes_json,
-            json!({ "title": title }).to_string()
-        );
-        // The circle is closed by two replicas, so one of them must see the other's half.
-        let team = |id: &str, of: &str| given("App::Team", id, "", &[("App::Team", of)]);
-        let (a, b) = (format!("a{round}"), format!("b{round}"));
-        put(&admin, vec![team(&a, &b)])
-            .await
-            .expect("half a circle");
-        assert_eq!(
-            refused(put(&other, vec![team(&b, &a)]).await),
-            "ENTITY_INVALID"
-        );
-        delete(&other, "App::Doc", &["d"]).await.expect("deletes");
-        assert_eq!(get(&admin, "App::Doc", &["d"]).await, []);
-    }
-    first.assert_verifies();
 }
 
 #[tokio::test]
