@@ -52,9 +52,9 @@ pub(crate) async fn versions(db: Db) {
         &[one(r#"{"n":9223372036854775807}"#), three.clone()],
     )
     .await;
-    delete(&db.store, &[two.uid.clone()]).await;
+    delete(&db.store, std::slice::from_ref(&two.uid)).await;
     put(&db.store, &[one("{}")]).await;
-    put(&db.store, &[two.clone()]).await;
+    put(&db.store, std::slice::from_ref(&two)).await;
     delete(&db.store, &[one("").uid, three.uid.clone()]).await;
     let put_of = EntityVersion::Put;
     let gone = |entity: &StoredEntity| EntityVersion::Deleted(entity.uid.clone());
