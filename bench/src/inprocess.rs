@@ -21,6 +21,7 @@ pub struct Engine {
     compiled: Compiled,
     principal: Principal,
     facts: Facts,
+    stored: EntityMap,
 }
 
 impl Engine {
@@ -46,6 +47,7 @@ impl Engine {
             compiled,
             principal: principal(),
             facts: facts(),
+            stored: EntityMap::default(),
         })
     }
 
@@ -73,12 +75,9 @@ impl Engine {
     /// # Errors
     /// The request does not fit the schema.
     pub fn decide(&self, question: &Question) -> Result<Expected> {
-        let verdict = self.compiled.evaluate(
-            &self.principal,
-            question,
-            &self.facts,
-            &EntityMap::default(),
-        )?;
+        let verdict =
+            self.compiled
+                .evaluate(&self.principal, question, &self.facts, &self.stored)?;
         Ok(match verdict.deny {
             None => Expected::Allow,
             Some(DenyReason::NotPermitted) => Expected::Deny(v1::DenyReason::NotPermitted),

@@ -100,12 +100,11 @@ pub async fn drive(
 fn pace(schedule: Schedule, start: Instant, release: &mpsc::UnboundedSender<usize>) {
     let mut sent = 0;
     while sent < schedule.count() {
-        for n in sent..schedule.due_after(start.elapsed()) {
-            if release.send(n).is_err() {
-                return;
-            }
-            sent = n + 1;
+        let due = schedule.due_after(start.elapsed());
+        if (sent..due).any(|n| release.send(n).is_err()) {
+            return;
         }
+        sent = sent.max(due);
         let next = start + schedule.due(sent);
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }

@@ -20,7 +20,8 @@ use crate::{
     memory::{self, Memory},
 };
 
-const START_TIMEOUT: Duration = Duration::from_secs(240);
+/// Compiling 30,000 files takes it minutes.
+const START_TIMEOUT: Duration = Duration::from_secs(900);
 const POLL: Duration = Duration::from_millis(50);
 
 /// The process; ends with this value.

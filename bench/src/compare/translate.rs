@@ -119,8 +119,18 @@ fn cell(nth: usize) -> [(&'static str, serde_json::Value); 3] {
             "resourcePolicy": {"resource": name, "version": "default", "rules": rules},
         })
     };
+    let folder = policies::folder(nth).replace('-', "_");
+    [
+        ("tool", resource(&tool, of_tool)),
+        ("folder", resource(&folder, of_folder)),
+        ("crew", of_crew(nth)),
+    ]
+}
+
+/// The rule that is about every tool.
+fn of_crew(nth: usize) -> serde_json::Value {
     let planner = format!("has(R.attr.agent_name) && R.attr.agent_name == \"planner-{nth}\"");
-    let of_crew = json!({
+    json!({
         "apiVersion": API,
         "principalPolicy": {
             "principal": format!("crew-{nth}"),
@@ -134,13 +144,7 @@ fn cell(nth: usize) -> [(&'static str, serde_json::Value); 3] {
                 }],
             }],
         },
-    });
-    let folder = policies::folder(nth).replace('-', "_");
-    [
-        ("tool", resource(&tool, of_tool)),
-        ("folder", resource(&folder, of_folder)),
-        ("crew", of_crew),
-    ]
+    })
 }
 
 /// The same request for Cerbos: what ours says in its context stands in attributes of the
