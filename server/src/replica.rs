@@ -187,15 +187,19 @@ impl Replica {
         if self.covers(size) {
             return Ok(true);
         }
+        // The limit holds for a large revision that is being compiled, too: that goes on.
+        match tokio::time::timeout(FRESH_WAIT, self.look_until(size)).await {
+            Ok(looked) => looked.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn look_until(self: &Arc<Self>, size: u64) -> Result<(), StoreError> {
         let mut states = self.states.subscribe();
-        let deadline = Instant::now() + FRESH_WAIT;
         loop {
             self.look().await?;
             if self.covers(size) {
-                return Ok(true);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
+                return Ok(());
             }
             // A change of another replica wakes us; a mere decision does not.
             let _ = tokio::time::timeout(FRESH_POLL, states.changed()).await;

@@ -142,14 +142,6 @@ async fn apply(
     expected: Option<u64>,
 ) -> Result<(), Failure> {
     let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
-    // The server runs the same gates; here the messages can show all places at once.
-    if let Err(errors) = compile(&source, None) {
-        show(options, "error", &errors)?;
-        return Err(Failure::No(format!(
-            "{} errors; nothing was applied",
-            errors.len()
-        )));
-    }
     let client = options.client()?;
     // Only what the server does not have is sent: it says which texts it has.
     let request = v1::GetRevisionRequest {
@@ -170,17 +162,21 @@ async fn apply(
         };
         files.into_iter().map(file).collect()
     };
+    let patch = v1::PolicyPatch {
+        put_policies: wire(patch.put_policies),
+        put_schemas: wire(patch.put_schemas),
+        delete_files: patch.delete_files,
+    };
     let request = v1::ApplyRequest {
         source: None,
-        patch: Some(v1::PolicyPatch {
-            put_policies: wire(patch.put_policies),
-            put_schemas: wire(patch.put_schemas),
-            delete_files: patch.delete_files,
-        }),
+        patch: Some(patch.clone()),
         expected_revision: number,
         message,
     };
-    let answer = client.policies().apply(request).await?.into_inner();
+    let answer = match client.policies().apply(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return not_applied(options, &client, patch, status).await,
+    };
     let revision = answer.revision.unwrap_or_default();
     if options.json {
         let mut applied = revision_json(&revision);
@@ -191,6 +187,37 @@ async fn apply(
         "revision {} is in force: {} policies",
         revision.number, revision.policies
     ))
+}
+
+/// Why nothing was applied. An error of Apply holds the first problems of a candidate;
+/// Validate says all of them.
+async fn not_applied(
+    options: &Options,
+    client: &zta_client::Client,
+    patch: v1::PolicyPatch,
+    status: tonic::Status,
+) -> Result<(), Failure> {
+    let error = zta_client::Error::from(status);
+    if error.reason() != Some("POLICY_INVALID") {
+        return Err(error.into());
+    }
+    let request = v1::ValidateRequest {
+        source: None,
+        patch: Some(patch),
+    };
+    let answer = client.policies().validate(request).await?.into_inner();
+    let errors = answer.errors.into_iter().map(|d| Diagnostic {
+        file: d.file,
+        line: d.line,
+        column: d.column,
+        message: d.message,
+        help: d.help,
+        policy_id: d.policy_id,
+    });
+    let errors: Vec<Diagnostic> = errors.collect();
+    show(options, "error", &errors)?;
+    let text = format!("{} errors; nothing was applied", errors.len());
+    Err(Failure::No(text))
 }
 
 /// What the server has, as it says.

@@ -317,6 +317,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went() {
     );
     assert_eq!(code, Some(0), "{error}");
     let applied: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(applied["sent"]["files"], 0, "the server has them all");
     assert_eq!(
         (&applied["number"], &applied["active"]),
         (&2.into(), &true.into())
