@@ -51,12 +51,12 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Bytes of one request, other than to the policy service.
+    /// Bytes of one request, other than to the policy and entity services.
     pub message_bytes_max: usize,
     /// Bytes of one request to the policy service: a policy set of 64 MiB with its names.
     pub policy_message_bytes_max: usize,
-    /// Bytes of one request that puts or deletes entities, if that is more.
-    pub entities_bytes_max: usize,
+    /// Bytes of one request to the entity service: 10,000 entities.
+    pub entity_message_bytes_max: usize,
     /// Requests in flight on one connection.
     pub streams_per_connection_max: u32,
     /// How long one request may take.
@@ -114,7 +114,7 @@ impl Default for Limits {
         Self {
             message_bytes_max: 8 * 1024 * 1024,
             policy_message_bytes_max: 72 * 1024 * 1024,
-            entities_bytes_max: 32 * 1024 * 1024,
+            entity_message_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
             request_timeout_ms: 30_000,
         }

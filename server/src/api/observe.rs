@@ -158,9 +158,10 @@ fn explain(method: &str, headers: &mut HeaderMap) -> Code {
     if code == Code::Ok || !status.details().is_empty() {
         return code;
     }
-    let limit = match method.contains("PolicyService") {
-        true => "policy_message_bytes_max",
-        false => "message_bytes_max",
+    let limit = match method.split('/').nth(1) {
+        Some("zta.v1.PolicyService") => "policy_message_bytes_max",
+        Some("zta.v1.EntityService") => "entity_message_bytes_max",
+        _ => "message_bytes_max",
     };
     let (reason, metadata) = match code {
         Code::OutOfRange | Code::ResourceExhausted => (

@@ -83,7 +83,7 @@ impl Doors {
             )
             .add_service(
                 EntityServiceServer::new(EntityDoor(operations()))
-                    .max_decoding_message_size(max.max(self.limits.entities_bytes_max)),
+                    .max_decoding_message_size(self.limits.entity_message_bytes_max),
             )
             .add_service(
                 AuditServiceServer::new(AuditDoor(operations())).max_decoding_message_size(max),

@@ -4,6 +4,7 @@
 mod agent;
 mod audit;
 mod entity;
+mod explain;
 mod health;
 mod policy;
 mod serve;

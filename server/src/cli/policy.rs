@@ -39,6 +39,9 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
+    /// Why a request is decided as it is: each policy whose scope matches, each condition
+    /// with its outcome. Decides nothing; it is itself on record.
+    Explain(super::explain::Request),
     /// Exactly Cedar's own semantics, offline: one JSON line for each request.
     Evaluate {
         /// The policies.
@@ -65,6 +68,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             expected,
         } => apply(options, &folders, message, expected).await,
         Command::Log { limit } => log(options, limit).await,
+        Command::Explain(request) => super::explain::explain(options, request).await,
         Command::Evaluate {
             policies,
             schema,

@@ -7,13 +7,10 @@ use std::fmt;
 use std::str::FromStr as _;
 use std::sync::LazyLock;
 
-use cedar_policy_core::ast::{
-    Eid, EntityType, EntityUID, ExtensionFunction, Name, PartialValue, Value,
-};
+use cedar_policy_core::ast::{ExtensionFunction, Name, PartialValue, Value};
 use cedar_policy_core::extensions::Extensions;
 
 use super::shape::{Attribute, Shape};
-use crate::model::EntityUid;
 use crate::model::arguments::Json;
 
 /// Why a value does not fit, with its path. Never quotes a value.
@@ -160,16 +157,6 @@ fn decimal(text: &str, path: &Path<'_>) -> Result<Value, Misfit> {
         return Err(misfit());
     }
     construct(&DECIMAL, &format!("{whole}.{fraction}")).ok_or_else(misfit)
-}
-
-/// Our reference to an entity as Cedar's. The id is taken as it is.
-///
-/// # Errors
-/// When the type is no Cedar name.
-pub(super) fn uid(uid: &EntityUid) -> Result<EntityUID, String> {
-    let ty = EntityType::from_str(&uid.ty)
-        .map_err(|e| format!("`{}` is no entity type: {e}", uid.ty))?;
-    Ok(EntityUID::from_components(ty, Eid::new(&*uid.id), None))
 }
 
 #[cfg(test)]

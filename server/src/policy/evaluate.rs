@@ -13,11 +13,10 @@ use super::actions::ActionInfo;
 use super::authorize::authorize;
 use super::compile::Compiled;
 use super::context::context;
-use super::convert::uid;
 use super::entities::{EntityError, EntityMap, SliceError};
 use super::entry::Entry;
 use super::scope_index::Place;
-use crate::model::request::CALL_TOOL;
+use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{AccessRequest, DenyReason, EntityUid, Principal, PrincipalKind, Verdict};
 
 /// What the server knows about a call. A request cannot set any of it.
@@ -169,36 +168,51 @@ impl Compiled {
         world: &World<'_>,
     ) -> Result<Case<'p>, NoCase<'p>> {
         let deny = |reason, why: String| NoCase::Deny(reason, action, why);
-        let principal_uid = Arc::new(uid(&principal.uid()).map_err(PolicyError::Internal)?);
-        let resource_uid = Arc::new(uid(&request.resource).map_err(PolicyError::Internal)?);
+        let caller = self.known(principal.kind.cedar_type(), &principal.id, principal)?;
+        let resource_uid = self.uid(&request.resource.ty, &request.resource.id)?;
         let known = |euid: &Arc<EntityUID>| EntityUIDEntry::Known {
             euid: Arc::clone(euid),
             loc: None,
         };
         let cedar = Request::new_unchecked(
-            known(&principal_uid),
+            known(&caller.uid),
             known(&info.uid),
             known(&resource_uid),
             context,
         );
-        info.admits(
-            self.vocabulary.schema.as_ref(),
-            &principal_uid,
-            &resource_uid,
-        )
-        .map_err(|why| deny(DenyReason::InvalidArguments, why))?;
-        let own = self.own_entities(principal, &principal_uid, &resource_uid, request, world)?;
+        let schema = self.vocabulary.schema.as_ref();
+        info.admits(schema, &caller.uid, &resource_uid)
+            .map_err(|why| deny(DenyReason::InvalidArguments, why))?;
+        let party = match &world.facts.resource {
+            Some(party) if resource_uid != caller.uid => {
+                Some(self.known(&request.resource.ty, &request.resource.id, party)?)
+            }
+            _ => None,
+        };
+        let brought = self.brought(request, world.stored)?;
         let unreachable = |e: SliceError| match e {
             SliceError::TooLarge { .. } => deny(DenyReason::EvaluationError, e.to_string()),
             SliceError::Cycle(_) => deny(DenyReason::InvalidArguments, e.to_string()),
             SliceError::Internal(why) => NoCase::Error(PolicyError::Internal(why)),
         };
-        let above = |uid| world.stored.ancestors(uid, &own).map_err(unreachable);
-        let (above_principal, above_resource) = (above(&*principal_uid)?, above(&*resource_uid)?);
+        let above = if resource_uid == caller.uid || party.is_some() {
+            HashSet::new()
+        } else {
+            world
+                .stored
+                .ancestors(&resource_uid, &brought)
+                .map_err(unreachable)?
+        };
+        // A role is in nothing, so the roles are all that an agent or a user is in.
+        let roles = match &party {
+            Some(party) => party.roles.as_slice(),
+            None if resource_uid == caller.uid => caller.roles.as_slice(),
+            None => &[],
+        };
         let candidates = self.policies.candidates(
             &Place {
-                uid: &principal_uid,
-                ancestors: above_principal.iter().collect(),
+                uid: &caller.uid,
+                ancestors: caller.roles.iter().collect(),
             },
             &Place {
                 uid: &info.uid,
@@ -206,10 +220,14 @@ impl Compiled {
             },
             &Place {
                 uid: &resource_uid,
-                ancestors: above_resource.iter().collect(),
+                ancestors: roles.iter().chain(&above).collect(),
             },
         );
-        let places = [&*principal_uid, &*resource_uid];
+        let own = || {
+            let parties = std::iter::once(&caller).chain(&party).map(Known::entity);
+            parties.chain(brought.clone()).collect()
+        };
+        let places = [&*caller.uid, &*resource_uid];
         let entities = slice(own, info, &candidates, places, world.stored).map_err(unreachable)?;
         Ok(Case {
             action,
@@ -219,47 +237,49 @@ impl Compiled {
         })
     }
 
-    /// The entities that come with the request: principal, and a resource that is an agent
-    /// or a user, each with its roles, and what the caller brings. Without the resource's
-    /// roles, a forbid over `resource in ZTA::Role::"…"` would be false, not an error, and
-    /// so never forbid.
-    fn own_entities(
+    fn uid(&self, ty: &str, id: &str) -> Result<Arc<EntityUID>, PolicyError> {
+        let uid = self.vocabulary.uid(ty, id);
+        uid.map(Arc::new).map_err(PolicyError::Internal)
+    }
+
+    /// An agent or a user of the registry. Without the resource's roles, a forbid over
+    /// `resource in ZTA::Role::"…"` would be false, not an error, and so never forbid.
+    fn known<'w>(
         &self,
-        principal: &Principal,
-        principal_uid: &EntityUID,
-        resource_uid: &EntityUID,
+        ty: &str,
+        id: &str,
+        of: impl Into<PartyRef<'w>>,
+    ) -> Result<Known<'w>, PolicyError> {
+        let of = of.into();
+        let role = |role: &String| self.vocabulary.uid("ZTA::Role", role);
+        let roles: Result<Vec<EntityUID>, String> = of.roles.iter().map(role).collect();
+        Ok(Known {
+            uid: self.uid(ty, id)?,
+            roles: roles.map_err(PolicyError::Internal)?,
+            of,
+        })
+    }
+
+    /// The entities that the request brings.
+    fn brought(
+        &self,
         request: &AccessRequest,
-        world: &World<'_>,
+        stored: &EntityMap,
     ) -> Result<Vec<Entity>, PolicyError> {
-        let owner = (principal.kind == PrincipalKind::Agent).then_some(principal.owner.as_str());
-        let party = |uid, name, owner, roles| {
-            entity(uid, name, owner, roles).map_err(PolicyError::Internal)
-        };
-        let mut own = vec![party(
-            principal_uid,
-            &principal.name,
-            owner,
-            &principal.roles,
-        )?];
-        if let Some(resource) = &world.facts.resource
-            && principal_uid != resource_uid
-        {
-            let owner = resource.owner.as_deref();
-            own.push(party(resource_uid, &resource.name, owner, &resource.roles)?);
-        }
+        let mut brought: Vec<Entity> = Vec::new();
         for given in &request.entities {
-            let brought = self.vocabulary.entity_types.request_entity(given)?;
+            let entity = self.vocabulary.entity_types.request_entity(given)?;
             // A stored entity is what its administrator says, whoever asks.
-            if world.stored.contains(&given.uid) {
+            if stored.contains(&given.uid) {
                 return Err(EntityError::Stored(given.uid.clone()).into());
             }
-            if own.iter().any(|other| other.uid() == brought.uid()) {
+            if brought.iter().any(|other| other.uid() == entity.uid()) {
                 let why = format!("the request brings {} twice", given.uid);
                 return Err(EntityError::Invalid(why).into());
             }
-            own.push(brought);
+            brought.push(entity);
         }
-        Ok(own)
+        Ok(brought)
     }
 
     /// The action that is evaluated: for `call_tool` on a declared tool, the tool's own.
@@ -268,7 +288,7 @@ impl Compiled {
         request: &AccessRequest,
     ) -> Result<(&EntityUid, &ActionInfo), PolicyError> {
         let vocabulary = &self.vocabulary;
-        let is_call_tool = request.action == EntityUid::action(CALL_TOOL);
+        let is_call_tool = request.action.id == CALL_TOOL && request.action.ty == ACTION_TYPE;
         let named = match vocabulary.tools.get(&request.resource.id) {
             Some(own) if is_call_tool && request.resource.ty == "ZTA::Tool" => own,
             _ => &request.action,
@@ -294,30 +314,59 @@ impl Compiled {
     }
 }
 
-fn entity(
-    of: &EntityUID,
-    name: &str,
-    owner: Option<&str>,
-    roles: &[String],
-) -> Result<Entity, String> {
-    let name = std::iter::once(("name".into(), name.into()));
-    let attributes = name.chain(owner.map(|owner| ("owner".into(), owner.into())));
-    let parents: Result<HashSet<EntityUID>, String> = roles
-        .iter()
-        .map(|role| uid(&EntityUid::new("ZTA::Role", role)))
-        .collect();
-    Ok(Entity::new_with_attr_partial_value(
-        of.clone(),
-        attributes,
-        HashSet::new(),
-        parents?,
-        [],
-    ))
+/// What the registry says of an agent or a user.
+#[derive(Clone, Copy)]
+struct PartyRef<'w> {
+    name: &'w str,
+    owner: Option<&'w str>,
+    roles: &'w [String],
+}
+
+impl<'w> From<&'w Principal> for PartyRef<'w> {
+    fn from(principal: &'w Principal) -> Self {
+        let agent = principal.kind == PrincipalKind::Agent;
+        Self {
+            name: &principal.name,
+            owner: agent.then_some(principal.owner.as_str()),
+            roles: &principal.roles,
+        }
+    }
+}
+
+impl<'w> From<&'w Party> for PartyRef<'w> {
+    fn from(party: &'w Party) -> Self {
+        Self {
+            name: &party.name,
+            owner: party.owner.as_deref(),
+            roles: &party.roles,
+        }
+    }
+}
+
+/// An agent or a user under its Cedar names.
+struct Known<'w> {
+    uid: Arc<EntityUID>,
+    roles: Vec<EntityUID>,
+    of: PartyRef<'w>,
+}
+
+impl Known<'_> {
+    fn entity(&self) -> Entity {
+        let name = std::iter::once(("name".into(), self.of.name.into()));
+        let owner = self.of.owner.map(|owner| ("owner".into(), owner.into()));
+        Entity::new_with_attr_partial_value(
+            (*self.uid).clone(),
+            name.chain(owner),
+            HashSet::new(),
+            self.roles.iter().cloned().collect(),
+            [],
+        )
+    }
 }
 
 /// What the candidates' conditions can look into. Nothing, where they look into nothing.
 fn slice(
-    own: Vec<Entity>,
+    own: impl FnOnce() -> Vec<Entity>,
     info: &ActionInfo,
     candidates: &[&Arc<Entry>],
     places: [&EntityUID; 2],
@@ -332,5 +381,5 @@ fn slice(
     };
     let literals = reaches().flat_map(|reach| reach.literals.iter().map(|uid| &**uid));
     let roots: Vec<&EntityUID> = places.into_iter().chain(literals).collect();
-    stored.slice(own, info.entities.iter().map(Arc::clone), &roots, levels)
+    stored.slice(own(), info.entities.iter().map(Arc::clone), &roots, levels)
 }

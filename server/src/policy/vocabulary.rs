@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cedar_policy::{Schema, SchemaFragment};
+use cedar_policy_core::ast::{Eid, EntityType, EntityUID};
 use cedar_policy_core::validator::Validator;
 use miette::Diagnostic as _;
 
@@ -26,6 +27,8 @@ pub(super) struct Vocabulary {
     pub(super) schema: Schema,
     pub(super) validator: Validator,
     pub(super) actions: HashMap<EntityUid, ActionInfo>,
+    /// The entity types by name: to parse a name takes longer than to decide.
+    pub(super) types: HashMap<String, EntityType>,
     /// A declared tool's id to its own action.
     pub(super) tools: HashMap<String, EntityUid>,
     /// What is declared of entities that can be stored.
@@ -44,11 +47,30 @@ impl Vocabulary {
         Ok(Self {
             files: key(files),
             entity_types: Arc::new(EntityTypes::new(&schema, json.namespaces())),
+            types: schema
+                .as_ref()
+                .entity_type_names()
+                .map(|ty| (ty.to_string(), ty.clone()))
+                .collect(),
             validator: Validator::new(schema.as_ref().clone()),
             schema,
             actions,
             tools,
         })
+    }
+
+    /// Our reference to an entity as Cedar's. The id is taken as it is.
+    ///
+    /// # Errors
+    /// When the type is no Cedar name.
+    pub(super) fn uid(&self, ty: &str, id: &str) -> Result<EntityUID, String> {
+        let ty = match self.types.get(ty) {
+            Some(known) => known.clone(),
+            None => ty
+                .parse()
+                .map_err(|e| format!("`{ty}` is no entity type: {e}"))?,
+        };
+        Ok(EntityUID::from_components(ty, Eid::new(id), None))
     }
 
     /// Whether it is the one of these files.

@@ -293,9 +293,9 @@ async fn a_batch_keeps_its_order_and_one_bad_item_does_not_poison_the_rest() {
 async fn a_batch_is_neither_empty_nor_over_its_limit() {
     let (_server, research) = research().await;
     assert_eq!(refused(batch(&research, Vec::new()).await), "FIELD_INVALID");
-    let status = batch(&research, vec![call("web_search"); 65])
+    let status = batch(&research, vec![call("web_search"); 257])
         .await
-        .expect_err("65");
+        .expect_err("257");
     assert_eq!(reason(&status), "LIMIT_EXCEEDED");
-    assert!(status.message().contains("requests: 65"), "{status:?}");
+    assert!(status.message().contains("requests: 257"), "{status:?}");
 }

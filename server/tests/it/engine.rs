@@ -5,6 +5,7 @@ use serde_json::json;
 use zta_client::{Client, v1};
 
 use crate::support::rpc::{allowed, authorize, call, call_with, entity, events, refused};
+use crate::support::server::text;
 use crate::support::{Server, Setup};
 
 const SCHEMA: &str = r#"namespace Shop {
@@ -458,4 +459,44 @@ async fn a_request_brings_only_what_the_schema_lets_it() {
     let answer = authorize(&clerk, alone).await.expect("a decision");
     assert_eq!(answer.reason(), v1::DenyReason::NotPermitted);
     server.assert_verifies();
+}
+
+#[tokio::test]
+async fn the_command_line_explains() {
+    let (server, _, _clerk) = shop().await;
+    let explain = |more: &[&str]| {
+        let words = ["policy", "explain", "clerk", "call_tool", "refund"];
+        server.zta(&[&words, more].concat())
+    };
+    let denied = explain(&["--arguments", r#"{"amount": 500}"#]);
+    let said = text(&denied.stdout);
+    assert_eq!(denied.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("DENY NOT_PERMITTED"), "{said}");
+    assert!(
+        said.contains("permit shop.refunds is false  (shop.cedar:2)"),
+        "{said}"
+    );
+    assert!(
+        said.contains("context.input.amount < 100   is false"),
+        "{said}"
+    );
+    let context = r#"{"framework": "crewai"}"#;
+    let allowed = explain(&[
+        "--arguments",
+        r#"{"amount": 5}"#,
+        "--context",
+        context,
+        "--json",
+    ]);
+    let story: serde_json::Value = serde_json::from_slice(&allowed.stdout).expect("JSON");
+    // The explainer supports no obligation, and says so.
+    assert_eq!(story["reason"], "OBLIGATION_UNSUPPORTED");
+    assert_eq!(story["policies"][0]["outcome"], "holds");
+    let unknown = server.zta(&["policy", "explain", "nobody", "call_tool", "refund"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(
+        text(&unknown.stderr).contains("nobody"),
+        "{}",
+        text(&unknown.stderr)
+    );
 }

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use zta_proto::v1;
 use zta_proto::v1::entity_service_server::EntityService;
 
-use super::{consistency_token, entity, page_size, page_token_invalid, wire_uid};
+use super::{consistency_token, entity, fresh, page_size, page_token_invalid, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::model::arguments::Arguments;
@@ -121,7 +121,12 @@ impl EntityService for EntityDoor {
         request: Request<v1::EntityServiceGetRequest>,
     ) -> Result<Response<v1::EntityServiceGetResponse>, Status> {
         let credential = credential(&request, (self.0.pdp.clock)());
-        let uids = uids(request.into_inner().uids, GET_MAX)?;
+        let v1::EntityServiceGetRequest {
+            uids: wanted,
+            at_least_as_fresh,
+        } = request.into_inner();
+        let uids = uids(wanted, GET_MAX)?;
+        fresh(&self.0.pdp, at_least_as_fresh).await?;
         let entities = self.0.get_entities(&credential, &uids).await?;
         let size: usize = entities.iter().map(bytes).sum();
         if size > ANSWER_BYTES_MAX {
@@ -141,12 +146,13 @@ impl EntityService for EntityDoor {
             r#type: ty,
             page_size: size,
             page_token: token,
-            at_least_as_fresh: _,
+            at_least_as_fresh,
         } = request.into_inner();
         let size = page_size(size)?;
         super::bounded("type", &ty, super::TYPE_BYTES_MAX)?;
         let ty = (!ty.is_empty()).then_some(ty);
         let after = after(&token, ty.as_deref())?;
+        fresh(&self.0.pdp, at_least_as_fresh).await?;
         let mut entities = self
             .0
             .list_entities(&credential, ty.as_deref(), after.as_ref(), size + 1)

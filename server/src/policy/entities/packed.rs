@@ -9,11 +9,6 @@
 //! value   = kind …                kinds below; a Long is a zigzag varint
 //! ```
 
-#![cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the evaluator's part of this comes next")
-)]
-
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};

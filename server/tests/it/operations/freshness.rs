@@ -4,7 +4,7 @@
 use tonic_types::StatusExt as _;
 use zta_client::{Client, v1};
 
-use crate::support::rpc::{allowed, authorize, call, reason, refused};
+use crate::support::rpc::{allowed, authorize, call, entity, reason, refused};
 use crate::support::{Database, Server, Setup};
 
 fn demanding(token: &str) -> v1::AuthorizeRequest {
@@ -176,4 +176,79 @@ async fn after_a_write_at_one_replica_the_demand_at_the_other_is_met() {
         sizes.collect::<Vec<u64>>().is_sorted_by(|a, b| a < b),
         "{tokens:?}"
     );
+}
+
+#[tokio::test]
+async fn what_is_only_read_is_as_fresh_as_demanded() {
+    let (first, second) = two().await;
+    let (here, there) = (first.admin(), second.admin());
+    let patch = v1::PolicyPatch {
+        put_schemas: vec![v1::SourceFile {
+            name: "app.cedarschema".to_owned(),
+            text: "namespace App { entity Doc; }".to_owned(),
+        }],
+        ..v1::PolicyPatch::default()
+    };
+    let apply = v1::ApplyRequest {
+        patch: Some(patch),
+        expected_revision: 1,
+        ..v1::ApplyRequest::default()
+    };
+    here.policies().apply(apply).await.expect("applies");
+    let list = |token: String| v1::EntityServiceListRequest {
+        at_least_as_fresh: Some(v1::ConsistencyToken { value: token }),
+        ..v1::EntityServiceListRequest::default()
+    };
+    let mut token = String::new();
+    for n in 1..=5 {
+        let uid = entity("App::Doc", &format!("d{n}"));
+        let put = v1::EntityServicePutRequest {
+            entities: vec![v1::Entity {
+                uid: uid.clone(),
+                ..v1::Entity::default()
+            }],
+        };
+        let answer = here.entities().put(put).await.expect("puts");
+        token = value(answer.into_inner().consistency_token);
+        let get = v1::EntityServiceGetRequest {
+            uids: uid.into_iter().collect(),
+            at_least_as_fresh: Some(v1::ConsistencyToken {
+                value: token.clone(),
+            }),
+        };
+        let found = there.entities().get(get).await.expect("gets").into_inner();
+        assert_eq!(found.entities.len(), 1);
+        let all = there.entities().list(list(token.clone())).await;
+        assert_eq!(all.expect("lists").into_inner().entities.len(), n);
+    }
+    let late = there.entities().list(list(beyond(&token, 1000))).await;
+    assert_eq!(refused(late), "NOT_FRESH");
+    let garbage = there.entities().list(list("x".to_owned())).await;
+    assert_eq!(refused(garbage), "CONSISTENCY_TOKEN_INVALID");
+    let question = |token: String| v1::ListPermittedRequest {
+        query: Some(v1::list_permitted_request::Query::Resources(
+            v1::PermittedResources::default(),
+        )),
+        at_least_as_fresh: Some(v1::ConsistencyToken { value: token }),
+        ..v1::ListPermittedRequest::default()
+    };
+    let mut authorization = there.authorization();
+    let answer = authorization.list_permitted(question(token.clone())).await;
+    let answer = answer.expect("lists").into_inner();
+    assert_ne!(value(answer.consistency_token), token);
+    let late = authorization
+        .list_permitted(question(beyond(&token, 1000)))
+        .await;
+    assert_eq!(refused(late), "NOT_FRESH");
+    let explain = |token: &str| v1::ExplainRequest {
+        request: Some(demanding(token)),
+        principal: None,
+    };
+    let answer = authorization.explain(explain(&token)).await;
+    assert_ne!(
+        value(answer.expect("explains").into_inner().consistency_token),
+        token
+    );
+    let garbage = authorization.explain(explain("x")).await;
+    assert_eq!(refused(garbage), "CONSISTENCY_TOKEN_INVALID");
 }
