@@ -14,6 +14,7 @@ use zta_bench::{
     device,
     measure::{self, Part, Plan, Sizes},
     noop,
+    report::Report,
 };
 
 /// Requests a second of the real server, beside a no-op gRPC server in the same run, both
@@ -137,13 +138,14 @@ async fn compare(cli: &Cli) -> Result<()> {
             ..sizes
         },
     };
-    let mut report = measure::run(&plan, &mut say).await?;
+    let mut report = Report::new(&device::durable_dir())?;
+    let done = measure::run(&plan, &mut report, &mut say).await;
     if cli.quick {
         report.value("quick", "a smoke test: its numbers mean nothing".into());
     }
     write(&cli.out, report.json(), !cli.only.is_empty())?;
     say(&format!("\n{}", report.table()));
-    Ok(())
+    done
 }
 
 /// Writes the report. With `keep`, what is in the file and not in the report stays.

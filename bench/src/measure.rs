@@ -3,11 +3,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tonic::Code;
 use zta_client::{Client, Credential};
 
 use crate::{
-    Error, Result, compare, decide, device, entities,
+    Result, compare, decide, entities,
     load::{self, Round, Shape},
     report::Report,
     requests::Case,
@@ -103,14 +102,15 @@ impl Target {
     }
 }
 
-/// Runs the plan. `say` is told each step.
+/// Runs the plan. `say` is told each step. A part that fails leaves the others their
+/// figures.
 ///
 /// # Errors
-/// A server does not come up, an answer is wrong, or a log does not verify.
-pub async fn run(plan: &Plan, say: &mut dyn FnMut(&str)) -> Result<Report> {
-    let mut report = Report::new(&device::durable_dir())?;
+/// The parts that failed: a server did not come up, an answer was wrong, or a log did not
+/// verify.
+pub async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut failed = Vec::new();
     for part in &plan.parts {
-        let report = &mut report;
         let done = match (part, &plan.binary) {
             (Part::Throughput, _) => throughput::run(plan, report, say).await,
             (_, None) => Ok(()),
@@ -119,27 +119,17 @@ pub async fn run(plan: &Plan, say: &mut dyn FnMut(&str)) -> Result<Report> {
             (Part::Entities, Some(binary)) => entities::run(plan, binary, report, say).await,
             (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
         };
-        match done {
-            Ok(()) => {}
-            Err(error) if is_missing(&error) => {
-                let name = format!("{part:?}").to_lowercase();
-                say(&format!("{name}: not available: {error}"));
-                report.not_available(&name, &error.to_string());
-            }
-            Err(error) => return Err(format!("{part:?}: {error}").into()),
+        if let Err(error) = done {
+            let name = format!("{part:?}").to_lowercase();
+            say(&format!("{name}: failed: {error}"));
+            report.not_available(&name, &error.to_string());
+            failed.push(format!("{name}: {error}"));
         }
     }
-    Ok(report)
-}
-
-/// Whether the server cannot do at all what it was asked for, or only so little that it is
-/// of another build than this generator.
-pub(crate) fn is_missing(error: &Error) -> bool {
-    let of_client = error.downcast_ref::<zta_client::Error>();
-    matches!(
-        of_client.and_then(zta_client::Error::code),
-        Some(Code::Unimplemented | Code::ResourceExhausted | Code::InvalidArgument)
-    )
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(failed.join("\n").into()),
+    }
 }
 
 /// Rounds at one shape. Each drives every server once, so that what slows the machine for

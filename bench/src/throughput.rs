@@ -141,14 +141,7 @@ async fn batches(
     for nth in 1..=plan.rounds {
         let (clients, pool) = (&target.clients, &target.pool);
         let driven = batch::drive(clients, pool, BATCHES, BATCH, plan.warm_up, plan.duration);
-        let round = match driven.await {
-            Err(error) if measure::is_missing(&error) => {
-                say(&format!("batches: not available: {error}"));
-                report.not_available("batch", &error.to_string());
-                return Ok(());
-            }
-            round => round?,
-        };
+        let round = driven.await?;
         say(&format!(
             "batches of {BATCH}, round {nth}/{}: {}",
             plan.rounds,
