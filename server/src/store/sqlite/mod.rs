@@ -3,11 +3,13 @@
 
 mod audit;
 mod changes;
+mod checkpoint;
 mod events;
 mod policy;
 mod registry;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +17,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use checkpoint::Checkpoints;
 
 use super::value::{corrupt, no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
@@ -33,6 +37,7 @@ const READERS_MAX: u32 = 4;
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    checkpoints: Arc<Checkpoints>,
 }
 
 impl SqliteStore {
@@ -57,14 +62,18 @@ impl SqliteStore {
             .test_before_acquire(false)
             .max_lifetime(None)
             .idle_timeout(None)
-            .connect_with(options.clone())
+            .connect_with(checkpoint::bounded(options.clone()))
             .await
             .map_err(translate)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok(Self { writer, readers })
+        Ok(Self {
+            checkpoints: Arc::new(Checkpoints::new(readers.clone())),
+            writer,
+            readers,
+        })
     }
 }
 
