@@ -7,7 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use super::checkpoint::Checkpoints;
+use super::backfill::Backfill;
 use super::{SqliteStore, events, translate};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
@@ -25,7 +25,7 @@ use crate::store::{
 /// SQLite rolls back; the next one is opened in about a millisecond.
 struct SqliteTx {
     connection: PoolConnection<Sqlite>,
-    checkpoints: Arc<Checkpoints>,
+    backfill: Arc<Backfill>,
     head: LogHead,
     state: State,
 }
@@ -100,7 +100,7 @@ impl AuditTx for SqliteTx {
         .map_err(|e| StoreError::CommitUnknown(e.to_string()))?;
         self.state = State::Committed;
         let events = head.size.saturating_sub(self.head.size);
-        self.checkpoints.committed(events as usize);
+        self.backfill.committed(events as usize);
         Ok(())
     }
 }
@@ -173,7 +173,7 @@ impl AuditStore for SqliteStore {
         // Before BEGIN, so that a call that is dropped here leaves no transaction.
         let mut tx = Box::new(SqliteTx {
             connection,
-            checkpoints: Arc::clone(&self.checkpoints),
+            backfill: Arc::clone(&self.backfill),
             head: LogHead {
                 log_id: Uuid::nil(),
                 size: 0,

@@ -2,8 +2,8 @@
 //! commits with `BEGIN IMMEDIATE` and `synchronous=FULL`, and a pool of readers (WAL).
 
 mod audit;
+mod backfill;
 mod changes;
-mod checkpoint;
 mod events;
 mod policy;
 mod registry;
@@ -18,7 +18,7 @@ use sqlx::{Row as _, SqlitePool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use checkpoint::Checkpoints;
+use backfill::Backfill;
 
 use super::value::{corrupt, no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
@@ -37,7 +37,7 @@ const READERS_MAX: u32 = 4;
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
-    checkpoints: Arc<Checkpoints>,
+    backfill: Arc<Backfill>,
 }
 
 impl SqliteStore {
@@ -62,7 +62,7 @@ impl SqliteStore {
             .test_before_acquire(false)
             .max_lifetime(None)
             .idle_timeout(None)
-            .connect_with(checkpoint::bounded(options.clone()))
+            .connect_with(backfill::bounded(options.clone()))
             .await
             .map_err(translate)?;
         let readers = SqlitePoolOptions::new()
@@ -70,7 +70,7 @@ impl SqliteStore {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options.pragma("query_only", "ON"));
         Ok(Self {
-            checkpoints: Arc::new(Checkpoints::new(readers.clone())),
+            backfill: Arc::new(Backfill::new(readers.clone())),
             writer,
             readers,
         })

@@ -14,16 +14,16 @@ const EVENTS: usize = 512;
 /// begin anew: one that is never copied whole would grow for ever.
 const WAL_PAGES: &str = "2500";
 
-/// Starts copies, one at a time.
+/// Starts copies, which SQLite calls backfilling, one at a time.
 #[derive(Debug)]
-pub(super) struct Checkpoints {
+pub(super) struct Backfill {
     /// A checkpoint is no write to the data: a reader may do it.
     readers: SqlitePool,
     events: AtomicUsize,
     under_way: AtomicBool,
 }
 
-impl Checkpoints {
+impl Backfill {
     pub(super) fn new(readers: SqlitePool) -> Self {
         Self {
             readers,
