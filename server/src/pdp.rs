@@ -334,12 +334,13 @@ impl Pdp {
 
 /// A UUID version 7, from the given time.
 fn new_id(now: OffsetDateTime) -> Uuid {
-    let seconds = u64::try_from(now.unix_timestamp()).unwrap_or(0);
-    Uuid::new_v7(uuid::Timestamp::from_unix(
-        uuid::NoContext,
-        seconds,
-        now.nanosecond(),
-    ))
+    let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    let mut random = [0; 10];
+    // The generator of the process, where the crate's own would ask the kernel each time.
+    match aws_lc_rs::rand::fill(&mut random) {
+        Ok(()) => uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+        Err(_) => Uuid::new_v4(),
+    }
 }
 
 /// What the requests of one attempt have in common.

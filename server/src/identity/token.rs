@@ -18,6 +18,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::{Duration, OffsetDateTime};
 
+mod memory;
+
+use memory::Memory;
+
 use super::peer::PeerCertificate;
 use super::public_key::PublicKey;
 use super::sha256;
@@ -125,6 +129,7 @@ pub(crate) struct TokenAuthority {
     audience: String,
     decoding_key: DecodingKey,
     validation: Validation,
+    memory: Memory,
 }
 
 impl TokenAuthority {
@@ -153,6 +158,7 @@ impl TokenAuthority {
             issuer,
             decoding_key: DecodingKey::from_ec_der(public_key.point()),
             validation,
+            memory: Memory::default(),
         })
     }
 
@@ -203,6 +209,27 @@ impl TokenAuthority {
         if token.len() > TOKEN_LEN_MAX {
             return Err(TokenError::Malformed);
         }
+        let digest = sha256(token.as_bytes());
+        let remembered = self.memory.recall(&digest, now);
+        let claims = match &remembered {
+            Some(claims) => Arc::clone(claims),
+            None => Arc::new(self.signed_claims(token)?),
+        };
+        self.require_claims(&claims, certificate, now)?;
+        let verified = AccessToken {
+            subject: certificate.spiffe_id().clone(),
+            id: claims.id.clone(),
+            auth_time: claims.auth_time,
+            expire_time: claims.expire_time,
+        };
+        if remembered.is_none() {
+            self.memory.remember(digest, claims, now);
+        }
+        Ok(verified)
+    }
+
+    /// The claims of a token that we signed.
+    fn signed_claims(&self, token: &str) -> Result<Claims, TokenError> {
         self.require_header(token)?;
         let decoded =
             jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding_key, &self.validation)
@@ -211,14 +238,7 @@ impl TokenAuthority {
                     jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
                     _ => TokenError::Malformed,
                 })?;
-        let claims = Claims::read(&decoded.claims)?;
-        self.require_claims(&claims, certificate, now)?;
-        Ok(AccessToken {
-            subject: certificate.spiffe_id().clone(),
-            id: claims.id.to_owned(),
-            auth_time: claims.auth_time,
-            expire_time: claims.expire_time,
-        })
+        Claims::read(&decoded.claims)
     }
 
     fn require_header(&self, token: &str) -> Result<(), TokenError> {
@@ -241,7 +261,7 @@ impl TokenAuthority {
 
     fn require_claims(
         &self,
-        claims: &Claims<'_>,
+        claims: &Claims,
         certificate: &PeerCertificate,
         now: OffsetDateTime,
     ) -> Result<(), TokenError> {
@@ -304,19 +324,19 @@ struct Header {
     kid: Option<String>,
 }
 
-struct Claims<'a> {
-    issuer: &'a str,
-    audience: &'a str,
-    subject: &'a str,
-    id: &'a str,
+struct Claims {
+    issuer: String,
+    audience: String,
+    subject: String,
+    id: String,
     issue_time: OffsetDateTime,
     auth_time: OffsetDateTime,
     expire_time: OffsetDateTime,
     certificate_sha256: [u8; 32],
 }
 
-impl<'a> Claims<'a> {
-    fn read(claims: &'a Map<String, Value>) -> Result<Self, TokenError> {
+impl Claims {
+    fn read(claims: &Map<String, Value>) -> Result<Self, TokenError> {
         if claims.keys().any(|name| !CLAIMS.contains(&name.as_str())) {
             return Err(TokenError::ClaimUnknown);
         }
@@ -324,6 +344,7 @@ impl<'a> Claims<'a> {
             let value = claims.get(name).and_then(Value::as_str);
             value
                 .filter(|text| !text.is_empty())
+                .map(str::to_owned)
                 .ok_or(TokenError::Claim(name))
         };
         let moment = |name| {

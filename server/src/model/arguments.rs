@@ -178,6 +178,9 @@ fn parse_raw(raw: &RawValue, depth: usize, values: &mut usize) -> Result<Json, S
     parsed.map_err(|e| describe(&e))
 }
 
+/// Fields of an object up to which each key is compared with all before it.
+const FIELDS_COMPARED_MAX: usize = 16;
+
 /// The fields of an object, still raw, refusing a key that stands twice.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
@@ -190,10 +193,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                 f.write_str("an object")
             }
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut fields: Vec<(String, &'de RawValue)> = Vec::new();
+                // Few keys are compared, many are hashed.
                 let mut seen = std::collections::HashSet::new();
-                let mut fields = Vec::new();
                 while let Some((key, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if !seen.insert(key.clone()) {
+                    if fields.len() == FIELDS_COMPARED_MAX {
+                        seen.extend(fields.iter().map(|(key, _)| key.clone()));
+                    }
+                    let twice = match fields.len() < FIELDS_COMPARED_MAX {
+                        true => fields.iter().any(|(other, _)| *other == key),
+                        false => !seen.insert(key.clone()),
+                    };
+                    if twice {
                         return Err(M::Error::custom(DUPLICATE));
                     }
                     fields.push((key, value));
@@ -261,9 +272,16 @@ mod tests {
 
     #[test]
     fn what_is_not_one_clean_object_is_refused() {
+        let object = |last: &str| {
+            let fields: Vec<_> = (0..40).map(|n| format!(r#""k{n}":{n}"#)).collect();
+            format!(r#"{{{},"{last}":0}}"#, fields.join(","))
+        };
+        assert!(canonical(&object("k40")).is_ok());
         for (text, why) in [
             (r#"{"a":1,"a":2}"#, "twice"),
             (r#"{"o":{"a":1,"\u0061":2}}"#, "twice"),
+            (&object("k3"), "twice"),
+            (&object("k30"), "twice"),
             ("[1]", "expected a JSON object"),
             (r#"{"a":NaN}"#, "not JSON"),
             (r#"{"a":1"#, "ends too early"),

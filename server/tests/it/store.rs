@@ -11,6 +11,7 @@ mod queries;
 mod rate;
 mod revisions;
 mod support;
+mod units;
 
 use support::{Case, Kind, case, only};
 
@@ -26,6 +27,9 @@ fn cases() -> Vec<Case> {
         case("log::append_only", log::append_only),
         case("log::checkpoints", log::checkpoints),
         case("log::without_a_log", log::without_a_log),
+        case("units::together", units::together),
+        case("units::of_another_epoch", units::of_another_epoch),
+        case("units::a_bad_one", units::a_bad_one),
         case("queries::columns", queries::columns),
         case("queries::inputs", queries::inputs),
         case("queries::look_alike_ids", queries::look_alike_ids),

@@ -229,6 +229,42 @@ fn a_token_is_worth_nothing_with_another_certificate() {
 }
 
 #[test]
+fn a_remembered_token_is_looked_at_each_time() {
+    let setup = setup();
+    let token = setup.issue();
+    let first = setup.verify(&token, NOW).expect("valid");
+    assert_eq!(setup.authority.memory.len(), 1);
+    assert_eq!(setup.verify(&token, NOW), Ok(first.clone()));
+    // Remembered or not, it is bound to its certificate and to its times.
+    let others = certify(&setup.ca, "writing", &*new_key());
+    let stolen = setup.authority.verify(&token, &others, NOW);
+    assert_eq!(stolen, Err(TokenError::Binding));
+    let early = setup.verify(&token, NOW - Duration::MINUTE);
+    assert_eq!(early, Err(TokenError::NotYetValid));
+    let late = setup.verify(&token, first.expire_time);
+    assert_eq!(late, Err(TokenError::Expired));
+    assert_eq!(setup.authority.memory.len(), 0, "it is not kept any longer");
+    // What was never verified is not remembered.
+    let (head, signature) = token.rsplit_once('.').expect("a signature");
+    let forged = format!("{head}.{}", signature.chars().rev().collect::<String>());
+    assert!(setup.verify(&forged, NOW).is_err());
+    assert!(setup.authority.verify(&token, &others, NOW).is_err());
+    assert_eq!(setup.authority.memory.len(), 0);
+}
+
+#[test]
+fn the_memory_is_bounded() {
+    let setup = setup();
+    let token = setup.issue();
+    let claims = Arc::new(setup.authority.signed_claims(&token).expect("ours"));
+    let memory = memory::Memory::default();
+    for n in 0..=memory::REMEMBERED_MAX {
+        memory.remember(sha256(&n.to_be_bytes()), Arc::clone(&claims), NOW);
+        assert!(memory.len() <= memory::REMEMBERED_MAX);
+    }
+}
+
+#[test]
 fn another_type_algorithm_or_key_is_named() {
     let setup = setup();
     for typ in ["JWT", "AT+JWT", "id+jwt", ""] {

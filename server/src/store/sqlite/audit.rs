@@ -1,10 +1,13 @@
 //! The log in SQLite.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::{Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
+use super::backfill::Backfill;
 use super::{SqliteStore, events, translate};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
@@ -22,6 +25,7 @@ use crate::store::{
 /// SQLite rolls back; the next one is opened in about a millisecond.
 struct SqliteTx {
     connection: PoolConnection<Sqlite>,
+    backfill: Arc<Backfill>,
     head: LogHead,
     state: State,
 }
@@ -95,6 +99,8 @@ impl AuditTx for SqliteTx {
         .await
         .map_err(|e| StoreError::CommitUnknown(e.to_string()))?;
         self.state = State::Committed;
+        let events = head.size.saturating_sub(self.head.size);
+        self.backfill.committed(events as usize);
         Ok(())
     }
 }
@@ -167,6 +173,7 @@ impl AuditStore for SqliteStore {
         // Before BEGIN, so that a call that is dropped here leaves no transaction.
         let mut tx = Box::new(SqliteTx {
             connection,
+            backfill: Arc::clone(&self.backfill),
             head: LogHead {
                 log_id: Uuid::nil(),
                 size: 0,

@@ -2,6 +2,7 @@
 //! commits with `BEGIN IMMEDIATE` and `synchronous=FULL`, and a pool of readers (WAL).
 
 mod audit;
+mod backfill;
 mod changes;
 mod entities;
 mod events;
@@ -9,6 +10,7 @@ mod policy;
 mod registry;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +18,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqlitePool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use backfill::Backfill;
 
 use super::value::{corrupt, no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
@@ -34,6 +38,7 @@ const READERS_MAX: u32 = 4;
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    backfill: Arc<Backfill>,
 }
 
 impl SqliteStore {
@@ -58,14 +63,18 @@ impl SqliteStore {
             .test_before_acquire(false)
             .max_lifetime(None)
             .idle_timeout(None)
-            .connect_with(options.clone())
+            .connect_with(backfill::bounded(options.clone()))
             .await
             .map_err(translate)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options.pragma("query_only", "ON"));
-        Ok(Self { writer, readers })
+        Ok(Self {
+            backfill: Arc::new(Backfill::new(readers.clone())),
+            writer,
+            readers,
+        })
     }
 }
 
