@@ -249,21 +249,22 @@ impl Page {
                     .collect()
             }
             Query::Resources { ty, ids } => {
+                let after = self.after.as_ref().map(|after| after.id.as_str());
+                let later = |id: &&String| after.is_none_or(|after| id.as_str() > after);
+                let stored = &self.state.entities;
                 let ids = match ids {
-                    Some(ids) => ids.iter().cloned().collect(),
-                    None => compiled.resources_named(ty, &self.state.entities),
+                    Some(ids) => ids.iter().filter(later).cloned().collect(),
+                    None => compiled.resources_named(ty, stored, after, QUESTIONS_MAX + 1),
                 };
-                let later = |id: &String| self.after.as_ref().is_none_or(|a| *id > a.id);
-                let ids = ids.into_iter().filter(later).take(QUESTIONS_MAX + 1);
-                ids.map(|id| {
+                let question = |id| {
                     let resource = EntityUid::new(ty, id);
                     let request = AccessRequest {
                         resource: resource.clone(),
                         ..self.request.clone()
                     };
                     (request, resource)
-                })
-                .collect()
+                };
+                ids.into_iter().map(question).collect()
             }
         };
         let mut listing = Listing::default();

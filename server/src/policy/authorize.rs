@@ -7,12 +7,15 @@
 
 use std::sync::Arc;
 
-use cedar_policy_core::ast::{Literal, Request, ValueKind};
+use cedar_policy_core::ast::{Expr, Literal, Request, ValueKind};
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
 use super::entry::Entry;
+
+/// Cedar's error, boxed: it is large, and rare.
+type Failed = Box<EvaluationError>;
 
 /// What became of the candidates.
 #[derive(Debug, Default)]
@@ -24,7 +27,7 @@ pub(super) struct Outcome<'p> {
     /// Policies with a condition that is false.
     pub(super) unmet: Vec<&'p Arc<Entry>>,
     /// Policies with a condition that could not be evaluated.
-    pub(super) errored: Vec<(&'p Arc<Entry>, EvaluationError)>,
+    pub(super) errored: Vec<(&'p Arc<Entry>, Failed)>,
 }
 
 impl<'p> Outcome<'p> {
@@ -68,7 +71,7 @@ pub(super) fn evaluator<'e>(request: &Request, entities: &'e Entities) -> Evalua
 }
 
 /// Whether a policy's conditions hold.
-fn holds(evaluator: &Evaluator<'_>, entry: &Entry) -> Result<bool, EvaluationError> {
+fn holds(evaluator: &Evaluator<'_>, entry: &Entry) -> Result<bool, Failed> {
     match entry.policy.non_scope_constraints() {
         None => Ok(true),
         Some(conditions) => is_true(evaluator, entry, conditions),
@@ -82,20 +85,17 @@ fn holds(evaluator: &Evaluator<'_>, entry: &Entry) -> Result<bool, EvaluationErr
 pub(super) fn is_true(
     evaluator: &Evaluator<'_>,
     entry: &Entry,
-    condition: &cedar_policy_core::ast::Expr,
-) -> Result<bool, EvaluationError> {
-    let value = evaluator.interpret(condition, entry.policy.env())?;
+    condition: &Expr,
+) -> Result<bool, Failed> {
+    let env = entry.policy.env();
+    let value = evaluator.interpret(condition, env).map_err(Box::new)?;
     match value.value_kind() {
         ValueKind::Lit(Literal::Bool(holds)) => Ok(*holds),
         // As operand of `&&` it is the type error that Cedar reports.
-        _ => evaluator
-            .interpret(
-                &cedar_policy_core::ast::Expr::and(
-                    cedar_policy_core::ast::Expr::val(true),
-                    condition.clone(),
-                ),
-                entry.policy.env(),
-            )
-            .map(|_| false),
+        _ => {
+            let operand = Expr::and(Expr::val(true), condition.clone());
+            let error = evaluator.interpret(&operand, env);
+            error.map(|_| false).map_err(Box::new)
+        }
     }
 }

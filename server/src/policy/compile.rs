@@ -176,53 +176,44 @@ fn within_limits(source: &PolicySource, before: Option<&Compiled>) -> Result<(),
     }
 }
 
-/// A statement that has to be parsed, with where it goes.
-struct Job<'s> {
+/// Statements in a row of one file that have to be parsed. Parsing one by one costs several
+/// times more: the parser begins each time with an empty automaton for its tokens.
+struct Piece<'s> {
     file: &'s SourceFile,
-    statement: Statement<'s>,
+    /// From the first statement's beginning to the last one's end.
+    statements: Vec<Statement<'s>>,
+}
+
+/// Statements of a piece.
+const PIECE: usize = 256;
+
+/// A file that changed: its policies in order, those that are known already filled in.
+struct Changed<'s> {
+    file: &'s SourceFile,
+    policies: Vec<(u32, Option<Arc<Entry>>)>,
 }
 
 /// Each file with its policies, parsed where its text is new.
 fn files(sources: &[SourceFile], before: Option<&Compiled>) -> Result<Files, Vec<Diagnostic>> {
     let mut files = BTreeMap::new();
-    let mut jobs = Vec::new();
-    let mut changed = Vec::new();
-    let mut errors = Vec::new();
+    let (mut changed, mut pieces, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for file in sources {
         let known = before.and_then(|b| b.files.get(&file.name));
         if let Some(known) = known.filter(|known| known.sha256 == *file.sha256()) {
             files.insert(file.name.clone(), Arc::clone(known));
             continue;
         }
-        let (cut, rest) = statements(file.text());
-        if !rest.is_empty() {
-            errors.extend(whole_file_errors(file));
-            continue;
+        match cut(file, known, &mut pieces) {
+            Some(policies) => changed.push(Changed { file, policies }),
+            None => errors.extend(whole_file_errors(file)),
         }
-        let texts: HashMap<&str, &Arc<Entry>> = known
-            .into_iter()
-            .flat_map(|known| &known.policies)
-            .filter_map(|(_, entry)| Some((entry.policy.loc()?.snippet()?, entry)))
-            .collect();
-        let mut policies = Vec::with_capacity(cut.len());
-        for statement in cut {
-            let known = texts.get(statement.text).map(|entry| Arc::clone(entry));
-            if known.is_none() {
-                jobs.push(Job { file, statement });
-            }
-            policies.push((statement.line, known));
-        }
-        changed.push((file, policies));
     }
-    let kept: usize = files
+    let kept = files
         .values()
-        .map(|file: &Arc<CompiledFile>| file.policies.len())
-        .sum();
+        .map(|file: &Arc<CompiledFile>| file.policies.len());
     let count = kept
-        + changed
-            .iter()
-            .map(|(_, policies)| policies.len())
-            .sum::<usize>();
+        .chain(changed.iter().map(|c| c.policies.len()))
+        .sum::<usize>();
     if count > POLICIES_MAX {
         errors.push(plain(
             format!("there are {count} policies, at most {POLICIES_MAX} are allowed"),
@@ -232,62 +223,120 @@ fn files(sources: &[SourceFile], before: Option<&Compiled>) -> Result<Files, Vec
     if !errors.is_empty() {
         return Err(errors);
     }
-    let mut parsed = parallel(&jobs, parse).into_iter();
-    for (file, slots) in changed {
-        let mut policies = Vec::with_capacity(slots.len());
-        for (line, known) in slots {
-            match known.map_or_else(|| parsed.next(), |entry| Some(Ok(entry))) {
-                Some(Ok(entry)) => policies.push((line, entry)),
-                Some(Err(error)) => errors.push(error),
-                None => errors.push(plain("a policy was not parsed".into(), "")),
-            }
+    let mut parsed = Vec::new();
+    for piece in parallel(&pieces, 2, parse) {
+        match piece {
+            Ok(entries) => parsed.extend(entries),
+            Err(list) => errors.extend(list),
         }
+    }
+    if !errors.is_empty() {
+        // Several pieces of a file may have asked for the whole file's errors.
+        let mut seen = HashSet::new();
+        errors.retain(|e| seen.insert((e.file.clone(), e.line, e.column, e.message.clone())));
+        return Err(errors);
+    }
+    let mut parsed = parsed.into_iter();
+    for Changed { file, policies } in changed {
+        let fill = |(line, known): (u32, Option<Arc<Entry>>)| {
+            Some((line, known.or_else(|| parsed.next())?))
+        };
+        let policies: Option<Vec<_>> = policies.into_iter().map(fill).collect();
+        let Some(policies) = policies else {
+            return Err(vec![plain("a policy was not parsed".into(), "")]);
+        };
         let compiled = CompiledFile {
             sha256: *file.sha256(),
             policies,
         };
         files.insert(file.name.clone(), Arc::new(compiled));
     }
-    if errors.is_empty() {
-        return Ok(files);
-    }
-    // A statement that does not parse: Cedar's own words on the whole file, once a file.
-    let broken: HashSet<String> = errors
-        .iter()
-        .filter(|e| e.message.is_empty())
-        .map(|e| e.file.clone())
-        .collect();
-    errors.retain(|e| !e.message.is_empty());
-    for file in sources.iter().filter(|f| broken.contains(&f.name)) {
-        errors.extend(whole_file_errors(file));
-    }
-    Err(errors)
+    Ok(files)
 }
 
-/// Parses one policy. A diagnostic without a message: the file is to be asked whole.
-fn parse(job: &Job<'_>) -> Result<Arc<Entry>, Diagnostic> {
-    let Job { file, statement } = job;
-    let at = |message: &str, help: &str| Diagnostic {
-        file: file.name.clone(),
-        line: statement.line,
-        message: message.to_owned(),
-        help: help.to_owned(),
-        ..Diagnostic::default()
+/// The policies of a changed file: those whose text is the same as before, and holes for
+/// the others, which go into `pieces`. `None` if the file does not end with a statement.
+fn cut<'s>(
+    file: &'s SourceFile,
+    known: Option<&Arc<CompiledFile>>,
+    pieces: &mut Vec<Piece<'s>>,
+) -> Option<Vec<(u32, Option<Arc<Entry>>)>> {
+    let (statements, rest) = statements(file.text());
+    if !rest.is_empty() {
+        return None;
+    }
+    let texts: HashMap<&str, &Arc<Entry>> = known
+        .into_iter()
+        .flat_map(|known| &known.policies)
+        .filter_map(|(_, entry)| Some((entry.policy.loc()?.snippet()?, entry)))
+        .collect();
+    let mut policies = Vec::with_capacity(statements.len());
+    let mut row = Vec::new();
+    let mut end = |row: &mut Vec<Statement<'s>>| {
+        if !row.is_empty() {
+            let statements = std::mem::take(row);
+            pieces.push(Piece { file, statements });
+        }
     };
-    let policy = parser::parse_policy(None, statement.text).map_err(|_| at("", ""))?;
-    let id = policy
-        .annotations()
-        .find(|(key, _)| AsRef::<str>::as_ref(*key) == "id")
-        .map(|(_, value)| value.val.clone())
-        .filter(|id| valid_policy_id(id))
-        .ok_or_else(|| {
-            at(
-                "a policy needs an @id of 1 to 128 printable characters",
-                "write @id(\"…\") before it: ids are how decisions name policies",
-            )
-        })?;
-    let policy = policy.new_id(ast::PolicyID::from_smolstr(id));
-    Ok(Arc::new(Entry::new(policy.into())))
+    for statement in statements {
+        let known = texts.get(statement.text).map(|entry| Arc::clone(entry));
+        if known.is_some() || row.len() == PIECE {
+            end(&mut row);
+        }
+        if known.is_none() {
+            row.push(statement);
+        }
+        policies.push((statement.line, known));
+    }
+    end(&mut row);
+    Some(policies)
+}
+
+/// Parses a piece.
+///
+/// # Errors
+/// What is wrong with it, or with the whole file where Cedar cannot read it.
+fn parse(piece: &Piece<'_>) -> Result<Vec<Arc<Entry>>, Vec<Diagnostic>> {
+    let Piece { file, statements } = piece;
+    let text: String = statements
+        .iter()
+        .map(|s| s.text)
+        .collect::<Vec<_>>()
+        .join("\n");
+    let set = parser::parse_policyset(&text).map_err(|_| whole_file_errors(file))?;
+    // Cedar names them policy0, policy1, … in the order of the text.
+    let nth = |n: usize| set.get(&ast::PolicyID::from_string(format!("policy{n}")));
+    let policies: Option<Vec<_>> = (0..statements.len()).map(nth).collect();
+    let policies = policies
+        .filter(|policies| policies.len() == set.policies().count())
+        .ok_or_else(|| whole_file_errors(file))?;
+    let mut errors = Vec::new();
+    let mut entries = Vec::with_capacity(policies.len());
+    for (policy, statement) in policies.into_iter().zip(statements) {
+        let id = policy
+            .annotations()
+            .find(|(key, _)| AsRef::<str>::as_ref(*key) == "id")
+            .map(|(_, value)| value.val.clone())
+            .filter(|id| valid_policy_id(id));
+        match id {
+            Some(id) => {
+                let policy = policy.new_id(ast::PolicyID::from_smolstr(id));
+                entries.push(Arc::new(Entry::new(policy)));
+            }
+            None => errors.push(Diagnostic {
+                file: file.name.clone(),
+                line: statement.line,
+                message: "a policy needs an @id of 1 to 128 printable characters".into(),
+                help: "write @id(\"…\") before it: ids are how decisions name policies".into(),
+                ..Diagnostic::default()
+            }),
+        }
+    }
+    if errors.is_empty() {
+        Ok(entries)
+    } else {
+        Err(errors)
+    }
 }
 
 fn valid_policy_id(id: &str) -> bool {
@@ -370,9 +419,6 @@ fn duplicate(file: &str, line: u32, id: &str, first: Option<(&str, u32)>) -> Dia
     }
 }
 
-/// Policies that are validated in one go.
-const PIECE: usize = 256;
-
 /// Strict validation. Returns the warnings.
 fn validate(
     vocabulary: &Vocabulary,
@@ -382,7 +428,7 @@ fn validate(
     let pieces: Vec<&[&Arc<Entry>]> = entries.chunks(PIECE).collect();
     let mut errors = Vec::new();
     let mut warnings = Vec::new();
-    for (failed, warned) in parallel(&pieces, |piece| validate_piece(vocabulary, piece)) {
+    for (failed, warned) in parallel(&pieces, 2, |piece| validate_piece(vocabulary, piece)) {
         errors.extend(failed);
         warnings.extend(warned);
     }

@@ -2,19 +2,22 @@
 
 use std::thread;
 
-/// Items below which threads cost more than they bring.
-const ITEMS_MIN: usize = 512;
 /// Cedar's parser, and what walks its trees, recurse; limits bound the depth, and this
 /// holds what they allow.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Maps each item, in order. On threads of its own, with a stack for deep policies.
-pub(super) fn parallel<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// Maps each item, in order. On threads of its own, with a stack for deep policies: one for
+/// fewer than `items_min` items, for which a second costs more than it brings.
+pub(super) fn parallel<T: Sync, R: Send>(
+    items: &[T],
+    items_min: usize,
+    map: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
     if items.is_empty() {
         return Vec::new();
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = if items.len() < ITEMS_MIN { 1 } else { cores };
+    let threads = if items.len() < items_min { 1 } else { cores };
     let map = &map;
     thread::scope(|scope| {
         let pieces = items.chunks(items.len().div_ceil(threads));

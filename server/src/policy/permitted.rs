@@ -109,15 +109,23 @@ impl Compiled {
         })
     }
 
-    /// The ids of resources of a type that the schema declares as tools, or that a policy's
-    /// scope names.
-    pub fn resources_named(&self, ty: &str, stored: &EntityMap) -> BTreeSet<String> {
+    /// The ids of resources of a type that the schema declares as tools, that are stored,
+    /// or that a policy's scope names: the first `limit` after `after`, in byte order.
+    pub fn resources_named(
+        &self,
+        ty: &str,
+        stored: &EntityMap,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<String> {
+        let later = |id: &&str| after.is_none_or(|after| *id > after);
         let mut named: BTreeSet<String> = self.policies.resources_named(ty);
-        named.extend(stored.iter(ty).map(str::to_owned));
         if ty == "ZTA::Tool" {
             named.extend(self.vocabulary.tools.keys().cloned());
         }
-        named
+        named.extend(stored.ids(ty, after, limit));
+        let named = named.into_iter().filter(|id| later(&id.as_str()));
+        named.take(limit).collect()
     }
 
     /// The actions that may be asked for on a resource, sorted. For a declared tool that is

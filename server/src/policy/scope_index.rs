@@ -213,6 +213,9 @@ impl Hasher for NumberHasher {
     }
 }
 
+/// The policies of one scope.
+type Bucket = Arc<Vec<Arc<Entry>>>;
+
 type Numbers<K, V> = Sharded<K, V, BuildHasherDefault<NumberHasher>>;
 
 /// Policies by their scope.
@@ -224,7 +227,7 @@ pub(super) struct ScopeIndex {
     /// How many policies each pair of principal and resource has.
     pairs: Numbers<(u32, u32), u32>,
     /// By principal, resource and action.
-    buckets: Numbers<(u32, u32, u32), Arc<Vec<Arc<Entry>>>>,
+    buckets: Numbers<(u32, u32, u32), Bucket>,
     ids: Sharded<Arc<str>, Arc<Entry>>,
 }
 

@@ -3,6 +3,11 @@
 mod measure;
 mod property;
 
+#![allow(
+    clippy::too_many_lines,
+    reason = "a table of misfits reads best in one piece"
+)]
+
 use cedar_policy::Entities;
 use cedar_policy_core::ast::EntityUID;
 use cedar_policy_core::entities::Dereference;
