@@ -1,12 +1,12 @@
 //! The map and the slice against Cedar's own entities, and each way not to fit.
 
-mod measure;
-mod property;
-
 #![allow(
     clippy::too_many_lines,
     reason = "a table of misfits reads best in one piece"
 )]
+
+mod measure;
+mod property;
 
 use cedar_policy::Entities;
 use cedar_policy_core::ast::EntityUID;
