@@ -21,6 +21,7 @@ use super::limits::{FILES_MAX, NESTING_MAX, POLICIES_MAX, SOURCE_BYTES_MAX, STAT
 use super::nesting::too_deep_at;
 use super::parallel::parallel;
 use super::scope_index::ScopeIndex;
+use super::sharing::Sharing;
 use super::source::PolicySource;
 use super::statements::{Statement, statements};
 use super::vocabulary::Vocabulary;
@@ -223,8 +224,9 @@ fn files(sources: &[SourceFile], before: Option<&Compiled>) -> Result<Files, Vec
     if !errors.is_empty() {
         return Err(errors);
     }
+    let sharing = Sharing::default();
     let mut parsed = Vec::new();
-    for piece in parallel(&pieces, 2, parse) {
+    for piece in parallel(&pieces, 2, |piece| parse(piece, &sharing)) {
         match piece {
             Ok(entries) => parsed.extend(entries),
             Err(list) => errors.extend(list),
@@ -296,7 +298,7 @@ fn cut<'s>(
 ///
 /// # Errors
 /// What is wrong with it, or with the whole file where Cedar cannot read it.
-fn parse(piece: &Piece<'_>) -> Result<Vec<Arc<Entry>>, Vec<Diagnostic>> {
+fn parse(piece: &Piece<'_>, sharing: &Sharing) -> Result<Vec<Arc<Entry>>, Vec<Diagnostic>> {
     let Piece { file, statements } = piece;
     let text: String = statements
         .iter()
@@ -320,8 +322,8 @@ fn parse(piece: &Piece<'_>) -> Result<Vec<Arc<Entry>>, Vec<Diagnostic>> {
             .filter(|id| valid_policy_id(id));
         match id {
             Some(id) => {
-                let policy = policy.new_id(ast::PolicyID::from_smolstr(id));
-                entries.push(Arc::new(Entry::new(policy)));
+                let compact = sharing.compact(policy, ast::PolicyID::from_smolstr(id));
+                entries.push(Arc::new(Entry::of(compact, policy.annotations())));
             }
             None => errors.push(Diagnostic {
                 file: file.name.clone(),

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cedar_policy_core::ast::{BinaryOp, EntityUID, Expr, ExprKind, Literal, Policy, Var};
+use cedar_policy_core::ast::{
+    Annotation, AnyId, BinaryOp, EntityUID, Expr, ExprKind, Literal, Policy, Var,
+};
 
 use crate::model::decision::Annotations;
 
@@ -34,10 +36,23 @@ pub(super) struct Reach {
 }
 
 impl Entry {
-    /// Reads what the annotations say and how far the conditions look.
+    /// A policy with the annotations that it has itself.
     pub(super) fn new(policy: Policy) -> Self {
-        let mut obligations: Vec<String> = annotation(&policy, "obligation")
-            .unwrap_or_default()
+        let own = policy.clone();
+        Self::of(policy, own.annotations())
+    }
+
+    /// Reads what the annotations say and how far the conditions look.
+    pub(super) fn of<'a>(
+        policy: Policy,
+        annotations: impl Iterator<Item = (&'a AnyId, &'a Annotation)>,
+    ) -> Self {
+        let annotations: BTreeMap<String, String> = annotations
+            .map(|(key, value)| (key.to_string(), value.val.to_string()))
+            .filter(|(key, _)| key != "id")
+            .collect();
+        let asked = annotations.get("obligation").map_or("", String::as_str);
+        let mut obligations: Vec<String> = asked
             .split(',')
             .map(str::trim)
             .filter(|name| !name.is_empty())
@@ -52,11 +67,6 @@ impl Entry {
         // What a template's slots stand for may be looked into like a literal.
         let linked = policy.env().values().cloned().map(Arc::new);
         reach.literals = reach.literals.into_iter().chain(linked).collect();
-        let annotations: BTreeMap<String, String> = policy
-            .annotations()
-            .map(|(key, value)| (key.to_string(), value.val.to_string()))
-            .filter(|(key, _)| key != "id")
-            .collect();
         let annotations = (!annotations.is_empty()).then(|| {
             Arc::new(Annotations {
                 policy: policy.id().to_string(),
@@ -83,7 +93,8 @@ impl Entry {
 
     /// The value of an annotation.
     pub(super) fn annotation(&self, key: &str) -> Option<&str> {
-        annotation(&self.policy, key)
+        let annotations = &self.annotations.as_ref()?.annotations;
+        annotations.get(key).map(String::as_str)
     }
 
     /// The parts of its conditions that must all hold, in the order in which Cedar looks
@@ -99,13 +110,6 @@ impl Entry {
         }
         parts
     }
-}
-
-fn annotation<'p>(policy: &'p Policy, key: &str) -> Option<&'p str> {
-    policy
-        .annotations()
-        .find(|(name, _)| AsRef::<str>::as_ref(*name) == key)
-        .map(|(_, value)| value.val.as_str())
 }
 
 /// The source text of an expression, in one line and at most [`TEXT_BYTES_MAX`] bytes.

@@ -21,6 +21,7 @@ mod scope_index;
 mod shape;
 mod sharded;
 mod shared;
+mod sharing;
 mod source;
 mod statements;
 #[cfg(test)]
