@@ -134,6 +134,8 @@ pub enum Node<'a> {
     Integer(i64),
     /// A list of texts.
     Texts(&'a [String]),
+    /// A list of ours.
+    List(Vec<Node<'a>>),
     /// The fields of a caller's object, in any order.
     Fields(&'a [(String, Json)]),
     /// An object of ours, its keys plain ASCII in ascending order.
@@ -187,6 +189,11 @@ impl Writer<'_> {
             Node::Integer(n) => plain(&mut self.out, n),
             Node::Texts(items) => {
                 self.list(items, &level, |writer, item, _| text(&mut writer.out, item));
+            }
+            Node::List(items) => {
+                self.list(items, &level, |writer, item, level| {
+                    writer.node(item, level)
+                });
             }
             Node::Fields(fields) => self.fields(fields, &level),
             Node::Object(fields) => {

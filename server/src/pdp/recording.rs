@@ -8,7 +8,7 @@ use crate::identity::registry::Caller;
 use crate::model::arguments::Arguments;
 use crate::model::canonical::Node;
 use crate::model::event::Inputs;
-use crate::model::{AccessRequest, Event, EventType};
+use crate::model::{AccessRequest, EntityUid, Event, EventType, GivenEntity};
 use crate::policy::Facts;
 
 impl Pdp {
@@ -150,8 +150,12 @@ impl Pdp {
             ("arguments", given(request.arguments.as_ref())),
         ];
         inputs.extend(digest.iter().map(|d| ("arguments_sha256", Node::Kept(d))));
+        inputs.push(("authentication", Node::Object(authentication)));
+        if !request.entities.is_empty() {
+            let entities = request.entities.iter().map(brought);
+            inputs.push(("entities", Node::List(entities.collect())));
+        }
         inputs.extend([
-            ("authentication", Node::Object(authentication)),
             ("principal", Node::Object(principal)),
             ("request", given(Some(&request.pep_context))),
             (
@@ -167,6 +171,26 @@ impl Pdp {
             json: Node::Object(inputs).canonical(&self.redaction),
         })
     }
+}
+
+/// An entity that the request brought: without it the decision could not be replayed.
+fn brought(entity: &GivenEntity) -> Node<'_> {
+    Node::Object(vec![
+        ("attributes", Node::Fields(entity.attributes.fields())),
+        (
+            "parents",
+            Node::List(entity.parents.iter().map(reference).collect()),
+        ),
+        ("tags", Node::Fields(entity.tags.fields())),
+        ("uid", reference(&entity.uid)),
+    ])
+}
+
+fn reference(uid: &EntityUid) -> Node<'_> {
+    Node::Object(vec![
+        ("id", Node::Text(&uid.id)),
+        ("type", Node::Text(&uid.ty)),
+    ])
 }
 
 /// A caller's object, or why it is none.

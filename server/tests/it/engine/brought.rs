@@ -1,9 +1,11 @@
 //! Entities that a request brings.
 
 use serde_json::json;
+use sqlx::{Connection as _, SqliteConnection};
 use zta_client::v1;
 
 use super::shop;
+use crate::support::Server;
 use crate::support::rpc::{allowed, authorize, entity, refused};
 
 fn ticket(id: &str, priority: i64, team: &str) -> v1::AuthorizeRequest {
@@ -20,10 +22,32 @@ fn ticket(id: &str, priority: i64, team: &str) -> v1::AuthorizeRequest {
     }
 }
 
+/// What replay would start from.
+async fn inputs(server: &Server, sequence: u64) -> serde_json::Value {
+    let url = format!("sqlite://{}", server.data().join("zta.db").display());
+    let mut store = SqliteConnection::connect(&url).await.expect("the store");
+    let sequence = i64::try_from(sequence).expect("a small log");
+    let inputs: Vec<u8> = sqlx::query_scalar("SELECT inputs FROM audit_inputs WHERE sequence = $1")
+        .bind(sequence)
+        .fetch_one(&mut store)
+        .await
+        .expect("inputs");
+    serde_json::from_slice(&inputs).expect("JSON")
+}
+
 #[tokio::test]
 async fn a_request_brings_only_what_the_schema_lets_it() {
     let (server, admin, clerk) = shop().await;
-    allowed(&clerk, ticket("t1", 1, "north")).await;
+    let answer = allowed(&clerk, ticket("t1", 1, "north")).await;
+    assert_eq!(
+        inputs(&server, answer.sequence).await["entities"],
+        json!([{
+            "attributes": { "priority": 1 },
+            "parents": [{ "id": "north", "type": "Shop::Team" }],
+            "tags": {},
+            "uid": { "id": "t1", "type": "Shop::Ticket" },
+        }])
+    );
     for wrong in [ticket("t1", 5, "north"), ticket("t1", 1, "south")] {
         let answer = authorize(&clerk, wrong).await.expect("a decision");
         assert_eq!(answer.reason(), v1::DenyReason::NotPermitted);
