@@ -1,9 +1,6 @@
 //! The map and the slice against Cedar's own entities, and each way not to fit.
 
-#![allow(
-    clippy::too_many_lines,
-    reason = "a table of misfits reads best in one piece"
-)]
+#![allow(clippy::too_many_lines, reason = "tables of misfits")]
 
 mod measure;
 mod property;
