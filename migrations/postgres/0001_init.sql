@@ -123,6 +123,7 @@ CREATE TABLE revisions (
     message        text NOT NULL,
     apply_time     timestamptz NOT NULL,
     content_sha256 bytea NOT NULL,
+    gates          text NOT NULL,
     policies       bigint NOT NULL,
     epoch          bigint NOT NULL
 );

@@ -134,6 +134,7 @@ CREATE TABLE revisions (
     message        TEXT NOT NULL,
     apply_time     TEXT NOT NULL,
     content_sha256 BLOB NOT NULL,
+    gates          TEXT    NOT NULL,
     policies       INTEGER NOT NULL,
     epoch          INTEGER NOT NULL
 ) STRICT;

@@ -17,7 +17,7 @@ use crate::model::revision::NewRevision;
 use crate::model::{AccessRequest, Change, EntityUid, Event, EventType, RevisionMeta};
 use crate::pdp::Pdp;
 use crate::policy::{
-    Compiled, Facts, PolicySource, SharedSet, builtin_source, compile, content_sha256,
+    Compiled, Facts, PolicySource, SharedSet, builtin_source, compile, content_sha256, gates_id,
 };
 use crate::replica::Replica;
 use crate::store::SharedStore;
@@ -109,6 +109,7 @@ fn revision_1(
             message: "first start".to_owned(),
             apply_time: to_micros(now),
             content_sha256: content_sha256(source),
+            gates: gates_id(),
             policies: compiled.policy_count(),
         },
         changes: source.changes_from(&PolicySource::default()),

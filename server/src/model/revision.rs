@@ -110,6 +110,8 @@ pub struct RevisionMeta {
     pub content_sha256: Digest,
     /// How many policies it holds.
     pub policies: u32,
+    /// The gates that it passed: server, Cedar and built-in schema.
+    pub gates: String,
 }
 
 /// A revision that is to be applied: what changes against the one before. Its author made

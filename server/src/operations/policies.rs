@@ -15,7 +15,7 @@ use crate::model::{
 use crate::pdp::{Act, PdpError, facts};
 use crate::policy::{
     CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicyPatch, PolicySource, SharedSet,
-    compile, content_sha256, evaluate_cedar,
+    compile, content_sha256, evaluate_cedar, gates_id,
 };
 
 /// What the names of policies may take of the record of the next apply; the rest is for
@@ -133,6 +133,7 @@ impl Operations {
                     message: passed.message.clone(),
                     apply_time: to_micros(now),
                     content_sha256: passed.sha256,
+                    gates: gates_id(),
                     policies: passed.compiled.policy_count(),
                 };
                 *applied.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());

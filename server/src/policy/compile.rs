@@ -11,8 +11,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use cedar_policy::PolicySet;
-use cedar_policy_core::{ast, parser, validator};
-use miette::Diagnostic as _;
+use cedar_policy_core::{ast, parser};
 
 use super::diagnostic::{Diagnostic, located, plain};
 use super::entities::EntityTypes;
@@ -22,10 +21,12 @@ use super::nesting::too_deep_at;
 use super::parallel::parallel;
 use super::scope_index::ScopeIndex;
 use super::sharing::Sharing;
-use super::source::PolicySource;
+use super::source::{BUILTIN_SCHEMA, PolicySource};
 use super::statements::{Statement, statements};
+use super::strict::validate;
 use super::vocabulary::Vocabulary;
 use crate::model::SourceFile;
+use crate::model::arguments::sha256;
 
 /// A policy set ready to decide. Immutable; shares what it can with the one before.
 #[derive(Debug)]
@@ -38,11 +39,11 @@ pub struct Compiled {
     pub warnings: Vec<Diagnostic>,
 }
 
-type Files = BTreeMap<String, Arc<CompiledFile>>;
+pub(super) type Files = BTreeMap<String, Arc<CompiledFile>>;
 
 /// A file's policies in the order of its text.
 #[derive(Debug)]
-struct CompiledFile {
+pub(super) struct CompiledFile {
     sha256: [u8; 32],
     /// Each with the line it begins in.
     policies: Vec<(u32, Arc<Entry>)>,
@@ -81,11 +82,19 @@ fn shares(files: &Files, name: &str, file: &Arc<CompiledFile>) -> bool {
     files.get(name).is_some_and(|own| Arc::ptr_eq(own, file))
 }
 
-fn place<'f>(files: &'f Files, entry: &Arc<Entry>) -> Option<(&'f str, u32)> {
+pub(super) fn place<'f>(files: &'f Files, entry: &Arc<Entry>) -> Option<(&'f str, u32)> {
     files.iter().find_map(|(name, file)| {
         let found = file.policies.iter().find(|(_, e)| Arc::ptr_eq(e, entry))?;
         Some((name.as_str(), found.0))
     })
+}
+
+/// What the gates are made of: this server, Cedar, and the built-in schema. A set that has
+/// passed them passes them again, so whoever loads it need not ask.
+pub fn gates_id() -> String {
+    let schema = sha256(BUILTIN_SCHEMA.as_bytes());
+    let (server, cedar) = (env!("CARGO_PKG_VERSION"), cedar_policy::get_sdk_version());
+    format!("zta {server}, cedar {cedar}, {}", hex::encode(schema))
 }
 
 /// Compiles a policy set. What it has in common with `before` is not compiled again.
@@ -95,6 +104,26 @@ fn place<'f>(files: &'f Files, entry: &Arc<Entry>) -> Option<(&'f str, u32)> {
 pub fn compile(
     source: &PolicySource,
     before: Option<&Compiled>,
+) -> Result<Compiled, Vec<Diagnostic>> {
+    build(source, before, true)
+}
+
+/// As [`compile`], of a set that has passed these very gates ([`gates_id`]) before: its
+/// types are not looked at again, which takes most of the time, and it has no warnings.
+///
+/// # Errors
+/// As [`compile`], but for types.
+pub fn compile_passed(
+    source: &PolicySource,
+    before: Option<&Compiled>,
+) -> Result<Compiled, Vec<Diagnostic>> {
+    build(source, before, false)
+}
+
+fn build(
+    source: &PolicySource,
+    before: Option<&Compiled>,
+    types: bool,
 ) -> Result<Compiled, Vec<Diagnostic>> {
     within_limits(source, before)?;
     let vocabulary = match before {
@@ -112,7 +141,10 @@ pub fn compile(
         .map(|(_, entry)| entry)
         .filter(|entry| !known.is_some_and(|k| k.holds(entry)))
         .collect();
-    let mut warnings = validate(&vocabulary, &unproven, &files)?;
+    let mut warnings = match types {
+        true => validate(&vocabulary, &unproven, &files)?,
+        false => Vec::new(),
+    };
     if let Some(known) = known {
         // Those of the policies that stayed.
         let stayed = |w: &&Diagnostic| policies.get(&w.policy_id).is_some_and(|e| known.holds(e));
@@ -419,70 +451,4 @@ fn duplicate(file: &str, line: u32, id: &str, first: Option<(&str, u32)>) -> Dia
         policy_id: id.to_owned(),
         ..Diagnostic::default()
     }
-}
-
-/// Strict validation. Returns the warnings.
-fn validate(
-    vocabulary: &Vocabulary,
-    entries: &[&Arc<Entry>],
-    files: &Files,
-) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
-    let pieces: Vec<&[&Arc<Entry>]> = entries.chunks(PIECE).collect();
-    let mut errors = Vec::new();
-    let mut warnings = Vec::new();
-    for (failed, warned) in parallel(&pieces, 2, |piece| validate_piece(vocabulary, piece)) {
-        errors.extend(failed);
-        warnings.extend(warned);
-    }
-    for diagnostic in errors.iter_mut().chain(&mut warnings) {
-        let entry = entries.iter().find(|e| e.id() == diagnostic.policy_id);
-        if let Some((file, line)) = entry.and_then(|entry| place(files, entry)) {
-            (diagnostic.file, diagnostic.line) = (file.to_owned(), line);
-        }
-    }
-    if errors.is_empty() {
-        Ok(warnings)
-    } else {
-        Err(errors)
-    }
-}
-
-/// Errors, then warnings.
-fn validate_piece(
-    vocabulary: &Vocabulary,
-    piece: &[&Arc<Entry>],
-) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
-    let mut set = ast::PolicySet::new();
-    for entry in piece {
-        // The index holds each id once.
-        if let Err(e) = set.add(entry.policy.clone()) {
-            return (vec![plain(e.to_string(), "")], Vec::new());
-        }
-    }
-    let result = vocabulary
-        .validator
-        .validate(&set, validator::ValidationMode::Strict);
-    let result = cedar_policy::ValidationResult::from(result);
-    let at = |id: String, message: String, help: Option<String>| Diagnostic {
-        message,
-        help: help.unwrap_or_default(),
-        policy_id: id,
-        ..Diagnostic::default()
-    };
-    (
-        result
-            .validation_errors()
-            .map(|e| {
-                let help = e.help().map(|h| h.to_string());
-                at(e.policy_id().to_string(), e.to_string(), help)
-            })
-            .collect(),
-        result
-            .validation_warnings()
-            .map(|w| {
-                let help = w.help().map(|h| h.to_string());
-                at(w.policy_id().to_string(), w.to_string(), help)
-            })
-            .collect(),
-    )
 }

@@ -24,13 +24,14 @@ mod shared;
 mod sharing;
 mod source;
 mod statements;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod verdict;
 mod vocabulary;
 
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
-pub use compile::{Compiled, compile};
+pub use compile::{Compiled, compile, compile_passed, gates_id};
 pub use diagnostic::Diagnostic;
 pub use entities::{EntityError, EntityMap, EntityTypes, SliceError};
 pub use evaluate::{Facts, Party, PolicyError};

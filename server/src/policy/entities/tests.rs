@@ -487,11 +487,8 @@ fn what_a_request_brings_cannot_close_a_circle() {
     );
     let vocabulary = vocabulary(&schema);
     let types = &vocabulary.entity_types;
-    let map = put(
-        &EntityMap::default(),
-        types,
-        &[given_of("Team/a", &["Team/b"], "{}", "{}")],
-    );
+    let below = [given_of("Team/a", &["Team/b"], "{}", "{}")];
+    let map = put(&EntityMap::default(), types, &below);
     let b = types
         .request_entity(&given_of("Team/b", &["Team/a"], "{}", "{}"))
         .expect("a team");

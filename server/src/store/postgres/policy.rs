@@ -128,6 +128,7 @@ fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
         message: row.try_get("message").map_err(translate)?,
         apply_time: row.try_get("apply_time").map_err(translate)?,
         content_sha256: digest(row.try_get("content_sha256").map_err(translate)?)?,
+        gates: row.try_get("gates").map_err(translate)?,
         policies: u32::try_from(policies).map_err(|_| corrupt("a number of policies"))?,
     })
 }

@@ -230,7 +230,7 @@ async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &NewRevisi
     }
     sqlx::query(
         "INSERT INTO revisions (number, log_id, author_type, author_id, message, apply_time, \
-         content_sha256, policies, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+         content_sha256, policies, gates, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(signed(meta.number))
     .bind(&at.log_id)
@@ -240,6 +240,7 @@ async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &NewRevisi
     .bind(time_text(meta.apply_time))
     .bind(&meta.content_sha256[..])
     .bind(meta.policies)
+    .bind(&meta.gates)
     .bind(at.epoch)
     .execute(&mut *tx)
     .await

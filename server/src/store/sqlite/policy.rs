@@ -130,6 +130,7 @@ fn meta(row: &SqliteRow) -> Result<RevisionMeta, StoreError> {
         message: row.try_get("message").map_err(translate)?,
         apply_time: parse_time(row.try_get("apply_time").map_err(translate)?)?,
         content_sha256: digest(row.try_get("content_sha256").map_err(translate)?)?,
+        gates: row.try_get("gates").map_err(translate)?,
         policies: row.try_get("policies").map_err(translate)?,
     })
 }

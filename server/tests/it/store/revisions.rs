@@ -18,6 +18,7 @@ pub(crate) fn revision(number: u64, changes: Vec<FileChange<SourceFile>>) -> New
             message: format!("revision {number}\nwith é"),
             apply_time: NOW,
             content_sha256: sha256(&number.to_be_bytes()),
+            gates: format!("gates of {number}"),
             policies: changes.len() as u32,
         },
         changes,
