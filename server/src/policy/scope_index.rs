@@ -6,7 +6,8 @@
 //! numbers (an action list puts it into one bucket an element). A request satisfies in
 //! each dimension only few of the constraints that exist: `any`, those on its type,
 //! those on itself, those on its ancestors. Their combinations are the buckets to look
-//! at, and pairs of principal and resource that no policy has are passed over.
+//! at: where few policies have a constraint on the resource, these are looked through, else
+//! pairs of principal and resource that no policy has are passed over.
 //!
 //! Sound and exact: the three constraints say all that a scope says, so a policy is
 //! found if and only if its scope holds. What is left out is neither satisfied nor in
@@ -218,12 +219,60 @@ type Bucket = Arc<Vec<Arc<Entry>>>;
 
 type Numbers<K, V> = Sharded<K, V, BuildHasherDefault<NumberHasher>>;
 
+/// A policy under one of its actions.
+#[derive(Clone, Debug)]
+struct Row {
+    principal: u32,
+    action: u32,
+    entry: Arc<Entry>,
+}
+
+/// Rows of one constraint on the resource that are looked through one by one: they lie
+/// side by side, where as many look-ups are each a miss of the processor's cache.
+const FEW: usize = 32;
+
+/// The policies with one constraint on the resource.
+#[derive(Clone, Debug)]
+enum OnResource {
+    /// All of them.
+    Few(Arc<Vec<Row>>),
+    /// How many rows there are; found in the buckets.
+    Many(u32),
+}
+
+impl OnResource {
+    fn push(&mut self, row: Row) {
+        match self {
+            Self::Few(rows) if rows.len() < FEW => Arc::make_mut(rows).push(row),
+            Self::Few(rows) => {
+                *self = Self::Many(u32::try_from(rows.len()).unwrap_or(u32::MAX) + 1)
+            }
+            Self::Many(rows) => *rows += 1,
+        }
+    }
+
+    /// Takes a policy's rows out; whether none is left.
+    fn remove(&mut self, entry: &Arc<Entry>, own: u32) -> bool {
+        match self {
+            Self::Few(rows) => {
+                Arc::make_mut(rows).retain(|row| !Arc::ptr_eq(&row.entry, entry));
+                rows.is_empty()
+            }
+            Self::Many(rows) => {
+                *rows = rows.saturating_sub(own);
+                *rows == 0
+            }
+        }
+    }
+}
+
 /// Policies by their scope.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ScopeIndex {
     principals: Dimension,
     actions: Dimension,
     resources: Dimension,
+    on_resource: Numbers<u32, OnResource>,
     /// How many policies each pair of principal and resource has.
     pairs: Numbers<(u32, u32), u32>,
     /// By principal, resource and action.
@@ -249,6 +298,12 @@ impl ScopeIndex {
             let a = self.actions.take(action);
             let bucket = self.buckets.or_insert(&(p, r, a), Arc::default);
             Arc::make_mut(bucket).push(Arc::clone(entry));
+            let few = || OnResource::Few(Arc::default());
+            self.on_resource.or_insert(&r, few).push(Row {
+                principal: p,
+                action: a,
+                entry: Arc::clone(entry),
+            });
         }
         Ok(())
     }
@@ -267,7 +322,14 @@ impl ScopeIndex {
         if *left == 0 {
             self.pairs.remove(&(p, r));
         }
-        for action in actions(entry.policy.action_constraint()) {
+        let actions = actions(entry.policy.action_constraint());
+        let rows = u32::try_from(actions.len()).unwrap_or(u32::MAX);
+        if let Some(on) = self.on_resource.get_mut(&r)
+            && on.remove(&entry, rows)
+        {
+            self.on_resource.remove(&r);
+        }
+        for action in actions {
             let a = self.actions.release(action)?;
             let Some(bucket) = self.buckets.get_mut(&(p, r, a)) else {
                 continue;
@@ -289,7 +351,7 @@ impl ScopeIndex {
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         let dimension = |d: &Dimension| d.any.is_none() && d.types.len() + d.entities.len() == 0;
-        self.len() + self.pairs.len() + self.buckets.len() == 0
+        self.len() + self.pairs.len() + self.buckets.len() + self.on_resource.len() == 0
             && [&self.principals, &self.actions, &self.resources]
                 .into_iter()
                 .all(dimension)
@@ -329,13 +391,24 @@ impl ScopeIndex {
         let (rest, actions) = numbers.split_at(resources_end);
         let (principals, resources) = rest.split_at(principals_end);
         let mut found = Vec::new();
-        for &p in principals {
-            for &r in resources {
-                if self.pairs.get(&(p, r)).is_none() {
-                    continue;
+        for &r in resources {
+            match self.on_resource.get(&r) {
+                Some(OnResource::Few(rows)) => {
+                    let matches = |row: &&Row| {
+                        principals.contains(&row.principal) && actions.contains(&row.action)
+                    };
+                    found.extend(rows.iter().filter(matches).map(|row| &row.entry));
                 }
-                let buckets = actions.iter().filter_map(|&a| self.buckets.get(&(p, r, a)));
-                found.extend(buckets.flat_map(|bucket| bucket.iter()));
+                Some(OnResource::Many(_)) => {
+                    for &p in principals
+                        .iter()
+                        .filter(|&&p| self.pairs.get(&(p, r)).is_some())
+                    {
+                        let buckets = actions.iter().filter_map(|&a| self.buckets.get(&(p, r, a)));
+                        found.extend(buckets.flat_map(|bucket| bucket.iter()));
+                    }
+                }
+                None => {}
             }
         }
         // An action list may have brought a policy by two of its elements.

@@ -162,7 +162,7 @@ proptest! {
 
     #[test]
     fn says_what_cedar_says_over_all_policies(
-        policies in prop::collection::vec(policy(), 0..24),
+        policies in prop::collection::vec(policy(), 0..120),
         links in prop::collection::vec((uid(), uid()), 0..6),
         gone in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         entities in entities(),
