@@ -7,7 +7,7 @@ use zta_server::{
         AccessRequest, AgentState, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile,
         arguments::Arguments,
     },
-    policy::{Compiled, EntityMap, Facts, PolicySource, builtin_source, compile},
+    policy::{Compiled, EntityMap, Facts, Pip, PolicySource, builtin_source, compile},
 };
 
 use crate::{Result, policies, requests::Expected};
@@ -75,9 +75,15 @@ impl Engine {
     /// # Errors
     /// The request does not fit the schema.
     pub fn decide(&self, question: &Question) -> Result<Expected> {
-        let verdict =
-            self.compiled
-                .evaluate(&self.principal, question, &self.facts, &self.stored)?;
+        let verdict = self.compiled.evaluate(
+            &self.principal,
+            question,
+            &self.facts,
+            &Pip {
+                stored: &self.stored,
+                parties: &(),
+            },
+        )?;
         Ok(match verdict.deny {
             None => Expected::Allow,
             Some(DenyReason::NotPermitted) => Expected::Deny(v1::DenyReason::NotPermitted),

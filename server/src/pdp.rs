@@ -16,9 +16,9 @@ use crate::identity::token::TokenAuthority;
 use crate::model::redaction::Redaction;
 use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
-    PrincipalKind, Verdict,
+    Verdict,
 };
-use crate::policy::{EntityError, Facts, Party, PolicyError};
+use crate::policy::{EntityError, Facts, Parties as _, PolicyError};
 use crate::replica::{ActiveRevision, Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -185,6 +185,8 @@ impl Pdp {
                     };
                     match act {
                         Ok(act) => self.append(&scene, made, act).await,
+                        // It may stand on what is no longer so elsewhere.
+                        Err(_) if self.replica.is_newer_than(state.epoch).await? => continue,
                         Err(error) => return Err(self.record_failed(&scene, made, error).await?),
                     }
                 }
@@ -313,7 +315,7 @@ impl Pdp {
                 &caller.principal,
                 request,
                 &facts,
-                &state.entities,
+                &state.pip(),
             )?,
         };
         let decision = Decision {
@@ -395,31 +397,8 @@ pub(crate) fn facts(
         source: credential.source,
         authentication_method: caller.method,
         authentication_age_seconds: (now - caller.auth_time).whole_seconds().max(0),
-        resource: resource_party(state, request),
+        resource: state.party(&request.resource.ty, &request.resource.id),
     }
-}
-
-/// The registry's word on a resource that is an agent or a user.
-fn resource_party(state: &State, request: &AccessRequest) -> Option<Party> {
-    let id = request.resource.id.as_str();
-    if request.resource.ty == PrincipalKind::Agent.cedar_type() {
-        let agent = state.registry.agent(id)?;
-        return Some(Party {
-            name: agent.name.clone(),
-            owner: Some(agent.owner.clone()),
-            roles: agent.roles.clone(),
-        });
-    }
-    if request.resource.ty == PrincipalKind::User.cedar_type() {
-        let user = state.registry.user(id)?;
-        let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
-        return Some(Party {
-            name: name.to_owned(),
-            owner: None,
-            roles: user.roles.clone(),
-        });
-    }
-    None
 }
 
 /// Whether an administrative act was permitted.

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 use crate::identity::registry::Registry;
 use crate::model::revision::{Digest, FileChange, RevisionNews};
-use crate::model::{EntityPage, EntityVersion, RevisionMeta, SourceFile};
+use crate::model::{EntityPage, EntityVersion, PrincipalKind, RevisionMeta, SourceFile};
 use crate::policy::{
-    Compiled, EntityMap, EntityTypes, PolicySource, SharedSet, compile, compile_passed,
-    content_sha256, gates_id,
+    Compiled, EntityMap, EntityTypes, Parties, Party, Pip, PolicySource, SharedSet, compile,
+    compile_passed, content_sha256, gates_id,
 };
 use crate::store::{Changes, ENTITY_PAGE, SharedStore, StoreError};
 
@@ -62,6 +62,39 @@ impl State {
             return Ok(());
         }
         self.entities.under(before, after).map(drop)
+    }
+}
+
+impl State {
+    /// Where policies get attributes from.
+    pub(crate) fn pip(&self) -> Pip<'_> {
+        Pip {
+            stored: &self.entities,
+            parties: self,
+        }
+    }
+}
+
+impl Parties for State {
+    fn party(&self, ty: &str, id: &str) -> Option<Party> {
+        if ty == PrincipalKind::Agent.cedar_type() {
+            let agent = self.registry.agent(id)?;
+            return Some(Party {
+                name: agent.name.clone(),
+                owner: Some(agent.owner.clone()),
+                roles: agent.roles.clone(),
+            });
+        }
+        if ty != PrincipalKind::User.cedar_type() {
+            return None;
+        }
+        let user = self.registry.user(id)?;
+        let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
+        Some(Party {
+            name: name.to_owned(),
+            owner: None,
+            roles: user.roles.clone(),
+        })
     }
 }
 

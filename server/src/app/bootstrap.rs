@@ -17,7 +17,8 @@ use crate::model::revision::NewRevision;
 use crate::model::{AccessRequest, Change, EntityUid, Event, EventType, RevisionMeta};
 use crate::pdp::Pdp;
 use crate::policy::{
-    Compiled, Facts, PolicySource, SharedSet, builtin_source, compile, content_sha256, gates_id,
+    Compiled, EntityMap, Facts, Pip, PolicySource, SharedSet, builtin_source, compile,
+    content_sha256, gates_id,
 };
 use crate::replica::Replica;
 use crate::store::SharedStore;
@@ -138,7 +139,10 @@ fn require_administrator(
             &administrator,
             &request,
             &facts,
-            &crate::policy::EntityMap::default(),
+            &Pip {
+                stored: &EntityMap::default(),
+                parties: &(),
+            },
         )
         .map_err(start_error)?;
     match verdict.deny {

@@ -264,6 +264,7 @@ fn operations(
         ca: Arc::clone(&material.ca),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
+        pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         token_lifetime: time::Duration::seconds(config.token_lifetime_s.into()),
     }))
 }

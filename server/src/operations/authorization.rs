@@ -16,7 +16,9 @@ use crate::policy::{Explanation, Permission};
 use crate::replica::State;
 
 /// Questions to policy that one page of a listing may take.
-const QUESTIONS_MAX: usize = 10_000;
+const QUESTIONS_MAX: usize = 2000;
+/// Pages in the making at once; more wait. Each keeps a core busy.
+pub(crate) const PAGES_MAX: usize = 2;
 
 /// What is asked of a listing.
 #[derive(Clone, Debug)]
@@ -79,7 +81,7 @@ impl Operations {
                     None => {
                         let facts = facts(state, &caller, credential, request, now);
                         let compiled = &revision.compiled;
-                        compiled.explain(&caller.principal, request, &facts, &state.entities)?
+                        compiled.explain(&caller.principal, request, &facts, &state.pip())?
                     }
                 };
                 let verdict = &explanation.verdict;
@@ -148,6 +150,8 @@ impl Operations {
                     after: after.clone(),
                     limit,
                 };
+                // Closed only with the server.
+                let _turn = self.pages.acquire().await;
                 let made = blocking(move || page.make(now)).await?;
                 match made {
                     Ok(listing) => listing,
@@ -232,54 +236,41 @@ impl Page {
     fn make(self, now: time::OffsetDateTime) -> Result<Listing, PdpError> {
         let revision = self.state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let compiled = &revision.compiled;
-        // Each question: the request, and what a page that ends there goes on after.
-        let questions: Vec<(AccessRequest, EntityUid)> = match &self.query {
+        // What is asked about: actions or resources. The request is one, changed for each:
+        // a copy of what a caller sent for each question would be theirs to multiply.
+        let after = self.after.as_ref();
+        let asked: Vec<EntityUid> = match &self.query {
             Query::Actions => {
-                let actions = compiled.actions_on(&self.request.resource);
-                let later = |action: &EntityUid| self.after.as_ref().is_none_or(|a| action > a);
-                let actions = actions.into_iter().filter(later);
+                let actions = compiled.actions_on(&self.request.resource).into_iter();
                 actions
-                    .map(|action| {
-                        let request = AccessRequest {
-                            action: action.clone(),
-                            ..self.request.clone()
-                        };
-                        (request, action)
-                    })
+                    .filter(|action| after.is_none_or(|a| action > a))
                     .collect()
             }
             Query::Resources { ty, ids } => {
-                let after = self.after.as_ref().map(|after| after.id.as_str());
+                let after = after.map(|after| after.id.as_str());
                 let later = |id: &&String| after.is_none_or(|after| id.as_str() > after);
                 let stored = &self.state.entities;
                 let ids = match ids {
                     Some(ids) => ids.iter().filter(later).cloned().collect(),
                     None => compiled.resources_named(ty, stored, after, QUESTIONS_MAX + 1),
                 };
-                let question = |id| {
-                    let resource = EntityUid::new(ty, id);
-                    let request = AccessRequest {
-                        resource: resource.clone(),
-                        ..self.request.clone()
-                    };
-                    (request, resource)
-                };
-                ids.into_iter().map(question).collect()
+                ids.into_iter().map(|id| EntityUid::new(ty, id)).collect()
             }
         };
         let mut listing = Listing::default();
-        for (nth, (request, _)) in questions.iter().enumerate() {
+        let mut request = self.request;
+        for (nth, uid) in asked.iter().enumerate() {
             if listing.permitted.len() == self.limit || nth == QUESTIONS_MAX {
-                listing.next = nth.checked_sub(1).map(|n| questions[n].1.clone());
+                listing.next = nth.checked_sub(1).map(|last| asked[last].clone());
                 break;
             }
-            let facts = facts(&self.state, &self.caller, &self.credential, request, now);
-            let permission = compiled.permission(
-                &self.caller.principal,
-                request,
-                &facts,
-                &self.state.entities,
-            )?;
+            match self.query {
+                Query::Actions => request.action.clone_from(uid),
+                Query::Resources { .. } => request.resource.clone_from(uid),
+            }
+            let facts = facts(&self.state, &self.caller, &self.credential, &request, now);
+            let (principal, pip) = (&self.caller.principal, self.state.pip());
+            let permission = compiled.permission(principal, &request, &facts, &pip)?;
             if permission != Permission::No {
                 let conditional = permission == Permission::Conditional;
                 let (action, resource) = (request.action.clone(), request.resource.clone());

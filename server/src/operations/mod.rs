@@ -31,6 +31,8 @@ pub(crate) struct Operations {
     pub(crate) challenges: ChallengeMemory,
     /// How long issued certificates are good for.
     pub(crate) certificate_lifetime: Duration,
+    /// Turns to make a page of what is permitted.
+    pub(crate) pages: tokio::sync::Semaphore,
     /// How long access tokens are good for.
     pub(crate) token_lifetime: Duration,
 }

@@ -115,12 +115,10 @@ impl Operations {
                     return Err(PdpError::Conflict(Conflict::Revision { in_force }));
                 }
                 let facts = facts(state, caller, credential, request, now);
-                let next = passed.compiled.evaluate(
-                    &caller.principal,
-                    request,
-                    &facts,
-                    &state.entities,
-                )?;
+                let next =
+                    passed
+                        .compiled
+                        .evaluate(&caller.principal, request, &facts, &state.pip())?;
                 // What cannot be put on record cannot be done either.
                 if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
                     return Err(PdpError::Lockout);
@@ -196,7 +194,7 @@ impl Operations {
         let facts = facts(&state, &caller, credential, request, now);
         let verdict = revision
             .compiled
-            .evaluate(&caller.principal, request, &facts, &state.entities)
+            .evaluate(&caller.principal, request, &facts, &state.pip())
             .map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }

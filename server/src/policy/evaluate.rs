@@ -34,6 +34,28 @@ pub struct Facts {
     pub resource: Option<Party>,
 }
 
+/// Where attributes come from (PIP).
+#[derive(Clone, Copy)]
+pub struct Pip<'a> {
+    /// Stored entities.
+    pub stored: &'a EntityMap,
+    /// Agents and users, which a stored entity or a policy may refer to.
+    pub parties: &'a dyn Parties,
+}
+
+/// Whoever knows agents and users.
+pub trait Parties {
+    /// An agent or a user by Cedar type and id.
+    fn party(&self, ty: &str, id: &str) -> Option<Party>;
+}
+
+/// Knows nobody.
+impl Parties for () {
+    fn party(&self, _: &str, _: &str) -> Option<Party> {
+        None
+    }
+}
+
 /// An agent or a user as policies see it: attributes and roles.
 #[derive(Clone, Debug)]
 pub struct Party {
@@ -88,7 +110,7 @@ pub(super) struct Case<'p> {
 /// What is known beside the request.
 struct World<'w> {
     facts: &'w Facts,
-    stored: &'w EntityMap,
+    pip: &'w Pip<'w>,
 }
 
 /// Why there is no case.
@@ -116,9 +138,9 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
-        stored: &EntityMap,
+        pip: &Pip<'_>,
     ) -> Result<Verdict, PolicyError> {
-        match self.case(principal, request, facts, stored) {
+        match self.case(principal, request, facts, pip) {
             Ok(mut case) => {
                 let candidates = std::mem::take(&mut case.candidates);
                 let outcome = authorize(candidates, &case.request, &case.entities);
@@ -137,12 +159,12 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
-        stored: &EntityMap,
+        pip: &Pip<'_>,
     ) -> Result<Case<'_>, NoCase<'_>> {
         let (action, info) = self.resolve_action(request)?;
         let context = context(info, request, facts)
             .map_err(|why| NoCase::Deny(DenyReason::InvalidArguments, action, why))?;
-        let world = World { facts, stored };
+        let world = World { facts, pip };
         self.case_in((action, info), Some(context), principal, request, &world)
     }
 
@@ -152,10 +174,10 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
-        stored: &EntityMap,
+        pip: &Pip<'_>,
     ) -> Result<Case<'_>, NoCase<'_>> {
         let (action, info) = self.resolve_action(request)?;
-        let world = World { facts, stored };
+        let world = World { facts, pip };
         self.case_in((action, info), None, principal, request, &world)
     }
 
@@ -189,16 +211,13 @@ impl Compiled {
             }
             _ => None,
         };
-        let brought = self.brought(request, world.stored)?;
-        let unreachable = |e: SliceError| match e {
-            SliceError::TooLarge { .. } => deny(DenyReason::EvaluationError, e.to_string()),
-            SliceError::Cycle(_) => deny(DenyReason::InvalidArguments, e.to_string()),
-            SliceError::Internal(why) => NoCase::Error(PolicyError::Internal(why)),
-        };
+        let brought = self.brought(request, world.pip.stored)?;
+        let unreachable = |e: SliceError| unreachable(action, e);
         let above = if resource_uid == caller.uid || party.is_some() {
             HashSet::new()
         } else {
             world
+                .pip
                 .stored
                 .ancestors(&resource_uid, &brought)
                 .map_err(unreachable)?
@@ -228,7 +247,9 @@ impl Compiled {
             parties.chain(brought.clone()).collect()
         };
         let places = [&*caller.uid, &*resource_uid];
-        let entities = slice(own, info, &candidates, places, world.stored).map_err(unreachable)?;
+        let entities = self
+            .slice(own, info, &candidates, places, world.pip)
+            .map_err(unreachable)?;
         Ok(Case {
             action,
             request: cedar,
@@ -282,6 +303,43 @@ impl Compiled {
         Ok(brought)
     }
 
+    /// What the candidates' conditions can look into. Nothing, where they look into nothing.
+    fn slice(
+        &self,
+        own: impl FnOnce() -> Vec<Entity>,
+        info: &ActionInfo,
+        candidates: &[&Arc<Entry>],
+        places: [&EntityUID; 2],
+        pip: &Pip<'_>,
+    ) -> Result<Entities, SliceError> {
+        let reaches = || {
+            let reaches = candidates.iter().map(|entry| &entry.reach);
+            reaches.filter(|reach| reach.looks())
+        };
+        let Some(levels) = reaches().map(|reach| reach.levels).max() else {
+            return Ok(Entities::new());
+        };
+        let literals = || reaches().flat_map(|reach| reach.literals.iter().map(|uid| &**uid));
+        let roots: Vec<&EntityUID> = places.into_iter().chain(literals()).collect();
+        // Policies may name other actions than the one that is asked for.
+        let known = |uid: &EntityUID| info.entities.iter().any(|e| e.uid() == uid);
+        let mut others: Vec<&EntityUID> = literals().filter(|uid| !known(uid)).collect();
+        others.sort_unstable();
+        others.dedup();
+        let others = others
+            .into_iter()
+            .filter_map(|uid| self.vocabulary.action_entity(uid));
+        let actions = info.entities.iter().map(Arc::clone).chain(others);
+        pip.stored.slice(own(), actions, &roots, levels, &|uid| {
+            let id: &str = uid.eid().as_ref();
+            let party = pip.parties.party(&uid.entity_type().to_string(), id)?;
+            let known = self
+                .known(&uid.entity_type().to_string(), id, &party)
+                .ok()?;
+            Some(known.entity())
+        })
+    }
+
     /// The action that is evaluated: for `call_tool` on a declared tool, the tool's own.
     pub(super) fn resolve_action(
         &self,
@@ -311,6 +369,16 @@ impl Compiled {
             });
         }
         Ok((uid, info))
+    }
+}
+
+/// Why a request is not decided whose entities cannot be put together.
+fn unreachable(action: &EntityUid, error: SliceError) -> NoCase<'_> {
+    let deny = |reason| NoCase::Deny(reason, action, error.to_string());
+    match &error {
+        SliceError::TooLarge { .. } => deny(DenyReason::EvaluationError),
+        SliceError::Cycle(_) | SliceError::Brought(_) => deny(DenyReason::InvalidArguments),
+        SliceError::Internal(why) => NoCase::Error(PolicyError::Internal(why.clone())),
     }
 }
 
@@ -362,24 +430,4 @@ impl Known<'_> {
             [],
         )
     }
-}
-
-/// What the candidates' conditions can look into. Nothing, where they look into nothing.
-fn slice(
-    own: impl FnOnce() -> Vec<Entity>,
-    info: &ActionInfo,
-    candidates: &[&Arc<Entry>],
-    places: [&EntityUID; 2],
-    stored: &EntityMap,
-) -> Result<Entities, SliceError> {
-    let reaches = || {
-        let reaches = candidates.iter().map(|entry| &entry.reach);
-        reaches.filter(|reach| reach.looks())
-    };
-    let Some(levels) = reaches().map(|reach| reach.levels).max() else {
-        return Ok(Entities::new());
-    };
-    let literals = reaches().flat_map(|reach| reach.literals.iter().map(|uid| &**uid));
-    let roots: Vec<&EntityUID> = places.into_iter().chain(literals).collect();
-    stored.slice(own(), info.entities.iter().map(Arc::clone), &roots, levels)
 }

@@ -8,9 +8,8 @@ use serde_json::{Map, Value};
 
 use super::authorize::{authorize, evaluator, is_true};
 use super::compile::Compiled;
-use super::entities::EntityMap;
 use super::entry::{Entry, source_text};
-use super::evaluate::{Case, Facts, NoCase, PolicyError};
+use super::evaluate::{Case, Facts, NoCase, Pip, PolicyError};
 use super::verdict::verdict;
 use crate::model::decision::Annotations;
 use crate::model::{AccessRequest, Effect, EntityUid, Principal, Verdict};
@@ -86,9 +85,9 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
-        stored: &EntityMap,
+        pip: &Pip<'_>,
     ) -> Result<Explanation, PolicyError> {
-        let case = match self.case(principal, request, facts, stored) {
+        let case = match self.case(principal, request, facts, pip) {
             Ok(case) => case,
             Err(NoCase::Error(error)) => return Err(error),
             Err(NoCase::Deny(reason, action, why)) => {

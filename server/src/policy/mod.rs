@@ -34,7 +34,7 @@ pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, compile, compile_passed, gates_id};
 pub use diagnostic::Diagnostic;
 pub use entities::{EntityError, EntityMap, EntityTypes, SliceError};
-pub use evaluate::{Facts, Party, PolicyError};
+pub use evaluate::{Facts, Parties, Party, Pip, PolicyError};
 pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
 pub use patch::{PatchError, PolicyPatch};
 pub use permitted::Permission;

@@ -13,7 +13,7 @@ use cedar_policy_core::tpe::{self};
 use super::authorize::authorize;
 use super::compile::Compiled;
 use super::entities::EntityMap;
-use super::evaluate::{Case, Facts, NoCase, PolicyError};
+use super::evaluate::{Case, Facts, NoCase, Pip, PolicyError};
 use crate::model::request::CALL_TOOL;
 use crate::model::{AccessRequest, EntityUid, Principal};
 
@@ -39,14 +39,14 @@ impl Compiled {
         principal: &Principal,
         request: &AccessRequest,
         facts: &Facts,
-        stored: &EntityMap,
+        pip: &Pip<'_>,
     ) -> Result<Permission, PolicyError> {
         let (_, info) = self.resolve_action(request)?;
         let open = info.input.is_some();
         let case = if open {
-            self.open_case(principal, request, facts, stored)
+            self.open_case(principal, request, facts, pip)
         } else {
-            self.case(principal, request, facts, stored)
+            self.case(principal, request, facts, pip)
         };
         let mut case = match case {
             Ok(case) => case,

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::limits::NESTING_MAX;
-use super::{CedarSetup, EntityMap, Facts, Party, PolicySource, compile};
+use super::{CedarSetup, EntityMap, Facts, Party, Pip, PolicySource, compile};
 use crate::model::arguments::Arguments;
 use crate::model::{
     AccessRequest, AgentState, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile, Verdict,
@@ -42,7 +42,15 @@ fn decide(policy: &str, request: &AccessRequest, resource: Option<Party>) -> Ver
         authentication_age_seconds: 0,
         resource,
     };
-    let verdict = compiled.evaluate(&principal, request, &facts, &EntityMap::default());
+    let verdict = compiled.evaluate(
+        &principal,
+        request,
+        &facts,
+        &Pip {
+            stored: &EntityMap::default(),
+            parties: &(),
+        },
+    );
     verdict.expect("the request is in the schema")
 }
 

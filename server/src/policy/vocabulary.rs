@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cedar_policy::{Schema, SchemaFragment};
-use cedar_policy_core::ast::{Eid, EntityType, EntityUID};
+use cedar_policy_core::ast::{Eid, Entity, EntityType, EntityUID};
+use cedar_policy_core::entities::{Dereference, Entities};
 use cedar_policy_core::validator::Validator;
 use miette::Diagnostic as _;
 
@@ -27,6 +28,8 @@ pub(super) struct Vocabulary {
     pub(super) schema: Schema,
     pub(super) validator: Validator,
     pub(super) actions: HashMap<EntityUid, ActionInfo>,
+    /// The schema's actions with all that they are in.
+    action_entities: Entities,
     /// The entity types by name: to parse a name takes longer than to decide.
     pub(super) types: HashMap<String, EntityType>,
     /// A declared tool's id to its own action.
@@ -52,6 +55,11 @@ impl Vocabulary {
                 .entity_type_names()
                 .map(|ty| (ty.to_string(), ty.clone()))
                 .collect(),
+            action_entities: schema
+                .action_entities()
+                .map_err(|e| vec![plain(e.to_string(), "")])?
+                .as_ref()
+                .clone(),
             validator: Validator::new(schema.as_ref().clone()),
             schema,
             actions,
@@ -71,6 +79,14 @@ impl Vocabulary {
                 .map_err(|e| format!("`{ty}` is no entity type: {e}"))?,
         };
         Ok(EntityUID::from_components(ty, Eid::new(id), None))
+    }
+
+    /// An action of the schema as an entity.
+    pub(super) fn action_entity(&self, uid: &EntityUID) -> Option<Arc<Entity>> {
+        match self.action_entities.entity(uid) {
+            Dereference::Data(entity) => Some(Arc::new(entity.clone())),
+            _ => None,
+        }
     }
 
     /// Whether it is the one of these files.

@@ -12,9 +12,9 @@ use crate::support::{Server, Setup};
 
 const SCHEMA: &str = r#"namespace Shop {
   entity Team in [Team];
-  entity Order = { "amount": Long, "team": Team };
+  entity Order = { "amount": Long, "team": Team, "owner"?: ZTA::Agent };
   @request_suppliable
-  entity Ticket in [Team] = { "priority": Long };
+  entity Ticket in [Team, Ticket] = { "priority": Long };
   action approve appliesTo {
     principal: [ZTA::Agent], resource: [Order],
     context: { zta: ZTA::Facts, request: ZTA::PepContext },

@@ -6,7 +6,7 @@ use zta_client::v1;
 
 use super::shop;
 use crate::support::Server;
-use crate::support::rpc::{allowed, authorize, entity, refused};
+use crate::support::rpc::{allowed, authorize, call, entity, refused};
 
 fn ticket(id: &str, priority: i64, team: &str) -> v1::AuthorizeRequest {
     v1::AuthorizeRequest {
@@ -125,4 +125,89 @@ async fn a_request_brings_only_what_the_schema_lets_it() {
     let answer = authorize(&clerk, alone).await.expect("a decision");
     assert_eq!(answer.reason(), v1::DenyReason::NotPermitted);
     server.assert_verifies();
+}
+
+const OWNED: &str = r#"
+@id("owned.all") permit (principal in ZTA::Role::"clerk", action == Shop::Action::"approve", resource);
+@id("owned.sanctioned") forbid (principal, action == Shop::Action::"approve", resource)
+when { resource has owner && resource.owner in ZTA::Role::"sanctioned" };
+@id("owned.quarantine") forbid (principal, action == Shop::Action::"close", resource)
+when { ZTA::Agent::"spiffe://zta.local/agent/mallory" in ZTA::Role::"sanctioned" };
+@id("owned.actions") forbid (principal, action == ZTA::Action::"call_tool", resource == ZTA::Tool::"search")
+when { ZTA::Action::"read_audit" in ZTA::Action::"audit" };
+"#;
+
+/// An agent is stored nowhere: were it missing from the slice, `in` would be false, and a
+/// forbid over the owner's role would not forbid.
+#[tokio::test]
+async fn forbids_see_agents_that_stored_entities_and_policies_name() {
+    let (server, admin, clerk) = shop().await;
+    server.register("mallory", &["sanctioned"]).await;
+    server.register("alice", &[]).await;
+    let (name, text) = ("owned.cedar".to_owned(), OWNED.to_owned());
+    let request = v1::ApplyRequest {
+        patch: Some(v1::PolicyPatch {
+            put_policies: vec![v1::SourceFile { name, text }],
+            ..Default::default()
+        }),
+        expected_revision: 2,
+        ..Default::default()
+    };
+    admin.policies().apply(request).await.expect("applied");
+    let order = |id: &str, owner: &str| {
+        let owner = format!("spiffe://zta.local/agent/{owner}");
+        let team = json!({"type": "Shop::Team", "id": "north"});
+        let owner = json!({"type": "ZTA::Agent", "id": owner});
+        v1::Entity {
+            uid: entity("Shop::Order", id),
+            attributes_json: json!({"amount": 5, "team": team, "owner": owner}).to_string(),
+            ..Default::default()
+        }
+    };
+    let entities = vec![order("o1", "alice"), order("o2", "mallory")];
+    let put = v1::EntityServicePutRequest { entities };
+    admin.entities().put(put).await.expect("stored");
+    let approve = |id: &str| v1::AuthorizeRequest {
+        action: entity("Shop::Action", "approve"),
+        resource: entity("Shop::Order", id),
+        ..Default::default()
+    };
+    allowed(&clerk, approve("o1")).await;
+    for (request, policy) in [
+        (approve("o2"), "owned.sanctioned"),
+        (ticket("t1", 1, "north"), "owned.quarantine"),
+        (call("search"), "owned.actions"),
+    ] {
+        let answer = authorize(&clerk, request).await.expect("a decision");
+        assert_eq!(answer.reason(), v1::DenyReason::Forbidden, "{answer:?}");
+        assert_eq!(answer.policy_ids, [policy]);
+    }
+}
+
+/// A stored ticket in a ticket that is stored no more: whoever brings that one would say
+/// what the stored one is in.
+#[tokio::test]
+async fn what_a_stored_entity_refers_to_is_not_brought() {
+    let (_server, admin, clerk) = shop().await;
+    let stored = v1::Entity {
+        uid: entity("Shop::Ticket", "secret"),
+        attributes_json: r#"{"priority":1}"#.to_owned(),
+        parents: entity("Shop::Ticket", "gone").into_iter().collect(),
+        ..Default::default()
+    };
+    let put = v1::EntityServicePutRequest {
+        entities: vec![stored],
+    };
+    admin.entities().put(put).await.expect("stored");
+    let request = v1::AuthorizeRequest {
+        resource: entity("Shop::Ticket", "secret"),
+        ..ticket("gone", 1, "north")
+    };
+    let answer = authorize(&clerk, request).await.expect("a decision");
+    assert_eq!(
+        answer.reason(),
+        v1::DenyReason::InvalidArguments,
+        "{answer:?}"
+    );
+    assert!(answer.message.contains("gone"), "{}", answer.message);
 }

@@ -203,7 +203,7 @@ proptest! {
         let all = cedars(&vocabulary.schema, model.values(), &[draft_json]).expect("no cycle");
         for root in [resource.as_str(), "Draft/d"] {
             let roots = [uid(&principal), uid(root), uid("User/1")].map(|u| cedar_uid(&u).expect("uid"));
-            let slice = map.slice(vec![own.clone()], [], &roots.each_ref(), LEVELS).expect("a slice");
+            let slice = map.slice(vec![own.clone()], [], &roots.each_ref(), LEVELS, &|_| None).expect("a slice");
             for entity in slice.iter() {
                 let Dereference::Data(theirs) = AsRef::<cedar_policy_core::entities::Entities>::as_ref(&all).entity(entity.uid()) else {
                     return Err(TestCaseError::fail("an entity that does not exist"));
