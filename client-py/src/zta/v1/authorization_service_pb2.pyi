@@ -217,8 +217,8 @@ class AuthorizeResponse(google.protobuf.message.Message):
 
     @property
     def annotations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PolicyAnnotations]:
-        """The annotations of the determining policies, in the order of policy_ids, as far as
-        they fit into 16 KiB.
+        """The annotations of the determining policies that have any beside `@id`, in the order
+        of policy_ids, as far as they fit into 16 KiB.
         """
 
     def __init__(
