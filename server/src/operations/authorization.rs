@@ -12,7 +12,7 @@ use crate::model::{
     AccessRequest, AgentState, Decision, EntityUid, EventType, Principal, PrincipalKind,
 };
 use crate::pdp::{ATTEMPTS_MAX, Act, PdpError, contained, facts};
-use crate::policy::{Explanation, Permission};
+use crate::policy::{Explanation, Parties as _, Permission};
 use crate::replica::State;
 
 /// Questions to policy that one page of a listing may take.
@@ -192,31 +192,16 @@ impl Operations {
 
 /// A principal of the registry, without a key of its own.
 fn registered(state: &State, uid: &EntityUid) -> Option<Principal> {
-    if uid.ty == PrincipalKind::Agent.cedar_type() {
-        let agent = state.registry.agent(&uid.id)?;
-        return Some(Principal {
-            kind: PrincipalKind::Agent,
-            id: agent.id.clone(),
-            name: agent.name.clone(),
-            roles: agent.roles.clone(),
-            owner: agent.owner.clone(),
-            state: agent.state,
-            instance: uuid::Uuid::nil(),
-        });
-    }
-    let user = state.registry.user(&uid.id)?;
-    (uid.ty == PrincipalKind::User.cedar_type()).then(|| Principal {
-        kind: PrincipalKind::User,
-        id: user.id.clone(),
-        name: user
-            .spiffe_id
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
-        roles: user.roles.clone(),
-        owner: String::new(),
-        state: AgentState::Active,
+    let party = state.party(&uid.ty, &uid.id)?;
+    let agent = state.registry.agent(&uid.id);
+    let agent = agent.filter(|_| uid.ty == PrincipalKind::Agent.cedar_type());
+    Some(Principal {
+        kind: agent.map_or(PrincipalKind::User, |_| PrincipalKind::Agent),
+        id: uid.id.clone(),
+        name: party.name,
+        roles: party.roles,
+        owner: party.owner.unwrap_or_default(),
+        state: agent.map_or(AgentState::Active, |agent| agent.state),
         instance: uuid::Uuid::nil(),
     })
 }

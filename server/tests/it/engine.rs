@@ -2,6 +2,7 @@
 //! and entities that a request brings.
 
 mod brought;
+mod extremes;
 
 use serde_json::json;
 use zta_client::{Client, v1};
@@ -144,13 +145,16 @@ async fn a_condition_that_errs_is_named_without_the_values() {
     assert_eq!(nearest.error, "an entity does not exist");
 }
 
+fn of_clerk(request: v1::AuthorizeRequest) -> v1::ExplainRequest {
+    v1::ExplainRequest {
+        request: Some(request),
+        principal: entity("ZTA::Agent", "spiffe://zta.local/agent/clerk"),
+    }
+}
+
 #[tokio::test]
 async fn explain_tells_the_whole_story_and_decides_nothing() {
     let (server, admin, clerk) = shop().await;
-    let of_clerk = |request| v1::ExplainRequest {
-        request: Some(request),
-        principal: entity("ZTA::Agent", "spiffe://zta.local/agent/clerk"),
-    };
     let story = admin.authorization().explain(of_clerk(refund(500))).await;
     let story = story.expect("an explanation").into_inner();
     assert_eq!(story.effect(), v1::Effect::Deny);

@@ -176,9 +176,7 @@ impl AuthorizationDoor {
         self.metrics.decided(&decision);
         Ok(answer(decision, correlation_id))
     }
-}
 
-impl AuthorizationDoor {
     /// What is wrong with a request is told to those who may make one.
     async fn refuse(&self, credential: &Credential, status: Status) -> Status {
         let pdp = &self.operations.pdp;
