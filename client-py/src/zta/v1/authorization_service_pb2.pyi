@@ -521,7 +521,9 @@ class ListPermittedResponse(google.protobuf.message.Message):
     """The policy revision that was asked."""
     @property
     def permitted(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Permitted]:
-        """Sorted by resource, then action. What is denied for certain is left out."""
+        """Sorted by resource, then action. What is denied for certain is left out. A page may
+        hold fewer than page_size, or none, and not be the last: 2000 are looked at for one.
+        """
 
     @property
     def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...

@@ -16,7 +16,7 @@ use crate::identity::registry::Credential;
 use crate::model::arguments::Arguments;
 use crate::model::decision::{Annotations, Nearest};
 use crate::model::request::ACTION_TYPE;
-use crate::model::{AccessRequest, Decision, DenyReason, Effect};
+use crate::model::{AccessRequest, Decision, DenyReason, Effect, Obligation};
 use crate::operations::Operations;
 use crate::pdp::PdpError;
 use crate::telemetry::Metrics;
@@ -315,14 +315,7 @@ fn answer(decision: Decision, correlation_id: String) -> v1::AuthorizeResponse {
         sequence: decision.sequence,
         policy_ids: verdict.policies,
         errored_policy_ids: verdict.errored,
-        obligations: verdict
-            .obligations
-            .into_iter()
-            .map(|o| v1::Obligation {
-                name: o.name,
-                policy_id: o.policy,
-            })
-            .collect(),
+        obligations: wire_obligations(verdict.obligations),
         revision: decision.revision,
         consistency_token: token,
         correlation_id,
@@ -339,6 +332,14 @@ fn wire_nearest(nearest: Nearest) -> v1::NearestPolicy {
         condition: nearest.condition,
         error: nearest.error.unwrap_or_default().to_owned(),
     }
+}
+
+pub(super) fn wire_obligations(obligations: Vec<Obligation>) -> Vec<v1::Obligation> {
+    let wire = |o: Obligation| v1::Obligation {
+        name: o.name,
+        policy_id: o.policy,
+    };
+    obligations.into_iter().map(wire).collect()
 }
 
 /// As many as fit; a policy's own are not cut in two.

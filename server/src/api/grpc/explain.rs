@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tonic::Status;
 use zta_proto::v1;
 
-use super::authorization::{parse, wire_annotations, wire_reason};
+use super::authorization::{parse, wire_annotations, wire_obligations, wire_reason};
 use super::{
     bounded, consistency_token, entity, page_size, page_token_invalid, token_of, wire_uid,
 };
@@ -137,14 +137,7 @@ pub(super) fn wire_explanation(story: Explanation, act: &Decision) -> v1::Explai
         action: Some(wire_uid(&verdict.action)),
         context_json: story.context.to_string(),
         entities: story.entities.into_iter().map(wire_entity).collect(),
-        obligations: verdict
-            .obligations
-            .into_iter()
-            .map(|o| v1::Obligation {
-                name: o.name,
-                policy_id: o.policy,
-            })
-            .collect(),
+        obligations: wire_obligations(verdict.obligations),
         message: verdict.message,
         revision: act.revision,
         sequence: act.sequence,
