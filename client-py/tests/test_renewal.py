@@ -104,6 +104,7 @@ def test_a_renewal_that_fails_is_tried_again(server: FakeServer, caplog) -> None
     credential = Credential.load(server.credential("fin"))
     now = credential.not_before + (credential.not_after - credential.not_before) * 0.7
     renewer = Renewer(credential, now=lambda: now)
+    renewer._pid = os.getpid()  # no thread of its own: it would renew, too
     server.stop()
     with caplog.at_level(logging.WARNING, logger="zta"):
         pauses = [renewer.step() for _ in range(3)]
@@ -119,6 +120,7 @@ def test_an_expired_certificate_is_named_in_the_log(server: FakeServer, caplog) 
     credential = Credential.load(server.credential("fin"))
     later = credential.not_after + datetime.timedelta(seconds=1)
     renewer = Renewer(credential, now=lambda: later)
+    renewer._pid = os.getpid()  # no thread of its own: it would log, too
     server.stop()
     with caplog.at_level(logging.WARNING, logger="zta"):
         renewer.step()
