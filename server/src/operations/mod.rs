@@ -7,6 +7,7 @@ pub(crate) mod authentication;
 pub(crate) mod authorization;
 pub(crate) mod entities;
 pub(crate) mod policies;
+pub(crate) mod proposals;
 
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub(crate) struct Operations {
     pub(crate) store: SharedStore,
     pub(crate) ca: Arc<Ca>,
     pub(crate) challenges: ChallengeMemory,
+    /// Whether a policy set needs somebody else's approval.
+    pub(crate) four_eyes: bool,
     /// How long issued certificates are good for.
     pub(crate) certificate_lifetime: Duration,
     /// Turns to make a page of what is permitted.
