@@ -9,11 +9,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _};
+
+use crate::acting::Acting;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,6 +29,8 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub struct Connection {
     current: Arc<ArcSwap<Channel>>,
     timeout: Duration,
+    /// On whose behalf its calls are made.
+    acting: Option<Arc<Acting>>,
 }
 
 impl Connection {
@@ -34,6 +38,7 @@ impl Connection {
         Self {
             current: Arc::new(ArcSwap::from_pointee(channel)),
             timeout,
+            acting: None,
         }
     }
 
@@ -42,6 +47,15 @@ impl Connection {
         Self {
             current: Arc::clone(&self.current),
             timeout,
+            acting: self.acting.clone(),
+        }
+    }
+
+    /// The same channel, on somebody's behalf.
+    pub(crate) fn acting(&self, acting: Arc<Acting>) -> Self {
+        Self {
+            acting: Some(acting),
+            ..self.clone()
         }
     }
 
@@ -65,13 +79,19 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let channel = Channel::clone(&self.current.load());
+        let channel = self.current.load_full();
+        let acting = self.acting.clone();
         let deadline = Instant::now() + self.timeout;
         request
             .headers_mut()
             .entry(GRPC_TIMEOUT)
             .or_insert_with(|| header(self.timeout));
         Box::pin(async move {
+            if let Some(acting) = acting {
+                let header = acting.authorization(&channel, deadline).await?;
+                request.headers_mut().insert(AUTHORIZATION, header);
+            }
+            let channel = Channel::clone(&channel);
             let answered = timeout_at(deadline, channel.oneshot(request)).await;
             let response = answered.map_err(|_| too_late())??;
             Ok(response.map(|inner| Body::new(DeadlineBody::new(inner, deadline))))

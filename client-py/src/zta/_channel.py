@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from zta._acting import Acting
 from zta._errors import RpcError, from_grpc
 from zta._identity import Credential
 
@@ -144,9 +145,9 @@ class _Method:
     """A method on whatever connection is current when it is called."""
 
     def __init__(
-        self, source: ConnectionSource, timeout_s: float, kind: str, method: str, codec: Any
+        self, on: tuple[ConnectionSource, float, Acting | None], kind: str, method: str, codec: Any
     ) -> None:
-        self._source, self._timeout_s = source, timeout_s
+        self._source, self._timeout_s, self._acting = on
         self._kind, self._method, self._codec = kind, method, codec
 
     def _on(self, connection: Connection) -> Any:
@@ -157,6 +158,15 @@ class _Method:
             options["timeout"] = self._timeout_s
         return options
 
+    def _on_behalf(self, connection: Connection, options: dict[str, Any]) -> dict[str, Any]:
+        """Add on whose behalf the call is made; without a token there is no call."""
+        if self._acting is None:
+            return options
+        timeout_s = options.get("timeout") or self._timeout_s
+        header = self._acting.authorization(connection, timeout_s)
+        metadata = (*(options.get("metadata") or ()), ("authorization", header))
+        return {**options, "metadata": metadata}
+
 
 class _BlockingMethod(_Method):
     """Unary-unary, as grpc has it but raising RpcError."""
@@ -164,7 +174,8 @@ class _BlockingMethod(_Method):
     def __call__(self, request: Any, **options: Any) -> Any:
         with self._source.lease() as connection:
             try:
-                return self._on(connection)(request, **self._options(options))
+                options = self._on_behalf(connection, self._options(options))
+                return self._on(connection)(request, **options)
             except grpc.RpcError as error:
                 raise from_grpc(error) from None
 
@@ -172,7 +183,8 @@ class _BlockingMethod(_Method):
         """Start the call; the lease ends with it."""
         connection = self._source.acquire()
         try:
-            call = self._on(connection).future(request, **self._options(options))
+            options = self._on_behalf(connection, self._options(options))
+            call = self._on(connection).future(request, **options)
         except BaseException:
             self._source.release(connection)
             raise
@@ -186,7 +198,15 @@ class _AwaitableMethod(_BlockingMethod):
 
     async def __call__(self, request: Any, **options: Any) -> Any:
         options = self._options(options)
+        if self._acting is not None:
+            # A token that has to be asked for first must not hold up the loop.
+            await asyncio.to_thread(self._warm, self._acting, options["timeout"])
         return await wait_for(self.future(request, **options), options["timeout"])
+
+    def _warm(self, acting: Acting, timeout_s: float) -> None:
+        with self._source.lease() as connection:
+            if not acting.is_fresh(connection):
+                acting.authorization(connection, timeout_s)
 
 
 class _StreamMethod(_Method):
@@ -195,7 +215,7 @@ class _StreamMethod(_Method):
     def __call__(self, request: Any, **options: Any) -> Any:
         connection = self._source.acquire()
         try:
-            call = self._on(connection)(request, **options)
+            call = self._on(connection)(request, **self._on_behalf(connection, options))
         except BaseException:
             self._source.release(connection)
             raise
@@ -234,8 +254,15 @@ async def wait_for(call: grpc.Future[Any], timeout_s: float) -> Any:
 class RenewingChannel(grpc.Channel):
     """A `grpc.Channel` for any generated stub, always on the current certificate."""
 
-    def __init__(self, source: ConnectionSource, timeout_s: float, *, awaitable: bool) -> None:
-        self._source, self._timeout_s = source, timeout_s
+    def __init__(
+        self,
+        source: ConnectionSource,
+        timeout_s: float,
+        *,
+        awaitable: bool,
+        acting: Acting | None = None,
+    ) -> None:
+        self._source, self._on = source, (source, timeout_s, acting)
         self._unary = _AwaitableMethod if awaitable else _BlockingMethod
 
     def unary_unary(
@@ -247,11 +274,11 @@ class RenewingChannel(grpc.Channel):
     ) -> Any:
         """A unary method."""
         codec = (request_serializer, response_deserializer)
-        return self._unary(self._source, self._timeout_s, "unary_unary", method, codec)
+        return self._unary(self._on, "unary_unary", method, codec)
 
     def _stream(self, kind: str, method: str, serializer: Any, deserializer: Any) -> Any:
         codec = (serializer, deserializer)
-        return _StreamMethod(self._source, self._timeout_s, kind, method, codec)
+        return _StreamMethod(self._on, kind, method, codec)
 
     def unary_stream(
         self,

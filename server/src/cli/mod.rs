@@ -9,6 +9,7 @@ mod health;
 mod policy;
 mod proposal;
 mod serve;
+mod token;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -61,6 +62,9 @@ enum Command {
     /// Register, enrol and contain agents.
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Let agents act on somebody's behalf.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Put, look at and delete entities.
     #[command(subcommand)]
     Entity(entity::Command),
@@ -128,6 +132,7 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Policy(command) => policy::run(&options, command).await,
         Command::Agent(command) => agent::run(&options, command).await,
         Command::Entity(command) => entity::run(&options, command).await,
+        Command::Token(command) => token::run(&options, command).await,
         Command::Audit(command) => audit::run(&options, command).await,
     }
 }

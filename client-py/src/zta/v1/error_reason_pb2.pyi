@@ -76,8 +76,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_CONSISTENCY_TOKEN_INVALID: _ErrorReason.ValueType  # 37
     """INVALID_ARGUMENT: a consistency token that is not of this log."""
     ERROR_REASON_DELEGATION_INVALID: _ErrorReason.ValueType  # 39
-    """UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
-    FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+    """UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller; or, as
+    a failed precondition, nobody could act by the grant that is asked for.
     """
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
@@ -173,8 +173,8 @@ ERROR_REASON_ENTITY_STORED: ErrorReason.ValueType  # 29
 ERROR_REASON_CONSISTENCY_TOKEN_INVALID: ErrorReason.ValueType  # 37
 """INVALID_ARGUMENT: a consistency token that is not of this log."""
 ERROR_REASON_DELEGATION_INVALID: ErrorReason.ValueType  # 39
-"""UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
-FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+"""UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller; or, as
+a failed precondition, nobody could act by the grant that is asked for.
 """
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""
