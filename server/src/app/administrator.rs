@@ -17,6 +17,7 @@ use super::material::{Material, private_dir};
 use super::{AppError, start_error};
 use crate::audit::{Audit, Record};
 use crate::config::Config;
+use crate::identity::ca::CaChain;
 use crate::identity::peer::PeerCertificate;
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::{PrincipalName, SpiffeId, TrustDomain};
@@ -107,7 +108,7 @@ pub(super) async fn create(
     let key_pem = key.pkcs8_pem().map_err(start_error)?;
     write_private(&dir.join("key.pem"), &key_pem).map_err(start_error)?;
     write_private(&dir.join("cert.pem"), &certificate.pem()).map_err(start_error)?;
-    write_private(&dir.join("ca.pem"), &material.ca.certificate_pem()).map_err(start_error)?;
+    write_private(&dir.join("ca.pem"), &material.ca.anchor_pem()).map_err(start_error)?;
     let first = FirstStart {
         credential_dir: dir,
         spiffe_id: id.as_str().to_owned(),
@@ -176,8 +177,9 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     let key = zeroize::Zeroizing::new(key);
     let now = (pdp.clock)();
     let current = std::fs::read_to_string(dir.join("cert.pem")).unwrap_or_default();
-    let current = pem::decode("CERTIFICATE", &current);
-    let current = current.and_then(|der| PeerCertificate::from_der(&der).ok());
+    // The first of the file: intermediates follow it.
+    let current = CaChain::from_pem(current.as_bytes()).ok();
+    let current = current.and_then(|chain| PeerCertificate::from_der(chain.own()).ok());
     if current.is_some_and(|c| c.not_after() - now > LIFETIME / 2) {
         return Ok(());
     }

@@ -8,22 +8,23 @@ use rustls::time_provider::DefaultTimeProvider;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{AppError, start_error};
+use super::{AppError, operator_ca, start_error};
 use crate::api::tls::{TlsConfigError, TlsMaterial, TlsReload};
 use crate::audit::checkpoint::{self, VerifierKey};
 use crate::config::Config;
-use crate::identity::ca::Ca;
+use crate::identity::ca::{Ca, CaChain};
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::TrustDomain;
 use crate::identity::token::{TokenAuthority, TokenError};
 use crate::keys::{
-    KeyName, KeyService, KeyringSecret, LocalKeys, SigningKey, WrappedKeyStore, WrappedKeys,
+    KeyName, KeyService, KeyringSecret, LocalKeys, Passphrase, SigningKey, WrappedKeyStore,
+    WrappedKeys,
 };
 use crate::store::{SharedStore, StoreError};
 
 /// How long the server's own certificate is good for; renewed at half of it.
 pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::days(14);
-/// The CA certificate's name among the blobs. The first one stored is the one.
+/// The CA's chain among the blobs, in PEM. The first one stored is the one.
 const CA_BLOB: &str = "ca_certificate";
 
 /// The log's public key among the blobs.
@@ -57,23 +58,12 @@ impl Material {
             .map_err(|e| AppError::Start(format!("configuration: `trust_domain`: {e}")))?;
         let keys = key_service(config, store, log_id)?;
         let key = async |name| keys.load_or_create(name).await.map_err(start_error);
-        let ca_key = key(KeyName::Ca).await?;
-        let fresh = Ca::create(&ca_key, &trust_domain, now).map_err(start_error)?;
-        // Two replicas that start together make two roots; the first one stored wins.
-        let der = store.put_blob_if_absent(CA_BLOB, &fresh).await?;
-        let ca = Ca::load(ca_key, der, &trust_domain).map_err(|e| {
-            AppError::Start(format!(
-                "the stored CA does not fit this configuration: {e}"
-            ))
-        })?;
-        let mut server_names: Vec<String> = LOCAL_NAMES.map(str::to_owned).to_vec();
-        server_names.extend(
-            config
-                .server_names
-                .iter()
-                .filter(|n| !n.is_empty())
-                .cloned(),
-        );
+        let server_names = server_names(config);
+        let operators = operator_ca::load(config, &trust_domain, &server_names, now)?;
+        let ca = match operators {
+            Some(ca) => brought(store, ca).await?,
+            None => own(store, keys.as_ref(), &trust_domain, now).await?,
+        };
         let origin = checkpoint::origin(&config.trust_domain, log_id);
         let log_key = key(KeyName::Log).await?;
         let vkey = VerifierKey::from_spki(origin.clone(), log_key.public_key_spki_der())
@@ -121,12 +111,65 @@ impl Material {
             .issue_server(&key, &self.server_names, SERVER_CERTIFICATE_LIFETIME, now)
             .map_err(|e| e.to_string())?;
         Ok(TlsMaterial {
-            chain: vec![certificate.der],
+            chain: certificate.chain(),
             key: Arc::clone(&self.server_key),
             client_roots: vec![self.ca.certificate_der().to_vec()],
             time: Arc::new(DefaultTimeProvider),
         })
     }
+}
+
+/// The names of the server's certificate.
+fn server_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = LOCAL_NAMES.map(str::to_owned).to_vec();
+    let further = config.server_names.iter().filter(|n| !n.is_empty());
+    names.extend(further.cloned());
+    names
+}
+
+/// The CA of this log that the server made itself.
+async fn own(
+    store: &SharedStore,
+    keys: &dyn KeyService,
+    trust_domain: &TrustDomain,
+    now: OffsetDateTime,
+) -> Result<Ca, AppError> {
+    let key = keys
+        .load_or_create(KeyName::Ca)
+        .await
+        .map_err(start_error)?;
+    let fresh = Ca::create(&key, trust_domain, now).map_err(start_error)?;
+    // Two replicas that start together make two roots; the first one stored wins.
+    let stored = first_ca(store, &CaChain::root(fresh)).await?;
+    if !stored.intermediates().is_empty() {
+        let text = "this log's CA is one that the operator brought; set `ca_certificate_file` \
+                    and `ca_key_file` again";
+        return Err(AppError::Start(text.to_owned()));
+    }
+    Ca::load(key, stored.own().to_vec(), trust_domain).map_err(|e| {
+        AppError::Start(format!(
+            "the stored CA does not fit this configuration: {e}"
+        ))
+    })
+}
+
+/// The CA that the operator brought, if it is this log's.
+async fn brought(store: &SharedStore, ca: Ca) -> Result<Ca, AppError> {
+    let stored = first_ca(store, ca.chain()).await?;
+    if stored.id() != ca.chain().id() {
+        let text = "configuration: `ca_certificate_file` is not the CA that this log began with: \
+                    everybody enrolled so far would be locked out";
+        return Err(AppError::Start(text.to_owned()));
+    }
+    Ok(ca)
+}
+
+/// Stores the log's CA unless there is one; the one that stands.
+async fn first_ca(store: &SharedStore, chain: &CaChain) -> Result<CaChain, AppError> {
+    let stored = store
+        .put_blob_if_absent(CA_BLOB, chain.pem().as_bytes())
+        .await?;
+    CaChain::from_pem(&stored).map_err(|e| AppError::Start(format!("the stored CA: {e}")))
 }
 
 /// Files beside the embedded store; sealed rows of the database in a fleet.
@@ -136,9 +179,8 @@ pub(super) fn key_service(
     log_id: Uuid,
 ) -> Result<Box<dyn KeyService>, AppError> {
     if config.database_url.is_none() {
-        return Ok(Box::new(
-            LocalKeys::open(&config.data_dir).map_err(start_error)?,
-        ));
+        let keys = LocalKeys::open(&config.data_dir, passphrase(config)?).map_err(start_error)?;
+        return Ok(Box::new(keys));
     }
     let file = config.keyring_file.as_deref().ok_or_else(|| {
         AppError::Start(
@@ -151,6 +193,15 @@ pub(super) fn key_service(
     let sealed = Sealed(Arc::clone(store));
     let keys = WrappedKeys::new(sealed, &secret, &log_id.to_string()).map_err(start_error)?;
     Ok(Box::new(keys))
+}
+
+/// What private keys in files are encrypted with, if that is configured.
+pub(super) fn passphrase(config: &Config) -> Result<Option<Arc<Passphrase>>, AppError> {
+    let file = config.key_passphrase_file.as_deref();
+    let passphrase = file.map(Passphrase::from_file).transpose();
+    passphrase
+        .map(|passphrase| passphrase.map(Arc::new))
+        .map_err(|e| AppError::Start(format!("configuration: `key_passphrase_file`: {e}")))
 }
 
 /// The store's blobs as the rows that sealed keys lie in.

@@ -4,6 +4,7 @@
 mod administrator;
 mod bootstrap;
 mod material;
+mod operator_ca;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use crate::audit::throttle::Throttle;
 use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
-use crate::keys::KeyName;
+use crate::keys::{KeyName, LocalKeys};
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::pdp::{Clock, Pdp};
@@ -93,6 +94,30 @@ pub async fn migrate(config: &Config) -> Result<(), AppError> {
     store.migrate().await?;
     store.close().await;
     Ok(())
+}
+
+/// Encrypts the private keys that this configuration keeps in files and that are in clear
+/// text, and answers which those were. The server is not to run meanwhile.
+///
+/// # Errors
+/// No passphrase is configured, or a file holds no key that can be encrypted with it.
+pub fn encrypt_keys(config: &Config) -> Result<Vec<std::path::PathBuf>, AppError> {
+    let passphrase = material::passphrase(config)?.ok_or_else(|| {
+        let text = "no passphrase is configured; name the file with it in `key_passphrase_file`";
+        AppError::Start(text.to_owned())
+    })?;
+    let mut encrypted = Vec::new();
+    if config.database_url.is_none() {
+        let keys = LocalKeys::encrypt(&config.data_dir, &passphrase).map_err(start_error)?;
+        encrypted.extend(keys);
+    }
+    if let Some(path) = &config.ca_key_file {
+        let file = operator_ca::key_file(path);
+        if file.encrypt(&passphrase).map_err(start_error)? {
+            encrypted.push(path.clone());
+        }
+    }
+    Ok(encrypted)
 }
 
 /// Verifies the whole log of this configuration's store. Returns the proof and the log's
@@ -169,7 +194,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         pages: Pages {
             readiness: Arc::new(move || shown.borrow().clone()),
             metrics: Arc::new(move || metrics.text()),
-            ca_pem: Arc::from(material.ca.certificate_pem()),
+            ca_pem: Arc::from(material.ca.anchor_pem()),
         },
         limits: config.limits.clone(),
         spans: config.otlp_endpoint.is_some(),
@@ -304,11 +329,8 @@ fn announce(
 ) -> Result<(), AppError> {
     material::private_dir(&config.data_dir).map_err(start_error)?;
     // For `zta health`, which trusts nothing else.
-    std::fs::write(
-        config.data_dir.join("ca.pem"),
-        material.ca.certificate_pem(),
-    )
-    .map_err(start_error)?;
+    std::fs::write(config.data_dir.join("ca.pem"), material.ca.anchor_pem())
+        .map_err(start_error)?;
     administrator::refresh_endpoint(config, address).map_err(start_error)?;
     // Last: who waits for this file may use everything else.
     let endpoint = config.data_dir.join("endpoint");

@@ -6,6 +6,7 @@ mod audit;
 mod entity;
 mod explain;
 mod health;
+mod keys;
 mod policy;
 mod serve;
 
@@ -54,6 +55,9 @@ enum Command {
     Migrate,
     /// Say whether the server of this configuration is ready.
     Health,
+    /// Look after the server's private keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Check, apply and look at policies.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -124,6 +128,7 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Serve => serve::serve(&options).await,
         Command::Migrate => serve::migrate(&options).await,
         Command::Health => health::health(&options).await,
+        Command::Keys(command) => keys::run(&options, &command),
         Command::Policy(command) => policy::run(&options, command).await,
         Command::Agent(command) => agent::run(&options, command).await,
         Command::Entity(command) => entity::run(&options, command).await,

@@ -3,6 +3,12 @@
 //! It certifies exactly what the server has decided: the name, the lifetime and
 //! the usages come from arguments, and of the one who asks only the public key
 //! is taken (see [`PublicKey::from_csr`]).
+//!
+//! It is a root of its own ([`Ca::create`]) or an intermediate that the operator brings
+//! with its [`chain`]. What it issues then comes with the certificates that lead to the
+//! trust anchor, which is the one that clients hold.
+
+mod chain;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +24,8 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
+
+pub(crate) use chain::{CaChain, ChainError};
 
 use super::public_key::PublicKey;
 use super::sha256;
@@ -56,6 +64,9 @@ pub(crate) enum CaError {
     /// The CA's own time has passed or not begun.
     #[error("the CA certificate does not hold at this time")]
     OutsideValidity,
+    /// The operator's chain cannot be used.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     /// A lifetime that is not positive or too long.
     #[error("a certificate's lifetime is more than 0 and at most {max}")]
     Lifetime {
@@ -81,6 +92,8 @@ pub(crate) enum CaError {
 pub(crate) struct IssuedCertificate {
     /// The certificate.
     pub(crate) der: Vec<u8>,
+    /// What leads from it to the trust anchor, without the anchor.
+    pub(crate) intermediates: Vec<Vec<u8>>,
     /// Its serial number, in lower-case hex, for the record.
     pub(crate) serial: String,
     /// The first moment at which it holds.
@@ -90,16 +103,26 @@ pub(crate) struct IssuedCertificate {
 }
 
 impl IssuedCertificate {
-    /// The certificate as PEM.
+    /// The certificate as PEM, followed by its intermediates.
     pub(crate) fn pem(&self) -> String {
-        certificate_pem(&self.der)
+        self.chain()
+            .iter()
+            .map(|der| certificate_pem(der))
+            .collect()
+    }
+
+    /// The certificate, followed by its intermediates.
+    pub(crate) fn chain(&self) -> Vec<Vec<u8>> {
+        let mut chain = vec![self.der.clone()];
+        chain.extend(self.intermediates.iter().cloned());
+        chain
     }
 }
 
 /// A CA, ready to sign.
 pub(crate) struct Ca {
     issuer: Issuer<'static, CaKey>,
-    der: Vec<u8>,
+    chain: CaChain,
     trust_domain: TrustDomain,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
@@ -125,37 +148,64 @@ impl Ca {
         Ok(params.self_signed(&key)?.der().to_vec())
     }
 
-    /// The CA of a stored certificate and its key.
+    /// The CA of a stored root and its key.
     pub(crate) fn load(
         key: Arc<dyn SigningKey>,
         der: Vec<u8>,
         trust_domain: &TrustDomain,
     ) -> Result<Self, CaError> {
         let key = CaKey::new(key)?;
-        let (not_before, not_after) = read_root(&der, &key, trust_domain)?;
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(der.as_slice()), key)?;
+        require_own_root(&der, trust_domain)?;
+        Self::new(key, CaChain::root(der), trust_domain)
+    }
+
+    /// The CA of an operator's chain and its key. [`Self::verify_chain`] says whether what
+    /// it issues is of use to anybody.
+    pub(crate) fn load_chain(
+        key: Arc<dyn SigningKey>,
+        chain: CaChain,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, CaError> {
+        Self::new(CaKey::new(key)?, chain, trust_domain)
+    }
+
+    fn new(key: CaKey, chain: CaChain, trust_domain: &TrustDomain) -> Result<Self, CaError> {
+        let (rest, own) = X509Certificate::from_der(chain.own()).map_err(|_| CaError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(CaError::Malformed);
+        }
+        if own.public_key().raw != key.key.public_key_spki_der() {
+            return Err(CaError::OtherKey);
+        }
+        let (not_before, not_after) = chain.validity()?;
+        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(chain.own()), key)?;
         Ok(Self {
             issuer,
-            der,
             trust_domain: trust_domain.clone(),
             not_before,
             not_after,
+            chain,
         })
     }
 
-    /// The root certificate.
+    /// Its certificates.
+    pub(crate) fn chain(&self) -> &CaChain {
+        &self.chain
+    }
+
+    /// Its own certificate: whoever holds one that this CA issued, is believed by it.
     pub(crate) fn certificate_der(&self) -> &[u8] {
-        &self.der
+        self.chain.own()
     }
 
-    /// The root certificate as PEM.
-    pub(crate) fn certificate_pem(&self) -> String {
-        certificate_pem(&self.der)
+    /// The trust anchor as PEM.
+    pub(crate) fn anchor_pem(&self) -> String {
+        certificate_pem(self.chain.anchor())
     }
 
-    /// SHA-256 of the root certificate: what a join token carries.
+    /// SHA-256 of the trust anchor: what a join token carries.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
-        sha256(&self.der)
+        sha256(self.chain.anchor())
     }
 
     /// The trust domain whose principals it certifies.
@@ -163,8 +213,7 @@ impl Ca {
         &self.trust_domain
     }
 
-    /// The last moment at which the root holds.
-    #[cfg(test)]
+    /// The last moment at which its whole chain holds.
     pub(crate) fn not_after(&self) -> OffsetDateTime {
         self.not_after
     }
@@ -240,7 +289,7 @@ impl Ca {
         if now < self.not_before || now >= self.not_after {
             return Err(CaError::OutsideValidity);
         }
-        // A leaf that outlived its root would fail in the field at a time nobody expects.
+        // A leaf that outlived its CA would fail in the field at a time nobody expects.
         let not_after = (now + lifetime).min(self.not_after);
         let (mut params, serial) = parameters(common_name, now, not_after)?;
         params.subject_alt_names = names;
@@ -251,6 +300,7 @@ impl Ca {
         let certificate = params.signed_by(&SubjectKey(key), &self.issuer)?;
         Ok(IssuedCertificate {
             der: certificate.der().to_vec(),
+            intermediates: self.chain.intermediates().to_vec(),
             serial,
             not_before: params.not_before,
             not_after: params.not_after,
@@ -293,20 +343,13 @@ fn parameters(
     Ok((params, hex::encode(serial)))
 }
 
-/// The validity of a root certificate that fits key and trust domain.
-fn read_root(
-    der: &[u8],
-    key: &CaKey,
-    trust_domain: &TrustDomain,
-) -> Result<(OffsetDateTime, OffsetDateTime), CaError> {
-    let (rest, root) = X509Certificate::from_der(der).map_err(|_| CaError::Malformed)?;
+/// A root that this server made for this trust domain.
+fn require_own_root(der: &[u8], trust_domain: &TrustDomain) -> Result<(), CaError> {
+    let (_, root) = X509Certificate::from_der(der).map_err(|_| CaError::Malformed)?;
     let usage = root.key_usage().map_err(|_| CaError::Malformed)?;
     let signs = usage.is_some_and(|usage| usage.value.key_cert_sign());
-    if !rest.is_empty() || !root.is_ca() || !signs {
+    if !root.is_ca() || !signs {
         return Err(CaError::Malformed);
-    }
-    if root.public_key().raw != key.key.public_key_spki_der() {
-        return Err(CaError::OtherKey);
     }
     let names = root
         .subject_alternative_name()
@@ -315,14 +358,11 @@ fn read_root(
     let is_own = names.is_some_and(|names| {
         names.value.general_names.as_slice() == [GeneralName::URI(own_uri.as_str())]
     });
-    if !is_own {
-        return Err(CaError::OtherTrustDomain(trust_domain.clone()));
+    if is_own {
+        Ok(())
+    } else {
+        Err(CaError::OtherTrustDomain(trust_domain.clone()))
     }
-    let validity = root.validity();
-    Ok((
-        validity.not_before.to_datetime(),
-        validity.not_after.to_datetime(),
-    ))
 }
 
 fn uri_name(uri: &str) -> Result<SanType, CaError> {

@@ -2,10 +2,13 @@
 //!
 //! Callers sign through [`SigningKey`] and never see private bytes, so that a
 //! key can move into hardware without them noticing. Where the keys lie is the
-//! business of a [`KeyService`]: files for an embedded server ([`local`]),
-//! sealed rows in the database for a fleet ([`wrapped`]).
+//! business of a [`KeyService`]: files for an embedded server ([`local`]), encrypted
+//! where a passphrase is given ([`passphrase`]); sealed rows in the database for a
+//! fleet ([`wrapped`]).
 
+pub(crate) mod file;
 pub(crate) mod local;
+pub(crate) mod passphrase;
 pub(crate) mod pem;
 pub(crate) mod software;
 pub(crate) mod wrapped;
@@ -16,7 +19,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub(crate) use file::KeyFile;
 pub(crate) use local::LocalKeys;
+pub(crate) use passphrase::Passphrase;
 pub(crate) use software::SoftwareKey;
 pub(crate) use wrapped::{KeyringSecret, WrappedKeyStore, WrappedKeys};
 
@@ -35,7 +40,6 @@ pub(crate) enum KeyName {
 
 impl KeyName {
     /// Every key, in the order in which a first start makes them.
-    #[cfg(test)]
     pub(crate) const ALL: [Self; 4] = [Self::Ca, Self::Token, Self::Log, Self::ServerTls];
 
     /// The stable name: file stem, row key, and part of what a sealed key is bound to.
@@ -46,6 +50,11 @@ impl KeyName {
             Self::Log => "log",
             Self::ServerTls => "server-tls",
         }
+    }
+
+    /// The key of that stable name.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text)
     }
 
     /// The algorithm this key must have; a stored key of another one is refused.
@@ -137,6 +146,35 @@ pub(crate) enum KeyError {
     /// The keyring secret is too weak to seal keys with.
     #[error("the secret of `keyring_file` {0}; make one with `openssl rand -base64 48`")]
     WeakSecret(&'static str),
+    /// The passphrase is too weak to encrypt keys with.
+    #[error("the passphrase for key files {0}; make one with `openssl rand -base64 24`")]
+    WeakPassphrase(&'static str),
+    /// An encrypted key, and no passphrase was given.
+    #[error("`{path}` is encrypted; name the file with its passphrase in `key_passphrase_file`", path = path.display())]
+    PassphraseMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An encrypted key does not open.
+    #[error("`{path}` does not open: the passphrase is not the one that it was encrypted with, or the file was altered; it is left as it is", path = path.display())]
+    PassphraseWrong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key in clear text, though a passphrase was given.
+    #[error("`{path}` is not encrypted, but a passphrase is given; if the key is yours, run `zta keys encrypt`", path = path.display())]
+    ClearText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that should hold a private key does not.
+    #[error("`{path}` does not hold one PKCS#8 private key ({wanted}) in PEM; a damaged one must come from a backup, another form is converted by `openssl pkcs8 -topk8 -nocrypt`", path = path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+        /// The algorithm that it should be of.
+        wanted: &'static str,
+    },
     /// The store of sealed keys failed.
     #[error("the store of sealed keys failed: {0}")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -149,4 +187,13 @@ pub(crate) enum KeyError {
     /// The key could not sign.
     #[error("cannot sign with the key")]
     Sign,
+}
+
+/// Whether a secret is what stands in an example, for everybody to read.
+fn is_placeholder(secret: &[u8]) -> bool {
+    let lower = zeroize::Zeroizing::new(secret.to_ascii_lowercase());
+    let placeholders: [&[u8]; 4] = [b"changeme", b"change-me", b"change_me", b"placeholder"];
+    placeholders
+        .iter()
+        .any(|word| lower.windows(word.len()).any(|window| window == *word))
 }

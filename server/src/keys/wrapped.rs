@@ -17,7 +17,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf;
 use zeroize::Zeroizing;
 
-use super::{KeyError, KeyName, KeyService, SigningKey, SoftwareKey};
+use super::{KeyError, KeyName, KeyService, SigningKey, SoftwareKey, is_placeholder};
 
 const VERSION: u8 = 1;
 const WRAPPING_KEY_LEN: usize = 32;
@@ -66,12 +66,7 @@ impl KeyringSecret {
         if distinct.iter().filter(|seen| **seen).count() < 10 {
             return Err(KeyError::WeakSecret("repeats a few characters"));
         }
-        let lower = Zeroizing::new(trimmed.to_ascii_lowercase());
-        let placeholders: [&[u8]; 4] = [b"changeme", b"change-me", b"change_me", b"placeholder"];
-        if placeholders
-            .iter()
-            .any(|word| lower.windows(word.len()).any(|window| window == *word))
-        {
+        if is_placeholder(trimmed) {
             return Err(KeyError::WeakSecret("is a placeholder"));
         }
         Ok(Self(Zeroizing::new(trimmed.to_vec())))

@@ -4,6 +4,8 @@
 mod certificates;
 mod contain;
 mod enroll;
+mod intermediate;
+mod keys;
 mod rpcs;
 mod tokens;
 
