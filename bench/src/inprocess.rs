@@ -101,7 +101,7 @@ fn principal() -> Principal {
         roles: policies::ROLES.map(str::to_owned).to_vec(),
         owner: String::new(),
         state: AgentState::Active,
-        instance: uuid::Uuid::nil(),
+        instance: None,
     }
 }
 

@@ -99,6 +99,16 @@ CREATE TABLE instances (
 );
 CREATE INDEX instances_epoch ON instances (epoch);
 
+-- Certificates that were given, for as long as they hold: a revocation list names those of
+-- revoked keys.
+CREATE TABLE certificates (
+    serial      text        PRIMARY KEY,
+    log_id      uuid        NOT NULL,
+    instance_id uuid        NOT NULL,
+    not_after   timestamptz NOT NULL
+);
+CREATE INDEX certificates_instance ON certificates (instance_id);
+
 CREATE TABLE join_tokens (
     id            text COLLATE "C" PRIMARY KEY,
     log_id        uuid NOT NULL,

@@ -110,6 +110,16 @@ CREATE TABLE instances (
 ) STRICT;
 CREATE INDEX instances_epoch ON instances (epoch);
 
+-- Certificates that were given, for as long as they hold: a revocation list names those of
+-- revoked keys.
+CREATE TABLE certificates (
+    serial      TEXT PRIMARY KEY,
+    log_id      TEXT NOT NULL,
+    instance_id TEXT NOT NULL,
+    not_after   TEXT NOT NULL
+) STRICT;
+CREATE INDEX certificates_instance ON certificates (instance_id);
+
 CREATE TABLE join_tokens (
     id            TEXT PRIMARY KEY,
     log_id        TEXT NOT NULL,

@@ -376,6 +376,10 @@ fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decis
 /// A contained agent is denied before any policy is asked.
 pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
     let (reason, message) = match caller.principal.state {
+        // Until its parties are asked, too, nobody acts for another.
+        AgentState::Active if caller.delegation.is_some() => {
+            (DenyReason::Delegation, "delegation is not decided here yet")
+        }
         AgentState::Active => return None,
         AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),
         AgentState::Isolated => (DenyReason::Isolated, "the agent is isolated"),

@@ -76,12 +76,7 @@ where
 /// On record, like every refused credential, before the answer is.
 async fn turn_away(pdp: &Pdp, source: Option<std::net::IpAddr>) -> PdpError {
     let now = (pdp.clock)();
-    let credential = Credential {
-        certificate: None,
-        handshake_time: now,
-        source,
-        token: None,
-    };
+    let credential = Credential::none(source, now);
     let missing = AuthenticationError::CredentialMissing;
     match pdp
         .record_refusal(&credential, &missing.to_string(), now)

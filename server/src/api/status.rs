@@ -132,6 +132,7 @@ fn authentication(error: &AuthenticationError, message: String) -> Status {
         AuthenticationError::CredentialMissing => ErrorReason::CredentialMissing,
         AuthenticationError::CertificateExpired => ErrorReason::CertificateExpired,
         AuthenticationError::KeyUnknown => ErrorReason::KeyUnknown,
+        AuthenticationError::ProofMissing => ErrorReason::ProofMissing,
         AuthenticationError::PrincipalUnknown => ErrorReason::PrincipalUnknown,
         AuthenticationError::Token(TokenError::Expired) => ErrorReason::TokenExpired,
         AuthenticationError::Token(TokenError::Binding | TokenError::Subject) => {

@@ -66,7 +66,7 @@ pub(super) fn principal(trust_domain: &TrustDomain) -> Principal {
         roles: ROLES.map(str::to_owned).to_vec(),
         owner: String::new(),
         state: AgentState::Active,
-        instance: Uuid::nil(),
+        instance: None,
     }
 }
 
@@ -121,7 +121,9 @@ pub(super) async fn create(
         .with_detail("roles", json!(user.roles));
     event.actor = Some(EntityUid::new("ZTA::User", &user.id));
     event.instance = Some(instance.id);
-    let made = append(audit, event, Change::RegisterUser(user, instance)).await?;
+    let record = certificate.record(instance.id);
+    let change = Change::RegisterUser(user, instance, record);
+    let made = append(audit, event, change).await?;
     if !made {
         // Another replica made one: this key is nobody's.
         std::fs::remove_dir_all(&first.credential_dir).map_err(start_error)?;
@@ -207,9 +209,7 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
         .with_detail("certificate_serial", certificate.serial.as_str());
     event.actor = Some(EntityUid::new("ZTA::User", &user.id));
     event.instance = Some(instance.id);
-    let change = Change::Renew {
-        instance_id: instance.id,
-    };
+    let change = Change::Renew(certificate.record(instance.id));
     let record = Record {
         event,
         inputs: None,

@@ -231,12 +231,7 @@ impl Tasks {
         self.spawn("the record of failed handshakes", async move {
             while let Some(handshake) = failed.recv().await {
                 let now = (pdp.clock)();
-                let credential = Credential {
-                    certificate: None,
-                    handshake_time: now,
-                    source: Some(handshake.source.ip()),
-                    token: None,
-                };
+                let credential = Credential::none(Some(handshake.source.ip()), now);
                 let why = format!("TLS handshake: {}", handshake.failure.as_str());
                 if let Err(error) = pdp.record_refusal(&credential, &why, now).await {
                     tracing::error!(%error, "a failed handshake could not be put on record");

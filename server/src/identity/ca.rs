@@ -21,6 +21,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, DnsName};
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
@@ -31,6 +32,7 @@ use super::public_key::PublicKey;
 use super::sha256;
 use super::spiffe::{SpiffeId, TrustDomain};
 use crate::keys::{KeyAlgorithm, SigningKey, pem};
+use crate::model::change::CertificateRecord;
 
 /// The lifetime of a principal's certificate unless configured otherwise.
 #[cfg(test)]
@@ -116,6 +118,15 @@ impl IssuedCertificate {
         let mut chain = vec![self.der.clone()];
         chain.extend(self.intermediates.iter().cloned());
         chain
+    }
+
+    /// What is stored of it.
+    pub(crate) fn record(&self, instance_id: Uuid) -> CertificateRecord {
+        CertificateRecord {
+            serial: self.serial.clone(),
+            instance_id,
+            not_after: self.not_after,
+        }
     }
 }
 

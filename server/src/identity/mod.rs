@@ -7,6 +7,7 @@ pub(crate) mod ca;
 pub(crate) mod challenge;
 pub(crate) mod join_token;
 pub(crate) mod peer;
+pub(crate) mod possession;
 pub(crate) mod public_key;
 pub(crate) mod registry;
 pub(crate) mod spiffe;

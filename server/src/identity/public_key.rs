@@ -7,6 +7,8 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::OID_SIG_ECDSA_WITH_SHA256;
 use x509_parser::prelude::FromDer as _;
@@ -96,6 +98,14 @@ impl PublicKey {
     /// SHA-256 of [`Self::spki_der`]: the key's identity.
     pub(crate) fn sha256(&self) -> [u8; 32] {
         sha256(&self.spki_der)
+    }
+
+    /// The key's JWK thumbprint (RFC 7638).
+    pub(crate) fn thumbprint(&self) -> [u8; 32] {
+        let (x, y) = self.point()[1..].split_at(32);
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        sha256(jwk.as_bytes())
     }
 
     /// Whether `signature` (ECDSA with SHA-256, ASN.1 DER) is this key's over `message`.

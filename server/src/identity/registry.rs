@@ -2,13 +2,15 @@
 //! which keys are theirs. Immutable; a change makes a new one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
 
 use super::peer::PeerCertificate;
-use super::token::{TokenAuthority, TokenError};
+use super::possession::{Possession, ProvenKey};
+use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
 use crate::model::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
 use crate::store::Changes;
 
@@ -22,7 +24,49 @@ pub(crate) struct Credential {
     /// Where the connection comes from.
     pub(crate) source: Option<IpAddr>,
     /// The access token of the call's metadata; `Err` when there is one in another form.
-    pub(crate) token: Option<Result<Arc<str>, TokenError>>,
+    pub(crate) token: Option<Result<PresentedToken, TokenError>>,
+    /// The key of the proof that came with the call, verified and used up.
+    pub(crate) proof: Option<Arc<ProvenKey>>,
+}
+
+impl Credential {
+    /// What a connection brings that has proved nothing.
+    pub(crate) fn none(source: Option<IpAddr>, now: OffsetDateTime) -> Self {
+        Self {
+            certificate: None,
+            handshake_time: now,
+            source,
+            token: None,
+            proof: None,
+        }
+    }
+}
+
+/// An access token as a call brings it.
+#[derive(Clone)]
+pub(crate) struct PresentedToken {
+    /// The scheme of the `authorization` header.
+    pub(crate) scheme: TokenScheme,
+    /// The token.
+    pub(crate) text: Arc<str>,
+}
+
+/// Without the token.
+impl fmt::Debug for PresentedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PresentedToken")
+            .field("scheme", &self.scheme)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How an access token is presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenScheme {
+    /// `Bearer`: bound to the client certificate of the connection (RFC 8705).
+    Bearer,
+    /// `DPoP`: with a proof of its key (RFC 9449).
+    Dpop,
 }
 
 /// Why a credential proves nobody.
@@ -40,6 +84,9 @@ pub(crate) enum AuthenticationError {
     /// The key belongs to nobody known, or the certificate names somebody else.
     #[error("the client certificate names no principal of this server")]
     PrincipalUnknown,
+    /// A token that is bound to a key comes without a proof of that key.
+    #[error("the call has no proof of the key that its access token is bound to")]
+    ProofMissing,
     /// The access token is no good.
     #[error("the access token is refused: {0}")]
     Token(#[from] TokenError),
@@ -50,10 +97,38 @@ pub(crate) enum AuthenticationError {
 pub(crate) struct Caller {
     /// The principal.
     pub(crate) principal: Principal,
-    /// `mtls` or `token`.
+    /// `mtls`, `token` or `dpop`.
     pub(crate) method: &'static str,
     /// When possession of the key was proved.
     pub(crate) auth_time: OffsetDateTime,
+    /// On whose behalf it acts, where a token says so.
+    pub(crate) delegation: Option<Arc<Delegation>>,
+}
+
+impl Caller {
+    /// The principal for itself, known by its certificate.
+    pub(crate) fn direct(principal: Principal, auth_time: OffsetDateTime) -> Self {
+        Self {
+            principal,
+            method: "mtls",
+            auth_time,
+            delegation: None,
+        }
+    }
+}
+
+/// On whose behalf a caller acts (RFC 8693). Each of its parties, and the caller, must be
+/// permitted what is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Delegation {
+    /// The token that says so.
+    pub(crate) token_id: String,
+    /// Who is acted for in the end.
+    pub(crate) subject: Principal,
+    /// Who acted before the caller did, the nearest first.
+    pub(crate) actors: Vec<Principal>,
+    /// What the token is good for; empty: whatever its parties may do.
+    pub(crate) scope: Vec<String>,
 }
 
 /// All agents, users and keys.
@@ -123,29 +198,117 @@ impl Registry {
         tokens: &TokenAuthority,
         now: OffsetDateTime,
     ) -> Result<Caller, AuthenticationError> {
-        let certificate = credential
-            .certificate
-            .as_deref()
-            .ok_or(AuthenticationError::CredentialMissing)?;
-        if !certificate.holds_at(now) {
-            return Err(AuthenticationError::CertificateExpired);
-        }
-        let principal = self.principal(certificate)?;
         match &credential.token {
-            None => Ok(Caller {
-                principal,
-                method: "mtls",
-                auth_time: credential.handshake_time,
-            }),
-            Some(token) => {
-                let token =
-                    tokens.verify(token.as_ref().map_err(Clone::clone)?, certificate, now)?;
-                Ok(Caller {
-                    principal,
-                    method: "token",
-                    auth_time: token.auth_time,
-                })
+            None => {
+                let certificate = current(credential, now)?;
+                let principal = self.principal(certificate)?;
+                Ok(Caller::direct(principal, credential.handshake_time))
             }
+            Some(token) => {
+                let token = token.as_ref().map_err(Clone::clone)?;
+                self.by_token(token, credential, tokens, now)
+            }
+        }
+    }
+
+    /// Who presents a token, and on whose behalf. The token decides, and with it the key
+    /// that it is bound to: beside it, a certificate may be that of a proxy.
+    fn by_token(
+        &self,
+        token: &PresentedToken,
+        credential: &Credential,
+        tokens: &TokenAuthority,
+        now: OffsetDateTime,
+    ) -> Result<Caller, AuthenticationError> {
+        let (principal, verified, method) = match token.scheme {
+            TokenScheme::Bearer => {
+                let certificate = current(credential, now)?;
+                let principal = self.principal(certificate)?;
+                let possession = Possession::Certificate(certificate);
+                let verified = tokens.verify(&token.text, &possession, now)?;
+                let holder = verified.holder();
+                if (holder.kind, &holder.id) != (principal.kind, &principal.id) {
+                    return Err(TokenError::Subject.into());
+                }
+                (principal, verified, "token")
+            }
+            TokenScheme::Dpop => {
+                let key = credential.proof.as_deref();
+                let key = key.ok_or(AuthenticationError::ProofMissing)?;
+                let verified = tokens.verify(&token.text, &Possession::Key(key), now)?;
+                (self.holder_of(&verified, key)?, verified, "dpop")
+            }
+        };
+        Ok(Caller {
+            delegation: self.delegation(&verified)?,
+            principal,
+            method,
+            auth_time: verified.auth_time,
+        })
+    }
+
+    /// Who holds a token that is bound to this key. An agent's key must be enrolled for it;
+    /// of others the token says what their identity provider vouched for.
+    fn holder_of(
+        &self,
+        token: &AccessToken,
+        key: &ProvenKey,
+    ) -> Result<Principal, AuthenticationError> {
+        let holder = token.holder();
+        match self.keys.get(&key.public_key.sha256()) {
+            Some(instance) if instance.principal_id == holder.id => {
+                let principal = self.enrolled(instance)?;
+                match principal.kind == holder.kind {
+                    true => Ok(principal),
+                    false => Err(TokenError::Subject.into()),
+                }
+            }
+            Some(_) => Err(TokenError::Subject.into()),
+            None if holder.kind == PrincipalKind::Agent => Err(AuthenticationError::KeyUnknown),
+            None => Ok(vouched(holder)),
+        }
+    }
+
+    /// The parties on whose behalf the holder acts, as they are now.
+    fn delegation(
+        &self,
+        token: &AccessToken,
+    ) -> Result<Option<Arc<Delegation>>, AuthenticationError> {
+        if token.actors.is_empty() {
+            return Ok(None);
+        }
+        let actors = token.actors.iter().skip(1).map(|party| self.party(party));
+        Ok(Some(Arc::new(Delegation {
+            token_id: token.id.clone(),
+            subject: self.party(&token.subject)?,
+            actors: actors.collect::<Result<_, _>>()?,
+            scope: token.scope.clone(),
+        })))
+    }
+
+    /// A party of a delegation: an agent as the registry has it now, with its state.
+    fn party(&self, party: &TokenParty) -> Result<Principal, AuthenticationError> {
+        match party.kind {
+            PrincipalKind::Agent => {
+                let agent = self.agents.get(&party.id);
+                let agent = agent.ok_or(AuthenticationError::PrincipalUnknown)?;
+                Ok(of_agent(agent, None))
+            }
+            PrincipalKind::User => match self.users.get(&party.id) {
+                Some(user) => Ok(of_user(user, None)),
+                None => Ok(vouched(party)),
+            },
+            PrincipalKind::Workload => Ok(vouched(party)),
+        }
+    }
+
+    fn enrolled(&self, instance: &Instance) -> Result<Principal, AuthenticationError> {
+        if let Some(agent) = self.agents.get(&instance.principal_id) {
+            return Ok(of_agent(agent, Some(instance)));
+        }
+        match self.users.get(&instance.principal_id) {
+            Some(user) => Ok(of_user(user, Some(instance))),
+            None => Err(AuthenticationError::PrincipalUnknown),
         }
     }
 
@@ -154,42 +317,75 @@ impl Registry {
             .keys
             .get(certificate.key_sha256())
             .ok_or(AuthenticationError::KeyUnknown)?;
-        let spiffe_id = certificate.spiffe_id();
-        let name = spiffe_id.last_segment().to_owned();
+        let named = certificate.spiffe_id().as_str();
         // The key decides who it is; a certificate that names another one proves nobody.
-        if let Some(agent) = self.agents.get(&instance.principal_id) {
-            if agent.id != spiffe_id.as_str() {
-                return Err(AuthenticationError::PrincipalUnknown);
-            }
-            return Ok(Principal {
-                kind: PrincipalKind::Agent,
-                id: agent.id.clone(),
-                name,
-                roles: agent.roles.clone(),
-                owner: agent.owner.clone(),
-                state: if instance.revoked {
-                    AgentState::Revoked
-                } else {
-                    agent.state
-                },
-                instance: instance.id,
-            });
+        let is_named = match self.agents.get(&instance.principal_id) {
+            Some(agent) => agent.id == named,
+            None => match self.users.get(&instance.principal_id) {
+                Some(user) => user.spiffe_id == named,
+                None => false,
+            },
+        };
+        match is_named {
+            true => self.enrolled(instance),
+            false => Err(AuthenticationError::PrincipalUnknown),
         }
-        match self.users.get(&instance.principal_id) {
-            Some(user) if user.spiffe_id == spiffe_id.as_str() => Ok(Principal {
-                kind: PrincipalKind::User,
-                id: user.id.clone(),
-                name,
-                roles: user.roles.clone(),
-                owner: String::new(),
-                state: if instance.revoked {
-                    AgentState::Revoked
-                } else {
-                    AgentState::Active
-                },
-                instance: instance.id,
-            }),
-            _ => Err(AuthenticationError::PrincipalUnknown),
-        }
+    }
+}
+
+/// The connection's certificate, if it holds now.
+fn current(
+    credential: &Credential,
+    now: OffsetDateTime,
+) -> Result<&PeerCertificate, AuthenticationError> {
+    let certificate = credential.certificate.as_deref();
+    let certificate = certificate.ok_or(AuthenticationError::CredentialMissing)?;
+    match certificate.holds_at(now) {
+        true => Ok(certificate),
+        false => Err(AuthenticationError::CertificateExpired),
+    }
+}
+
+fn of_agent(agent: &AgentRecord, instance: Option<&Instance>) -> Principal {
+    Principal {
+        kind: PrincipalKind::Agent,
+        id: agent.id.clone(),
+        name: agent.name.clone(),
+        roles: agent.roles.clone(),
+        owner: agent.owner.clone(),
+        state: match instance {
+            Some(instance) if instance.revoked => AgentState::Revoked,
+            _ => agent.state,
+        },
+        instance: instance.map(|i| i.id),
+    }
+}
+
+fn of_user(user: &UserRecord, instance: Option<&Instance>) -> Principal {
+    let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
+    Principal {
+        kind: PrincipalKind::User,
+        id: user.id.clone(),
+        name: name.to_owned(),
+        roles: user.roles.clone(),
+        owner: String::new(),
+        state: match instance {
+            Some(instance) if instance.revoked => AgentState::Revoked,
+            _ => AgentState::Active,
+        },
+        instance: instance.map(|i| i.id),
+    }
+}
+
+/// One whom an identity provider vouched for, as its token has it.
+fn vouched(party: &TokenParty) -> Principal {
+    Principal {
+        kind: party.kind,
+        id: party.id.clone(),
+        name: party.name.clone(),
+        roles: party.roles.clone(),
+        owner: String::new(),
+        state: AgentState::Active,
+        instance: None,
     }
 }

@@ -1,31 +1,32 @@
-//! Access tokens: short-lived JWTs (RFC 9068) bound to a client certificate
-//! (RFC 8705), signed by this deployment.
+//! Access tokens: short-lived JWTs (RFC 9068), signed by this deployment and bound to
+//! the key of their holder: to a client certificate (`x5t#S256`, RFC 8705), or to a key
+//! that is proved with each use (`jkt`, RFC 9449).
 //!
-//! A token adds proof of a recent challenge to a connection; without the
-//! certificate it was made for, it is worth nothing. Every claim is required and
-//! every other claim is refused: a token that says more than this server
-//! understands is not this kind of token. Times are compared with the caller's
-//! `now`; the JWT library's own checks skip claims that are absent.
+//! Without what it is bound to, a token is worth nothing. Each claim is required or, for
+//! those of delegation, known; every other claim is refused: a token that says more than
+//! this server understands is not this kind of token. Times are compared with the
+//! caller's `now`; the JWT library's own checks skip claims that are absent.
 
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::{Duration, OffsetDateTime};
 
+mod claims;
 mod memory;
 
+pub(crate) use claims::{AccessToken, Confirmation, TokenParty};
+use claims::{Header, claims_json};
 use memory::Memory;
 
-use super::peer::PeerCertificate;
+use super::possession::Possession;
 use super::public_key::PublicKey;
 use super::sha256;
-use super::spiffe::{SpiffeId, TrustDomain};
+use super::spiffe::TrustDomain;
 use crate::keys::{KeyAlgorithm, SigningKey};
 
 /// The longest lifetime of an access token.
@@ -37,7 +38,6 @@ const CLOCK_SKEW: Duration = Duration::seconds(10);
 const TOKEN_LEN_MAX: usize = 4096;
 const TOKEN_TYPE: &str = "at+jwt";
 const ALGORITHM: &str = "ES256";
-const CLAIMS: [&str; 8] = ["iss", "aud", "sub", "exp", "iat", "jti", "cnf", "auth_time"];
 
 /// Why a token is refused or cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,12 +78,15 @@ pub(crate) enum TokenError {
     /// It claims a longer lifetime than this server gives.
     #[error("the access token's lifetime is not more than 0 and at most {TOKEN_LIFETIME_MAX}")]
     Lifetime,
-    /// It is bound to another certificate.
-    #[error("the access token is bound to another certificate")]
+    /// It is bound to another certificate or key than the one that was proved.
+    #[error("the access token is bound to another certificate or key")]
     Binding,
-    /// It names somebody else than the certificate.
-    #[error("the access token's subject is not the certificate's")]
+    /// It names somebody else than the certificate or the enrolled key.
+    #[error("the access token is not the certificate's or the key's")]
     Subject,
+    /// It would be longer than a token may be: too many actors, roles or scopes.
+    #[error("the access token would have more than {TOKEN_LEN_MAX} bytes")]
+    TooLarge,
     /// The signing key cannot sign tokens.
     #[error("the token key cannot be used")]
     Key,
@@ -108,17 +111,23 @@ impl fmt::Debug for IssuedToken {
     }
 }
 
-/// What a verified token says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AccessToken {
-    /// Whom it was issued to: the certificate's principal.
-    pub(crate) subject: SpiffeId,
-    /// Its id, for the record.
-    pub(crate) id: String,
-    /// When the challenge was answered.
+/// What a token is issued for.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    /// Who acts or, with `actors`, who is acted for.
+    pub(crate) subject: TokenParty,
+    /// Who acts for the subject: the holder first, then who acted before (RFC 8693).
+    pub(crate) actors: Vec<TokenParty>,
+    /// What the token is good for; empty: whatever its parties may do.
+    pub(crate) scope: Vec<String>,
+    /// What it is bound to.
+    pub(crate) confirmation: Confirmation,
+    /// When the holder proved its key.
     pub(crate) auth_time: OffsetDateTime,
-    /// From this moment on it is refused.
-    pub(crate) expire_time: OffsetDateTime,
+    /// How long it is good for, at most [`TOKEN_LIFETIME_MAX`].
+    pub(crate) lifetime: Duration,
+    /// What it does not outlive, such as its certificate.
+    pub(crate) not_after: Option<OffsetDateTime>,
 }
 
 /// Issues and verifies the access tokens of one deployment.
@@ -153,7 +162,7 @@ impl TokenAuthority {
         validation.validate_aud = false;
         Ok(Self {
             key,
-            key_id: thumbprint(&public_key),
+            key_id: URL_SAFE_NO_PAD.encode(public_key.thumbprint()),
             audience: audience.unwrap_or_else(|| issuer.clone()),
             issuer,
             decoding_key: DecodingKey::from_ec_der(public_key.point()),
@@ -162,74 +171,68 @@ impl TokenAuthority {
         })
     }
 
-    /// A token for the holder of `certificate`, who answered a challenge at
-    /// `auth_time`. It does not outlive the certificate.
+    /// A token for what was proved.
     pub(crate) fn issue(
         &self,
-        certificate: &PeerCertificate,
-        auth_time: OffsetDateTime,
-        lifetime: Duration,
+        grant: &Grant,
         now: OffsetDateTime,
     ) -> Result<IssuedToken, TokenError> {
-        if !lifetime.is_positive() || lifetime > TOKEN_LIFETIME_MAX {
+        if !grant.lifetime.is_positive() || grant.lifetime > TOKEN_LIFETIME_MAX {
             return Err(TokenError::Lifetime);
         }
         let now = now.truncate_to_second();
-        let expire_time = (now + lifetime).min(certificate.not_after());
+        let wanted = now + grant.lifetime;
+        let expire_time = grant.not_after.map_or(wanted, |end| wanted.min(end));
         let expire_time = expire_time.truncate_to_second();
         if expire_time <= now {
             return Err(TokenError::Expired);
         }
         let id = uuid::Uuid::new_v4().to_string();
-        let claims = json!({
-            "iss": self.issuer,
-            "aud": self.audience,
-            "sub": certificate.spiffe_id().as_str(),
-            "exp": expire_time.unix_timestamp(),
-            "iat": now.unix_timestamp(),
-            "jti": id,
-            "cnf": {"x5t#S256": URL_SAFE_NO_PAD.encode(certificate.certificate_sha256())},
-            "auth_time": auth_time.unix_timestamp(),
-        });
+        let mut claims = claims_json(grant);
+        claims.insert("iss".to_owned(), json!(self.issuer));
+        claims.insert("aud".to_owned(), json!(self.audience));
+        claims.insert("exp".to_owned(), json!(expire_time.unix_timestamp()));
+        claims.insert("iat".to_owned(), json!(now.unix_timestamp()));
+        claims.insert("jti".to_owned(), json!(id));
         let header = json!({"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": self.key_id});
+        let token = self.sign(&header, &Value::Object(claims))?;
+        // One that we would refuse ourselves is worth nothing to anybody.
+        if token.len() > TOKEN_LEN_MAX {
+            return Err(TokenError::TooLarge);
+        }
         Ok(IssuedToken {
-            token: self.sign(&header, &claims)?,
+            token,
             id,
             expire_time,
         })
     }
 
-    /// Verifies `token` as presented over a connection with `certificate`.
+    /// Verifies `token` as presented by somebody who proved possession of a key.
     pub(crate) fn verify(
         &self,
         token: &str,
-        certificate: &PeerCertificate,
+        possession: &Possession<'_>,
         now: OffsetDateTime,
-    ) -> Result<AccessToken, TokenError> {
+    ) -> Result<Arc<AccessToken>, TokenError> {
         if token.len() > TOKEN_LEN_MAX {
             return Err(TokenError::Malformed);
         }
         let digest = sha256(token.as_bytes());
         let remembered = self.memory.recall(&digest, now);
-        let claims = match &remembered {
-            Some(claims) => Arc::clone(claims),
-            None => Arc::new(self.signed_claims(token)?),
+        let found = match &remembered {
+            Some(found) => Arc::clone(found),
+            None => Arc::new(self.signed(token)?),
         };
-        self.require_claims(&claims, certificate, now)?;
-        let verified = AccessToken {
-            subject: certificate.spiffe_id().clone(),
-            id: claims.id.clone(),
-            auth_time: claims.auth_time,
-            expire_time: claims.expire_time,
-        };
+        self.require(&found, now)?;
+        found.require_possession(possession, &digest)?;
         if remembered.is_none() {
-            self.memory.remember(digest, claims, now);
+            self.memory.remember(digest, Arc::clone(&found), now);
         }
-        Ok(verified)
+        Ok(found)
     }
 
-    /// The claims of a token that we signed.
-    fn signed_claims(&self, token: &str) -> Result<Claims, TokenError> {
+    /// What a token of ours says.
+    fn signed(&self, token: &str) -> Result<AccessToken, TokenError> {
         self.require_header(token)?;
         let decoded =
             jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding_key, &self.validation)
@@ -238,7 +241,7 @@ impl TokenAuthority {
                     jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
                     _ => TokenError::Malformed,
                 })?;
-        Claims::read(&decoded.claims)
+        AccessToken::read(&decoded.claims)
     }
 
     fn require_header(&self, token: &str) -> Result<(), TokenError> {
@@ -259,32 +262,22 @@ impl TokenAuthority {
         Ok(())
     }
 
-    fn require_claims(
-        &self,
-        claims: &Claims,
-        certificate: &PeerCertificate,
-        now: OffsetDateTime,
-    ) -> Result<(), TokenError> {
-        if claims.issuer != self.issuer {
+    fn require(&self, token: &AccessToken, now: OffsetDateTime) -> Result<(), TokenError> {
+        if token.issuer != self.issuer {
             return Err(TokenError::Issuer);
         }
-        if claims.audience != self.audience {
+        if token.audience != self.audience {
             return Err(TokenError::Audience);
         }
-        let lifetime = claims.expire_time - claims.issue_time;
+        let lifetime = token.expire_time - token.issue_time;
         if !lifetime.is_positive() || lifetime > TOKEN_LIFETIME_MAX {
             return Err(TokenError::Lifetime);
         }
-        if now >= claims.expire_time {
+        if now >= token.expire_time {
             return Err(TokenError::Expired);
         }
-        if claims.issue_time > now + CLOCK_SKEW || claims.auth_time > claims.issue_time {
+        if token.issue_time > now + CLOCK_SKEW || token.auth_time > token.issue_time {
             return Err(TokenError::NotYetValid);
-        }
-        verify_slices_are_equal(&claims.certificate_sha256, certificate.certificate_sha256())
-            .map_err(|_| TokenError::Binding)?;
-        if claims.subject != certificate.spiffe_id().as_str() {
-            return Err(TokenError::Subject);
         }
         Ok(())
     }
@@ -315,74 +308,8 @@ impl fmt::Debug for TokenAuthority {
     }
 }
 
-/// The only header that our tokens have; one that says more is not ours.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    alg: String,
-    typ: Option<String>,
-    kid: Option<String>,
-}
-
-struct Claims {
-    issuer: String,
-    audience: String,
-    subject: String,
-    id: String,
-    issue_time: OffsetDateTime,
-    auth_time: OffsetDateTime,
-    expire_time: OffsetDateTime,
-    certificate_sha256: [u8; 32],
-}
-
-impl Claims {
-    fn read(claims: &Map<String, Value>) -> Result<Self, TokenError> {
-        if claims.keys().any(|name| !CLAIMS.contains(&name.as_str())) {
-            return Err(TokenError::ClaimUnknown);
-        }
-        let text = |name| {
-            let value = claims.get(name).and_then(Value::as_str);
-            value
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned)
-                .ok_or(TokenError::Claim(name))
-        };
-        let moment = |name| {
-            let seconds = claims.get(name).and_then(Value::as_i64);
-            seconds
-                .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-                .ok_or(TokenError::Claim(name))
-        };
-        Ok(Self {
-            issuer: text("iss")?,
-            audience: text("aud")?,
-            subject: text("sub")?,
-            id: text("jti")?,
-            issue_time: moment("iat")?,
-            auth_time: moment("auth_time")?,
-            expire_time: moment("exp")?,
-            certificate_sha256: confirmation(claims.get("cnf")).ok_or(TokenError::Claim("cnf"))?,
-        })
-    }
-}
-
-/// The certificate hash in a `cnf` claim that has this one method and no other.
-fn confirmation(claim: Option<&Value>) -> Option<[u8; 32]> {
-    let methods = claim?.as_object().filter(|methods| methods.len() == 1)?;
-    let hash = methods.get("x5t#S256")?.as_str()?;
-    URL_SAFE_NO_PAD.decode(hash).ok()?.try_into().ok()
-}
-
-/// The key's JWK thumbprint (RFC 7638).
-fn thumbprint(key: &PublicKey) -> String {
-    let (x, y) = key.point()[1..].split_at(32);
-    let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
-    let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-    URL_SAFE_NO_PAD.encode(sha256(jwk.as_bytes()))
-}
-
 /// An ECDSA P-256 signature in the fixed form that JWS wants, from ASN.1 DER.
-fn fixed_signature(der: &[u8]) -> Option<[u8; 64]> {
+pub(super) fn fixed_signature(der: &[u8]) -> Option<[u8; 64]> {
     let [0x30, len, integers @ ..] = der else {
         return None;
     };

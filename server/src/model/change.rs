@@ -26,13 +26,24 @@ pub struct JoinTokenRecord {
     pub used: bool,
 }
 
+/// A certificate as it is stored: what a revocation list has to name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRecord {
+    /// Its serial number, in lower-case hex.
+    pub serial: String,
+    /// The key that it is for.
+    pub instance_id: Uuid,
+    /// The last moment at which it holds.
+    pub not_after: OffsetDateTime,
+}
+
 /// A change of the registry or of the policies.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// A new agent. Conflicts when the id exists, in whatever state.
     RegisterAgent(AgentRecord),
-    /// A user with its first key, at the first start.
-    RegisterUser(UserRecord, Instance),
+    /// A user with its first key and certificate, at the first start.
+    RegisterUser(UserRecord, Instance, CertificateRecord),
     /// A new join token.
     CreateJoinToken(JoinTokenRecord),
     /// Uses up the join token and adds the key. Conflicts when the token was used or
@@ -42,14 +53,13 @@ pub enum Change {
         token_id: String,
         /// The new key.
         instance: Instance,
+        /// Its first certificate.
+        certificate: CertificateRecord,
         /// Compared with the token's end.
         now: OffsetDateTime,
     },
-    /// The key got its next certificate. Conflicts when the key is revoked or unknown.
-    Renew {
-        /// The key.
-        instance_id: Uuid,
-    },
+    /// The key of this certificate got it. Conflicts when the key is revoked or unknown.
+    Renew(CertificateRecord),
     /// A new state. Conflicts when the current one is not among `from`.
     SetAgentState {
         /// The agent.
@@ -73,7 +83,7 @@ impl Change {
     /// join tokens and renewals, which no decision looks at: each agent may renew at
     /// will, and must not be able to make everybody's decisions stale by it.
     pub fn bumps_epoch(&self) -> bool {
-        !matches!(self, Self::CreateJoinToken(_) | Self::Renew { .. })
+        !matches!(self, Self::CreateJoinToken(_) | Self::Renew(_))
     }
 }
 

@@ -49,6 +49,8 @@ pub enum DenyReason {
     Isolated,
     /// The agent or its key is revoked.
     Revoked,
+    /// The delegation that the request relies on does not hold.
+    Delegation,
 }
 
 impl DenyReason {
@@ -63,6 +65,7 @@ impl DenyReason {
             Self::Suspended => "SUSPENDED",
             Self::Isolated => "ISOLATED",
             Self::Revoked => "REVOKED",
+            Self::Delegation => "DELEGATION",
         }
     }
 }

@@ -13,6 +13,8 @@ pub enum PrincipalKind {
     Agent,
     /// A person.
     User,
+    /// Another service.
+    Workload,
 }
 
 impl PrincipalKind {
@@ -21,7 +23,24 @@ impl PrincipalKind {
         match self {
             Self::Agent => "ZTA::Agent",
             Self::User => "ZTA::User",
+            Self::Workload => "ZTA::Workload",
         }
+    }
+
+    /// The kind's name in tokens and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::User => "user",
+            Self::Workload => "workload",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Agent, Self::User, Self::Workload]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
     }
 }
 
@@ -120,8 +139,8 @@ pub struct Principal {
     pub owner: String,
     /// Agents only; a user is always active while its key is.
     pub state: AgentState,
-    /// The key that proved it.
-    pub instance: Uuid,
+    /// The enrolled key that proved it; none of one whom an identity provider vouches for.
+    pub instance: Option<Uuid>,
 }
 
 impl Principal {

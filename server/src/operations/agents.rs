@@ -216,6 +216,7 @@ impl Operations {
         let change = Change::Enroll {
             token_id: stored.id,
             instance,
+            certificate: certificate.record(instance_id),
             now,
         };
         let sequence = match self.append_change(event, change, None).await {
@@ -287,9 +288,7 @@ impl Operations {
             let mut event = self.issuance(EventType::Renewed, &issued, instance.id, now);
             event.actor = Some(caller.principal.uid());
             event.source = credential.source;
-            let change = Change::Renew {
-                instance_id: instance.id,
-            };
+            let change = Change::Renew(issued.record(instance.id));
             match self.append_change(event, change, Some(state.epoch)).await {
                 Ok(sequence) => {
                     return Ok(Issued {

@@ -4,7 +4,7 @@ use super::{OperationError, Operations};
 use crate::audit::Record;
 use crate::identity::challenge::{Challenge, ChallengeError, signed_message};
 use crate::identity::registry::{Caller, Credential};
-use crate::identity::token::IssuedToken;
+use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
 use crate::model::{AgentState, EventType};
 use crate::pdp::PdpError;
 
@@ -54,16 +54,23 @@ impl Operations {
                 .await?;
             return Err(OperationError::Signature);
         }
-        let token = self
-            .pdp
-            .tokens
-            .issue(certificate, now, self.token_lifetime, now)?;
+        let principal = &caller.principal;
+        let grant = Grant {
+            subject: TokenParty::registered(principal.kind, &principal.id),
+            actors: Vec::new(),
+            scope: Vec::new(),
+            confirmation: Confirmation::Certificate(*certificate.certificate_sha256()),
+            auth_time: now,
+            lifetime: self.token_lifetime,
+            not_after: Some(certificate.not_after()),
+        };
+        let token = self.pdp.tokens.issue(&grant, now)?;
         let mut event = self
             .pdp
             .event(EventType::Login, now)
             .with_detail("token_id", token.id.as_str());
         event.actor = Some(caller.principal.uid());
-        event.instance = Some(caller.principal.instance);
+        event.instance = caller.principal.instance;
         event.source = credential.source;
         self.pdp
             .audit

@@ -71,11 +71,7 @@ impl Operations {
                     return Err(PdpError::PrincipalNotFound);
                 };
                 let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
-                let caller = Caller {
-                    principal: of,
-                    method: "mtls",
-                    auth_time: now,
-                };
+                let caller = Caller::direct(of, now);
                 let explanation = match contained(&caller, request) {
                     Some(verdict) => revision.compiled.without_policies(verdict),
                     None => {
@@ -165,7 +161,7 @@ impl Operations {
             };
             let mut event = self.pdp.event(EventType::PermissionsListed, now);
             event.actor = Some(caller.principal.uid());
-            event.instance = Some(caller.principal.instance);
+            event.instance = caller.principal.instance;
             event.source = credential.source;
             event.session.clone_from(&request.session_id);
             event.task.clone_from(&request.task_id);
@@ -202,7 +198,7 @@ fn registered(state: &State, uid: &EntityUid) -> Option<Principal> {
         roles: party.roles,
         owner: party.owner.unwrap_or_default(),
         state: agent.map_or(AgentState::Active, |agent| agent.state),
-        instance: uuid::Uuid::nil(),
+        instance: None,
     })
 }
 

@@ -84,7 +84,7 @@ impl Pdp {
         let verdict = &decision.verdict;
         let mut event = Event::new(kind, decision.log_id, decision.id, decision.time);
         event.actor = Some(caller.principal.uid());
-        event.instance = Some(caller.principal.instance);
+        event.instance = caller.principal.instance;
         event.source = facts.source;
         event.action = Some(verdict.action.clone());
         event.resource = Some(request.resource.clone());

@@ -1,7 +1,6 @@
 //! What a hostile request, or a hostile policy set, gets.
 
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::limits::NESTING_MAX;
 use super::{CedarSetup, EntityMap, Facts, Party, Pip, PolicySource, compile};
@@ -33,7 +32,7 @@ fn decide(policy: &str, request: &AccessRequest, resource: Option<Party>) -> Ver
         roles: Vec::new(),
         owner: "o".to_owned(),
         state: AgentState::Active,
-        instance: Uuid::nil(),
+        instance: None,
     };
     let facts = Facts {
         now: OffsetDateTime::UNIX_EPOCH,

@@ -42,18 +42,22 @@ pub(super) fn refuse_events(events: &[PreparedEvent]) -> Result<(), StoreError> 
 pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
     match change {
         Change::RegisterAgent(agent) => refuse_agent(agent),
-        Change::RegisterUser(user, instance) => {
+        Change::RegisterUser(user, instance, certificate) => {
             refuse_nul([&user.id, &user.spiffe_id].into_iter().chain(&user.roles))?;
+            refuse_nul([&certificate.serial])?;
             refuse_instance(instance)
         }
         Change::CreateJoinToken(token) => refuse_nul([&token.id, &token.agent_id]),
         Change::Enroll {
-            token_id, instance, ..
+            token_id,
+            instance,
+            certificate,
+            ..
         } => {
-            refuse_nul([token_id])?;
+            refuse_nul([token_id, &certificate.serial])?;
             refuse_instance(instance)
         }
-        Change::Renew { .. } => Ok(()),
+        Change::Renew(certificate) => refuse_nul([&certificate.serial]),
         Change::SetAgentState { agent_id, .. } => refuse_nul([agent_id]),
         Change::ApplyRevision(revision) => refuse_revision(revision),
         Change::PutEntities(entities) => entities.iter().try_for_each(|entity| {

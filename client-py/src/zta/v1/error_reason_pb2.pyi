@@ -51,6 +51,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAUTHENTICATED: the join token is unknown, was used before, or has expired."""
     ERROR_REASON_NOT_PERMITTED: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED: no policy permits this administrative act."""
+    ERROR_REASON_PROOF_MISSING: _ErrorReason.ValueType  # 15
+    """UNAUTHENTICATED: the access token is bound to a key, and no proof of that key came with the call."""
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT: a field of the request is missing or malformed (see BadRequest)."""
     ERROR_REASON_ACTION_UNKNOWN: _ErrorReason.ValueType  # 21
@@ -136,6 +138,8 @@ ERROR_REASON_JOIN_TOKEN_INVALID: ErrorReason.ValueType  # 13
 """UNAUTHENTICATED: the join token is unknown, was used before, or has expired."""
 ERROR_REASON_NOT_PERMITTED: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED: no policy permits this administrative act."""
+ERROR_REASON_PROOF_MISSING: ErrorReason.ValueType  # 15
+"""UNAUTHENTICATED: the access token is bound to a key, and no proof of that key came with the call."""
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT: a field of the request is missing or malformed (see BadRequest)."""
 ERROR_REASON_ACTION_UNKNOWN: ErrorReason.ValueType  # 21

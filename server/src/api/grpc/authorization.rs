@@ -368,5 +368,6 @@ pub(super) fn wire_reason(reason: DenyReason) -> v1::DenyReason {
         DenyReason::Suspended => v1::DenyReason::Suspended,
         DenyReason::Isolated => v1::DenyReason::Isolated,
         DenyReason::Revoked => v1::DenyReason::Revoked,
+        DenyReason::Delegation => v1::DenyReason::Delegation,
     }
 }

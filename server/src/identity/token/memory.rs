@@ -6,18 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
 
-use super::Claims;
+use super::AccessToken;
 
 /// Remembered tokens; more than a replica has agents that call within ten minutes.
 pub(super) const REMEMBERED_MAX: usize = 16_384;
 
 /// By SHA-256 over the whole token, signature included: another text is another token.
 #[derive(Default)]
-pub(super) struct Memory(Mutex<HashMap<[u8; 32], Arc<Claims>>>);
+pub(super) struct Memory(Mutex<HashMap<[u8; 32], Arc<AccessToken>>>);
 
 impl Memory {
     /// The claims of a token that was verified before and has not expired.
-    pub(super) fn recall(&self, digest: &[u8; 32], now: OffsetDateTime) -> Option<Arc<Claims>> {
+    pub(super) fn recall(
+        &self,
+        digest: &[u8; 32],
+        now: OffsetDateTime,
+    ) -> Option<Arc<AccessToken>> {
         let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = claims.get(digest)?;
         if now < found.expire_time {
@@ -29,7 +33,12 @@ impl Memory {
 
     /// Remembers a verified token. To forget is always safe: a full memory forgets what
     /// has expired, and if that is not enough, everything.
-    pub(super) fn remember(&self, digest: [u8; 32], verified: Arc<Claims>, now: OffsetDateTime) {
+    pub(super) fn remember(
+        &self,
+        digest: [u8; 32],
+        verified: Arc<AccessToken>,
+        now: OffsetDateTime,
+    ) {
         let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if claims.len() >= REMEMBERED_MAX {
             claims.retain(|_, claims| now < claims.expire_time);

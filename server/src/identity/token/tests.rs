@@ -1,9 +1,13 @@
 use time::macros::datetime;
 
+use super::claims::CLAIMS;
 use super::*;
 use crate::identity::ca::{Ca, SVID_LIFETIME};
-use crate::identity::spiffe::PrincipalName;
+use crate::identity::peer::PeerCertificate;
+use crate::identity::possession::ProvenKey;
+use crate::identity::spiffe::{PrincipalName, SpiffeId};
 use crate::keys::SoftwareKey;
+use crate::model::PrincipalKind;
 
 const NOW: OffsetDateTime = datetime!(2026-11-22 12:00:00.75 UTC);
 
@@ -42,16 +46,42 @@ fn setup() -> Setup {
     }
 }
 
+/// What a login over this certificate is granted.
+fn grant(certificate: &PeerCertificate) -> Grant {
+    Grant {
+        subject: TokenParty::registered(PrincipalKind::Agent, certificate.spiffe_id().as_str()),
+        actors: Vec::new(),
+        scope: Vec::new(),
+        confirmation: Confirmation::Certificate(*certificate.certificate_sha256()),
+        auth_time: NOW,
+        lifetime: TOKEN_LIFETIME_MAX,
+        not_after: Some(certificate.not_after()),
+    }
+}
+
+type Verified = Result<Arc<AccessToken>, TokenError>;
+
+fn verify_as(
+    authority: &TokenAuthority,
+    token: &str,
+    certificate: &PeerCertificate,
+    now: OffsetDateTime,
+) -> Verified {
+    authority.verify(token, &Possession::Certificate(certificate), now)
+}
+
 impl Setup {
+    fn grant(&self) -> Grant {
+        grant(&self.certificate)
+    }
+
     fn issue(&self) -> String {
-        let issued = self
-            .authority
-            .issue(&self.certificate, NOW, TOKEN_LIFETIME_MAX, NOW);
+        let issued = self.authority.issue(&self.grant(), NOW);
         issued.expect("a token").token
     }
 
-    fn verify(&self, token: &str, now: OffsetDateTime) -> Result<AccessToken, TokenError> {
-        self.authority.verify(token, &self.certificate, now)
+    fn verify(&self, token: &str, now: OffsetDateTime) -> Verified {
+        verify_as(&self.authority, token, &self.certificate, now)
     }
 
     fn header(&self) -> Value {
@@ -91,13 +121,15 @@ impl Setup {
 fn a_token_proves_its_holder_until_it_expires() {
     let setup = setup();
     let auth_time = NOW - Duration::SECOND;
-    let issued = setup
-        .authority
-        .issue(&setup.certificate, auth_time, TOKEN_LIFETIME_MAX, NOW)
-        .expect("a token");
+    let grant = Grant {
+        auth_time,
+        ..setup.grant()
+    };
+    let issued = setup.authority.issue(&grant, NOW).expect("a token");
     assert_eq!(issued.expire_time, datetime!(2026-11-22 12:10 UTC));
     let token = setup.verify(&issued.token, NOW).expect("valid");
-    assert_eq!(&token.subject, setup.certificate.spiffe_id());
+    assert_eq!(token.subject, setup.grant().subject);
+    assert_eq!(token.holder(), &token.subject);
     assert_eq!(token.id, issued.id);
     assert_eq!(token.auth_time, auth_time.truncate_to_second());
     assert_eq!(token.expire_time, issued.expire_time);
@@ -126,9 +158,12 @@ fn a_token_has_the_shape_of_rfc_9068_and_8705() {
 fn a_token_does_not_outlive_its_certificate_or_ten_minutes() {
     let setup = setup();
     let issue = |lifetime, now| {
-        setup
-            .authority
-            .issue(&setup.certificate, now, lifetime, now)
+        let grant = Grant {
+            auth_time: now,
+            lifetime,
+            ..setup.grant()
+        };
+        setup.authority.issue(&grant, now)
     };
     for lifetime in [
         Duration::ZERO,
@@ -166,8 +201,24 @@ fn every_claim_is_required_and_typed() {
             assert!(named, "{name} {wrong}: {refusal}");
         }
     }
-    let more = setup.refusal_of(|claims| drop(claims.insert("act".to_owned(), json!({}))));
+    let more = setup.refusal_of(|claims| drop(claims.insert("may_act".to_owned(), json!({}))));
     assert_eq!(more, TokenError::ClaimUnknown);
+    for (name, wrong) in [
+        ("act", json!({})),
+        ("act", json!({"sub": "spiffe://zta.local/agent/b"})),
+        ("act", json!({"sub": "x", "sub_type": "agent", "cnf": {}})),
+        ("act", json!("spiffe://zta.local/agent/b")),
+        ("scope", json!("")),
+        ("scope", json!(["read"])),
+        ("name", json!(1)),
+        ("roles", json!("administrator")),
+        ("roles", json!([1])),
+    ] {
+        let refusal = setup.refusal_of(|claims| {
+            claims.insert(name.to_owned(), wrong.clone());
+        });
+        assert_eq!(refusal, TokenError::Claim(name), "{wrong}");
+    }
 }
 
 #[test]
@@ -210,10 +261,9 @@ fn every_wrong_claim_is_named() {
         refusal("cnf", json!({"x5t#S256": "AA"})),
         TokenError::Claim("cnf")
     );
-    assert_eq!(
-        refusal("cnf", json!({"jkt": hash})),
-        TokenError::Claim("cnf")
-    );
+    let also = json!({"x5t#S256": hash, "jkt": hash});
+    assert_eq!(refusal("cnf", also), TokenError::Claim("cnf"));
+    assert_eq!(refusal("cnf", json!({"jkt": hash})), TokenError::Binding);
 }
 
 #[test]
@@ -223,9 +273,91 @@ fn a_token_is_worth_nothing_with_another_certificate() {
     let key = new_key();
     for name in ["analysis", "research"] {
         let other = certify(&setup.ca, name, &*key);
-        let refused = setup.authority.verify(&token, &other, NOW);
+        let refused = verify_as(&setup.authority, &token, &other, NOW);
         assert_eq!(refused, Err(TokenError::Binding), "{name}");
     }
+}
+
+/// A key whose proof covers this token.
+fn proven(token: &str) -> ProvenKey {
+    let key = new_key();
+    let public_key = PublicKey::from_spki(key.public_key_spki_der()).expect("P-256");
+    ProvenKey {
+        thumbprint: public_key.thumbprint(),
+        public_key,
+        token_sha256: Some(sha256(token.as_bytes())),
+    }
+}
+
+#[test]
+fn a_token_bound_to_a_key_needs_the_proof_of_that_key_for_this_token() {
+    let setup = setup();
+    let mut key = proven("");
+    let grant = Grant {
+        confirmation: Confirmation::Key(key.thumbprint),
+        ..setup.grant()
+    };
+    let token = setup.authority.issue(&grant, NOW).expect("a token").token;
+    let verify = |key: &ProvenKey| setup.authority.verify(&token, &Possession::Key(key), NOW);
+    assert_eq!(verify(&key), Err(TokenError::Binding), "of another token");
+    key.token_sha256 = None;
+    assert_eq!(verify(&key), Err(TokenError::Binding), "of no token");
+    key.token_sha256 = Some(sha256(token.as_bytes()));
+    assert!(verify(&key).is_ok());
+    assert_eq!(
+        verify(&proven(&token)),
+        Err(TokenError::Binding),
+        "another key"
+    );
+    // Neither kind of binding stands for the other, remembered or not.
+    assert_eq!(setup.verify(&token, NOW), Err(TokenError::Binding));
+    let bound_to_certificate = setup.issue();
+    let key = proven(&bound_to_certificate);
+    let verified = setup
+        .authority
+        .verify(&bound_to_certificate, &Possession::Key(&key), NOW);
+    assert_eq!(verified, Err(TokenError::Binding));
+}
+
+#[test]
+fn a_chain_of_actors_is_read_as_it_was_granted() {
+    let setup = setup();
+    let party = |name: &str| {
+        let id = format!("spiffe://zta.local/agent/{name}");
+        TokenParty::registered(PrincipalKind::Agent, &id)
+    };
+    let grant = Grant {
+        subject: TokenParty {
+            kind: PrincipalKind::User,
+            id: "https://idp.example#alice".to_owned(),
+            name: "alice".to_owned(),
+            roles: vec!["analyst".to_owned()],
+        },
+        actors: vec![party("research"), party("planner")],
+        scope: vec!["call_tool:web_search".to_owned(), "read".to_owned()],
+        ..setup.grant()
+    };
+    let issued = setup.authority.issue(&grant, NOW).expect("a token");
+    let token = setup.verify(&issued.token, NOW).expect("valid");
+    assert_eq!(token.subject, grant.subject);
+    assert_eq!(token.actors, grant.actors);
+    assert_eq!(token.scope, grant.scope);
+    assert_eq!(token.holder(), &grant.actors[0]);
+    let long = Grant {
+        actors: vec![party("research"); 17],
+        ..grant
+    };
+    let issued = setup.authority.issue(&long, NOW).expect("a token");
+    assert_eq!(
+        setup.verify(&issued.token, NOW),
+        Err(TokenError::Claim("act"))
+    );
+    let huge = Grant {
+        scope: vec!["x".repeat(TOKEN_LEN_MAX)],
+        ..setup.grant()
+    };
+    let refused = setup.authority.issue(&huge, NOW).expect_err("too large");
+    assert_eq!(refused, TokenError::TooLarge);
 }
 
 #[test]
@@ -237,7 +369,7 @@ fn a_remembered_token_is_looked_at_each_time() {
     assert_eq!(setup.verify(&token, NOW), Ok(first.clone()));
     // Remembered or not, it is bound to its certificate and to its times.
     let others = certify(&setup.ca, "writing", &*new_key());
-    let stolen = setup.authority.verify(&token, &others, NOW);
+    let stolen = verify_as(&setup.authority, &token, &others, NOW);
     assert_eq!(stolen, Err(TokenError::Binding));
     let early = setup.verify(&token, NOW - Duration::MINUTE);
     assert_eq!(early, Err(TokenError::NotYetValid));
@@ -248,7 +380,7 @@ fn a_remembered_token_is_looked_at_each_time() {
     let (head, signature) = token.rsplit_once('.').expect("a signature");
     let forged = format!("{head}.{}", signature.chars().rev().collect::<String>());
     assert!(setup.verify(&forged, NOW).is_err());
-    assert!(setup.authority.verify(&token, &others, NOW).is_err());
+    assert!(verify_as(&setup.authority, &token, &others, NOW).is_err());
     assert_eq!(setup.authority.memory.len(), 0);
 }
 
@@ -256,7 +388,7 @@ fn a_remembered_token_is_looked_at_each_time() {
 fn the_memory_is_bounded() {
     let setup = setup();
     let token = setup.issue();
-    let claims = Arc::new(setup.authority.signed_claims(&token).expect("ours"));
+    let claims = Arc::new(setup.authority.signed(&token).expect("ours"));
     let memory = memory::Memory::default();
     for n in 0..=memory::REMEMBERED_MAX {
         memory.remember(sha256(&n.to_be_bytes()), Arc::clone(&claims), NOW);
@@ -330,9 +462,7 @@ fn unsigned_and_hmac_forgeries_are_refused() {
 fn another_servers_key_under_our_key_id_does_not_verify() {
     let setup = setup();
     let other = TokenAuthority::new(new_key(), &trust_domain(), None).expect("an authority");
-    let honest = other
-        .issue(&setup.certificate, NOW, TOKEN_LIFETIME_MAX, NOW)
-        .expect("a token");
+    let honest = other.issue(&setup.grant(), NOW).expect("a token");
     assert_eq!(
         setup.verify(&honest.token, NOW),
         Err(TokenError::KeyUnknown)
@@ -347,22 +477,12 @@ fn another_servers_key_under_our_key_id_does_not_verify() {
 fn no_altered_cut_or_extended_token_passes() {
     let setup = setup();
     let token = setup.issue();
-    let certificate = &setup.certificate;
     for at in 0..token.len() {
         let mut altered = token.clone().into_bytes();
         altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
         let altered = String::from_utf8(altered).expect("ASCII");
-        assert!(
-            setup.authority.verify(&altered, certificate, NOW).is_err(),
-            "byte {at}"
-        );
-        assert!(
-            setup
-                .authority
-                .verify(&token[..at], certificate, NOW)
-                .is_err(),
-            "length {at}"
-        );
+        assert!(setup.verify(&altered, NOW).is_err(), "byte {at}");
+        assert!(setup.verify(&token[..at], NOW).is_err(), "length {at}");
     }
     let parts: Vec<&str> = token.split('.').collect();
     for bad in [
@@ -385,10 +505,8 @@ fn a_configured_audience_replaces_the_issuer() {
     let audience = Some("https://pdp.example".to_owned());
     let key = Arc::clone(&setup.authority.key);
     let other = TokenAuthority::new(key, &trust_domain(), audience).expect("an authority");
-    let issued = other
-        .issue(&setup.certificate, NOW, TOKEN_LIFETIME_MAX, NOW)
-        .expect("a token");
-    assert!(other.verify(&issued.token, &setup.certificate, NOW).is_ok());
+    let issued = other.issue(&setup.grant(), NOW).expect("a token");
+    assert!(verify_as(&other, &issued.token, &setup.certificate, NOW).is_ok());
     assert_eq!(setup.verify(&issued.token, NOW), Err(TokenError::Audience));
 }
 

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{list_text, parse_time, time_text, translate};
-use crate::model::change::JoinTokenRecord;
+use crate::model::change::{CertificateRecord, JoinTokenRecord};
 use crate::model::revision::NewRevision;
 use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
 use crate::store::StoreError;
@@ -26,14 +26,26 @@ pub(super) async fn apply(
     };
     match change {
         Change::RegisterAgent(agent) => register_agent(tx, &at, agent).await,
-        Change::RegisterUser(user, instance) => register_user(tx, &at, user, instance).await,
+        Change::RegisterUser(user, instance, certificate) => {
+            match register_user(tx, &at, user, instance).await? {
+                Ok(()) => insert_certificate(tx, &at, certificate).await,
+                Err(conflict) => Ok(Err(conflict)),
+            }
+        }
         Change::CreateJoinToken(token) => create_join_token(tx, &at, token).await,
         Change::Enroll {
             token_id,
             instance,
+            certificate,
             now,
-        } => enroll(tx, &at, token_id, instance, *now).await,
-        Change::Renew { instance_id } => renew(tx, *instance_id).await,
+        } => match enroll(tx, &at, token_id, instance, *now).await? {
+            Ok(()) => insert_certificate(tx, &at, certificate).await,
+            Err(conflict) => Ok(Err(conflict)),
+        },
+        Change::Renew(certificate) => match renew(tx, certificate.instance_id).await? {
+            Ok(()) => insert_certificate(tx, &at, certificate).await,
+            Err(conflict) => Ok(Err(conflict)),
+        },
         Change::SetAgentState { agent_id, from, to } => {
             set_agent_state(tx, &at, agent_id, from, *to).await
         }
@@ -180,6 +192,26 @@ async fn renew(tx: &mut SqliteConnection, instance_id: Uuid) -> Applied {
     .await
     .map_err(translate)?;
     Ok(one_row(done.rows_affected(), Conflict::KeyRevoked))
+}
+
+/// Each certificate that was given, for as long as a revocation list has to name it.
+async fn insert_certificate(
+    tx: &mut SqliteConnection,
+    at: &At,
+    certificate: &CertificateRecord,
+) -> Applied {
+    sqlx::query(
+        "INSERT INTO certificates (serial, log_id, instance_id, not_after) \
+         VALUES ($1, $2, $3, $4)",
+    )
+    .bind(&certificate.serial)
+    .bind(&at.log_id)
+    .bind(certificate.instance_id.to_string())
+    .bind(time_text(certificate.not_after))
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(Ok(()))
 }
 
 async fn set_agent_state(

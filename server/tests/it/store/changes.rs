@@ -3,7 +3,7 @@
 use time::Duration;
 use uuid::Uuid;
 use zta_server::model::arguments::sha256;
-use zta_server::model::change::JoinTokenRecord;
+use zta_server::model::change::{CertificateRecord, JoinTokenRecord};
 use zta_server::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
 use zta_server::store::{Changes, SharedStore};
 
@@ -35,6 +35,15 @@ fn instance(n: u128, principal: &str) -> Instance {
     }
 }
 
+/// The `m`th certificate of key `n`.
+fn certificate(n: u128, m: u32) -> CertificateRecord {
+    CertificateRecord {
+        serial: format!("{n:x}-{m}"),
+        instance_id: Uuid::from_u128(n),
+        not_after: NOW + Duration::HOUR,
+    }
+}
+
 fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
     JoinTokenRecord {
         id: id.to_owned(),
@@ -48,6 +57,10 @@ fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
 fn enroll_at(token_id: &str, instance: Instance, now: time::OffsetDateTime) -> Change {
     Change::Enroll {
         token_id: token_id.to_owned(),
+        certificate: CertificateRecord {
+            serial: format!("{token_id}-{}", instance.id),
+            ..certificate(instance.id.as_u128(), 0)
+        },
         instance,
         now,
     }
@@ -143,8 +156,12 @@ pub(crate) async fn users(db: Db) {
         create_time: NOW,
     };
     let key = instance(1, &user.id);
-    succeeds(&db.store, &Change::RegisterUser(user.clone(), key.clone())).await;
-    let again = Change::RegisterUser(user.clone(), instance(2, &user.id));
+    succeeds(
+        &db.store,
+        &Change::RegisterUser(user.clone(), key.clone(), certificate(1, 1)),
+    )
+    .await;
+    let again = Change::RegisterUser(user.clone(), instance(2, &user.id), certificate(2, 1));
     conflicts(&db.store, &again, Conflict::UserExists).await;
     let other = UserRecord {
         id: "other".to_owned(),
@@ -152,7 +169,7 @@ pub(crate) async fn users(db: Db) {
         ..user.clone()
     };
     // The user's row was written before its key was refused: it must go as well.
-    let same_key = Change::RegisterUser(other, key.clone());
+    let same_key = Change::RegisterUser(other, key.clone(), certificate(3, 1));
     conflicts(&db.store, &same_key, Conflict::KeyEnrolled).await;
     let feed = db.store.changes_since(0, 0).await.expect("feed");
     assert_eq!((feed.users, feed.instances), (vec![user], vec![key]));
@@ -247,12 +264,10 @@ pub(crate) async fn renew(db: Db) {
     succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
     succeeds(&db.store, &Change::CreateJoinToken(token("t1", AGENT))).await;
     succeeds(&db.store, &enroll_at("t1", instance(1, AGENT), NOW)).await;
-    let renew = |n| Change::Renew {
-        instance_id: Uuid::from_u128(n),
-    };
-    conflicts(&db.store, &renew(9), Conflict::KeyRevoked).await;
+    let renew = |n, m| Change::Renew(certificate(n, m));
+    conflicts(&db.store, &renew(9, 1), Conflict::KeyRevoked).await;
     let before = db.store.head().await.expect("head").epoch;
-    succeeds(&db.store, &renew(1)).await;
+    succeeds(&db.store, &renew(1, 1)).await;
     let after = db.store.head().await.expect("head").epoch;
     assert_eq!(after, before, "an agent's renewal makes no decision stale");
     let feed = db.store.changes_since(0, 0).await.expect("feed");
@@ -261,7 +276,7 @@ pub(crate) async fn renew(db: Db) {
         .execute("UPDATE instances SET revoked = NOT revoked")
         .await
         .expect("revoke");
-    conflicts(&db.store, &renew(1), Conflict::KeyRevoked).await;
+    conflicts(&db.store, &renew(1, 2), Conflict::KeyRevoked).await;
 }
 
 pub(crate) async fn states(db: Db) {
@@ -404,12 +419,10 @@ pub(crate) async fn each_change(store: &SharedStore) {
     let one = revision(1, vec![policy("a", "x")]);
     for wanted in [
         Change::RegisterAgent(agent(AGENT)),
-        Change::RegisterUser(user, instance(8, "u")),
+        Change::RegisterUser(user, instance(8, "u"), certificate(8, 1)),
         Change::CreateJoinToken(token("t1", AGENT)),
         enroll_at("t1", instance(1, AGENT), NOW),
-        Change::Renew {
-            instance_id: Uuid::from_u128(1),
-        },
+        Change::Renew(certificate(1, 1)),
         set_state(AgentState::Isolated, &[AgentState::Active]),
         Change::ApplyRevision(Box::new(one)),
         Change::PutEntities([super::entities::entity("A", "1", "{}")].into()),
