@@ -152,6 +152,11 @@ impl Replica {
         let _ = self.states.subscribe().wait_for(|states| *states > 0).await;
     }
 
+    /// Tells whoever waits of each new state.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.states.subscribe()
+    }
+
     /// The newest state. No lock.
     pub(crate) fn current(&self) -> Arc<State> {
         self.current.load_full()

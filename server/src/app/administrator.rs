@@ -85,6 +85,7 @@ pub(super) async fn create(
     let id = SpiffeId::user(trust_domain, &name);
     let certificate = material
         .ca
+        .signing()
         .issue_svid(&public, &id, LIFETIME, now)
         .map_err(start_error)?;
     let user = UserRecord {
@@ -108,7 +109,7 @@ pub(super) async fn create(
     let key_pem = key.pkcs8_pem().map_err(start_error)?;
     write_private(&dir.join("key.pem"), &key_pem).map_err(start_error)?;
     write_private(&dir.join("cert.pem"), &certificate.pem()).map_err(start_error)?;
-    write_private(&dir.join("ca.pem"), &material.ca.anchor_pem()).map_err(start_error)?;
+    write_private(&dir.join("ca.pem"), &material.ca.current().bundle_pem()).map_err(start_error)?;
     let first = FirstStart {
         credential_dir: dir,
         spiffe_id: id.as_str().to_owned(),
@@ -202,6 +203,7 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     let id = SpiffeId::parse(&user.spiffe_id).map_err(|e| e.to_string())?;
     let certificate = material
         .ca
+        .signing()
         .issue_svid(&public, &id, LIFETIME, now)
         .map_err(|e| e.to_string())?;
     let mut event = pdp

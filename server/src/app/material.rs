@@ -12,6 +12,7 @@ use super::{AppError, operator_ca, start_error};
 use crate::api::tls::{TlsConfigError, TlsMaterial, TlsReload};
 use crate::audit::checkpoint::{self, VerifierKey};
 use crate::config::Config;
+use crate::identity::authorities::Authorities;
 use crate::identity::ca::{Ca, CaChain};
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::TrustDomain;
@@ -36,7 +37,7 @@ const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Keys and certificates.
 #[derive(Clone)]
 pub(super) struct Material {
-    pub(super) ca: Arc<Ca>,
+    pub(super) ca: Authorities,
     pub(super) log_key: Arc<dyn SigningKey>,
     /// The log's name in checkpoints.
     pub(super) origin: String,
@@ -77,7 +78,7 @@ impl Material {
             return Err(AppError::Start(text.to_owned()));
         }
         Ok(Self {
-            ca: Arc::new(ca),
+            ca: Authorities::new(ca),
             log_key,
             origin,
             vkey,
@@ -108,12 +109,13 @@ impl Material {
             .map_err(|e| e.to_string())?;
         let certificate = self
             .ca
+            .signing()
             .issue_server(&key, &self.server_names, SERVER_CERTIFICATE_LIFETIME, now)
             .map_err(|e| e.to_string())?;
         Ok(TlsMaterial {
             chain: certificate.chain(),
             key: Arc::clone(&self.server_key),
-            client_roots: vec![self.ca.certificate_der().to_vec()],
+            client_roots: self.ca.current().issuers(),
             time: Arc::new(DefaultTimeProvider),
         })
     }

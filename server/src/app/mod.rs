@@ -5,6 +5,7 @@ mod administrator;
 mod bootstrap;
 mod material;
 mod operator_ca;
+mod revocations;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -188,13 +189,16 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr().map_err(start_error)?;
     let incoming = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
+    let (publish, lists) = watch::channel(None);
+    let authorities = material.ca.clone();
     let doors = Doors {
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
         pages: Pages {
             readiness: Arc::new(move || shown.borrow().clone()),
             metrics: Arc::new(move || metrics.text()),
-            ca_pem: Arc::from(material.ca.anchor_pem()),
+            ca_pem: Arc::new(move || authorities.current().bundle_pem()),
+            crl: Arc::new(move || lists.borrow().clone()),
         },
         limits: config.limits.clone(),
         spans: config.otlp_endpoint.is_some(),
@@ -213,6 +217,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         loaded = load(&config, &store, &material, &pdp, now) => {
             let first = loaded?;
             become_ready(ready).await;
+            tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
             keep_up(&config, &store, &material, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
             tokio::select! {
@@ -286,7 +291,7 @@ fn operations(
     Ok(Arc::new(Operations {
         pdp,
         store: Arc::clone(store),
-        ca: Arc::clone(&material.ca),
+        ca: material.ca.clone(),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
@@ -329,8 +334,11 @@ fn announce(
 ) -> Result<(), AppError> {
     material::private_dir(&config.data_dir).map_err(start_error)?;
     // For `zta health`, which trusts nothing else.
-    std::fs::write(config.data_dir.join("ca.pem"), material.ca.anchor_pem())
-        .map_err(start_error)?;
+    std::fs::write(
+        config.data_dir.join("ca.pem"),
+        material.ca.current().bundle_pem(),
+    )
+    .map_err(start_error)?;
     administrator::refresh_endpoint(config, address).map_err(start_error)?;
     // Last: who waits for this file may use everything else.
     let endpoint = config.data_dir.join("endpoint");

@@ -9,6 +9,7 @@
 //! trust anchor, which is the one that clients hold.
 
 mod chain;
+pub(crate) mod crl;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,14 +17,14 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-    SignatureAlgorithm,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SerialNumber, SignatureAlgorithm,
 };
 use rustls::pki_types::{CertificateDer, DnsName};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
 
 pub(crate) use chain::{CaChain, ChainError};
@@ -134,6 +135,8 @@ impl IssuedCertificate {
 pub(crate) struct Ca {
     issuer: Issuer<'static, CaKey>,
     chain: CaChain,
+    /// How its certificates and lists name its key.
+    key_identifier: KeyIdMethod,
     trust_domain: TrustDomain,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
@@ -189,12 +192,14 @@ impl Ca {
             return Err(CaError::OtherKey);
         }
         let (not_before, not_after) = chain.validity()?;
+        let key_identifier = subject_key_identifier(&own);
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(chain.own()), key)?;
         Ok(Self {
             issuer,
             trust_domain: trust_domain.clone(),
             not_before,
             not_after,
+            key_identifier,
             chain,
         })
     }
@@ -204,14 +209,10 @@ impl Ca {
         &self.chain
     }
 
-    /// Its own certificate: whoever holds one that this CA issued, is believed by it.
+    /// Its own certificate.
+    #[cfg(test)]
     pub(crate) fn certificate_der(&self) -> &[u8] {
         self.chain.own()
-    }
-
-    /// The trust anchor as PEM.
-    pub(crate) fn anchor_pem(&self) -> String {
-        certificate_pem(self.chain.anchor())
     }
 
     /// SHA-256 of the trust anchor: what a join token carries.
@@ -352,6 +353,17 @@ fn parameters(
     params.not_before = (now - BACKDATE).truncate_to_second();
     params.not_after = not_after.truncate_to_second();
     Ok((params, hex::encode(serial)))
+}
+
+/// The name of the CA's key in what it signs: that of its certificate, if it has one.
+fn subject_key_identifier(own: &X509Certificate<'_>) -> KeyIdMethod {
+    let found = own
+        .iter_extensions()
+        .find_map(|e| match e.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+    found.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
 }
 
 /// A root that this server made for this trust domain.

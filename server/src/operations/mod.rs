@@ -13,7 +13,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use time::Duration;
 
-use crate::identity::ca::{Ca, CaError};
+use crate::identity::authorities::Authorities;
+use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
 use crate::identity::public_key::PublicKeyError;
 use crate::identity::registry::Credential;
@@ -27,7 +28,7 @@ use crate::store::{SharedStore, StoreError};
 pub(crate) struct Operations {
     pub(crate) pdp: Arc<Pdp>,
     pub(crate) store: SharedStore,
-    pub(crate) ca: Arc<Ca>,
+    pub(crate) ca: Authorities,
     pub(crate) challenges: ChallengeMemory,
     /// How long issued certificates are good for.
     pub(crate) certificate_lifetime: Duration,

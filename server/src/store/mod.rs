@@ -204,6 +204,28 @@ pub trait RegistryStore: Send + Sync {
     ) -> Result<Option<crate::model::change::JoinTokenRecord>, StoreError>;
 }
 
+/// Certificates that are revoked, read in one snapshot of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedCertificates {
+    /// The log's size in that snapshot.
+    pub size: u64,
+    /// Serial numbers in lower-case hex, sorted.
+    pub serials: Vec<String>,
+}
+
+/// Certificates that were issued.
+#[async_trait]
+pub trait CertificateStore: Send + Sync {
+    /// Those that hold at `now` and whose key or agent is revoked, at most `limit`.
+    async fn revoked_certificates(
+        &self,
+        now: OffsetDateTime,
+        limit: u32,
+    ) -> Result<RevokedCertificates, StoreError>;
+    /// Forgets those that ended before `time`; how many.
+    async fn forget_certificates(&self, time: OffsetDateTime) -> Result<u64, StoreError>;
+}
+
 /// Policy revisions.
 #[async_trait]
 pub trait PolicyStore: Send + Sync {
@@ -254,7 +276,9 @@ pub trait BlobStore: Send + Sync {
 
 /// A whole store.
 #[async_trait]
-pub trait Store: AuditStore + RegistryStore + PolicyStore + EntityStore + BlobStore {
+pub trait Store:
+    AuditStore + RegistryStore + CertificateStore + PolicyStore + EntityStore + BlobStore
+{
     /// Brings the schema up to date.
     async fn migrate(&self) -> Result<(), StoreError>;
     /// Returns when another replica may have changed something, at the latest after a

@@ -6,6 +6,7 @@ mod contain;
 mod enroll;
 mod intermediate;
 mod keys;
+mod revocation_list;
 mod rpcs;
 mod tokens;
 

@@ -3,6 +3,7 @@
 
 mod audit;
 mod backfill;
+mod certificates;
 mod changes;
 mod entities;
 mod events;
