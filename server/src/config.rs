@@ -35,6 +35,11 @@ pub struct Config {
     pub ca_certificate_file: Option<PathBuf>,
     /// The key of `ca_certificate_file`: PKCS#8 PEM, ECDSA P-256, mode 0600.
     pub ca_key_file: Option<PathBuf>,
+    /// The CA that takes the place of the one in `ca_certificate_file`, likewise: from
+    /// `zta ca prepare` until the old one is retired.
+    pub ca_next_certificate_file: Option<PathBuf>,
+    /// The key of `ca_next_certificate_file`.
+    pub ca_next_key_file: Option<PathBuf>,
     /// The policies of the first start; without it the built-in ones.
     pub policy_dir: Option<PathBuf>,
     /// `human` or `json`.
@@ -96,6 +101,8 @@ impl Default for Config {
             key_passphrase_file: None,
             ca_certificate_file: None,
             ca_key_file: None,
+            ca_next_certificate_file: None,
+            ca_next_key_file: None,
             policy_dir: None,
             log_format: LogFormat::Human,
             log_level: "info".to_owned(),
@@ -219,14 +226,25 @@ impl Config {
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
         }
-        match (&self.ca_certificate_file, &self.ca_key_file) {
-            (Some(_), None) => {
-                return bad("ca_key_file", "is missing beside `ca_certificate_file`");
+        let pairs = [
+            (
+                ("ca_certificate_file", self.ca_certificate_file.is_some()),
+                ("ca_key_file", self.ca_key_file.is_some()),
+            ),
+            (
+                (
+                    "ca_next_certificate_file",
+                    self.ca_next_certificate_file.is_some(),
+                ),
+                ("ca_next_key_file", self.ca_next_key_file.is_some()),
+            ),
+        ];
+        for ((certificate, has_certificate), (key, has_key)) in pairs {
+            match (has_certificate, has_key) {
+                (true, false) => return bad(key, "is missing beside its certificate file"),
+                (false, true) => return bad(certificate, "is missing beside its key file"),
+                _ => {}
             }
-            (None, Some(_)) => {
-                return bad("ca_certificate_file", "is missing beside `ca_key_file`");
-            }
-            (Some(_), Some(_)) | (None, None) => {}
         }
         if let Some(file) = &self.database_url_file {
             if self.database_url.is_some() {

@@ -168,7 +168,8 @@ pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Issues the next certificate for the key in the folder, if there is one there, it is
-/// still enrolled, and its certificate has less than half of its life left.
+/// still enrolled, and its certificate has less than half of its life left or is from
+/// another CA than the one that signs now. Keeps the trust bundle beside it current.
 ///
 /// # Errors
 /// Why it could not; the credential is as it was.
@@ -182,7 +183,14 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     let current = std::fs::read_to_string(dir.join("cert.pem")).unwrap_or_default();
     // The first of the file: intermediates follow it.
     let current = CaChain::from_pem(current.as_bytes()).ok();
+    let current = current.filter(|chain| material.ca.signing().issued(chain.own()));
     let current = current.and_then(|chain| PeerCertificate::from_der(chain.own()).ok());
+    // The bundle first: a new certificate beside an old one might not reach the server.
+    let bundle = material.ca.current().bundle_pem();
+    let known = std::fs::read_to_string(dir.join("ca.pem")).unwrap_or_default();
+    if known != bundle {
+        write_private(&dir.join("ca.pem"), &bundle).map_err(|e| e.to_string())?;
+    }
     if current.is_some_and(|c| c.not_after() - now > LIFETIME / 2) {
         return Ok(());
     }

@@ -12,8 +12,8 @@ use super::{AppError, operator_ca, start_error};
 use crate::api::tls::{TlsConfigError, TlsMaterial, TlsReload};
 use crate::audit::checkpoint::{self, VerifierKey};
 use crate::config::Config;
-use crate::identity::authorities::Authorities;
-use crate::identity::ca::{Ca, CaChain};
+use crate::identity::authorities::{Authorities, CaKeys};
+use crate::identity::ca::{Ca, CaChain, CaError};
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::TrustDomain;
 use crate::identity::token::{TokenAuthority, TokenError};
@@ -60,11 +60,8 @@ impl Material {
         let keys = key_service(config, store, log_id)?;
         let key = async |name| keys.load_or_create(name).await.map_err(start_error);
         let server_names = server_names(config);
-        let operators = operator_ca::load(config, &trust_domain, &server_names, now)?;
-        let ca = match operators {
-            Some(ca) => brought(store, ca).await?,
-            None => own(store, keys.as_ref(), &trust_domain, now).await?,
-        };
+        let brought = operator_ca::load(config, &trust_domain, &server_names, now)?;
+        let ca = authorities(config, store, log_id, trust_domain, brought, now).await?;
         let origin = checkpoint::origin(&config.trust_domain, log_id);
         let log_key = key(KeyName::Log).await?;
         let vkey = VerifierKey::from_spki(origin.clone(), log_key.public_key_spki_der())
@@ -78,7 +75,7 @@ impl Material {
             return Err(AppError::Start(text.to_owned()));
         }
         Ok(Self {
-            ca: Authorities::new(ca),
+            ca,
             log_key,
             origin,
             vkey,
@@ -129,49 +126,37 @@ fn server_names(config: &Config) -> Vec<String> {
     names
 }
 
-/// The CA of this log that the server made itself.
-async fn own(
+/// The CAs of this log, made if it has none yet.
+async fn authorities(
+    config: &Config,
     store: &SharedStore,
-    keys: &dyn KeyService,
-    trust_domain: &TrustDomain,
+    log_id: Uuid,
+    trust_domain: TrustDomain,
+    brought: Vec<Ca>,
     now: OffsetDateTime,
-) -> Result<Ca, AppError> {
-    let key = keys
-        .load_or_create(KeyName::Ca)
-        .await
-        .map_err(start_error)?;
-    let fresh = Ca::create(&key, trust_domain, now).map_err(start_error)?;
-    // Two replicas that start together make two roots; the first one stored wins.
-    let stored = first_ca(store, &CaChain::root(fresh)).await?;
-    if !stored.intermediates().is_empty() {
-        let text = "this log's CA is one that the operator brought; set `ca_certificate_file` \
-                    and `ca_key_file` again";
-        return Err(AppError::Start(text.to_owned()));
-    }
-    Ca::load(key, stored.own().to_vec(), trust_domain).map_err(|e| {
+) -> Result<Authorities, AppError> {
+    let misfit = |e: CaError| {
         AppError::Start(format!(
-            "the stored CA does not fit this configuration: {e}"
+            "the stored CA does not fit this configuration (see `ca_certificate_file` and \
+             `trust_domain`): {e}"
         ))
-    })
-}
-
-/// The CA that the operator brought, if it is this log's.
-async fn brought(store: &SharedStore, ca: Ca) -> Result<Ca, AppError> {
-    let stored = first_ca(store, ca.chain()).await?;
-    if stored.id() != ca.chain().id() {
-        let text = "configuration: `ca_certificate_file` is not the CA that this log began with: \
-                    everybody enrolled so far would be locked out";
-        return Err(AppError::Start(text.to_owned()));
-    }
-    Ok(ca)
-}
-
-/// Stores the log's CA unless there is one; the one that stands.
-async fn first_ca(store: &SharedStore, chain: &CaChain) -> Result<CaChain, AppError> {
-    let stored = store
-        .put_blob_if_absent(CA_BLOB, chain.pem().as_bytes())
-        .await?;
-    CaChain::from_pem(&stored).map_err(|e| AppError::Start(format!("the stored CA: {e}")))
+    };
+    let keys = CaKeys::new(trust_domain, key_service(config, store, log_id)?, brought);
+    let stored = match store.get_blob(CA_BLOB).await? {
+        Some(stored) => stored,
+        None => {
+            let fresh = keys.first(now).await.map_err(start_error)?;
+            // Two replicas that start together make two roots; the first one stored wins.
+            let fresh = fresh.pem();
+            store.put_blob_if_absent(CA_BLOB, fresh.as_bytes()).await?
+        }
+    };
+    let chain = CaChain::from_pem(&stored).map_err(|e| misfit(e.into()))?;
+    let first = keys.first_record(&chain).map_err(misfit)?;
+    let records = store.authorities().await?;
+    Authorities::start(keys, first, &records)
+        .await
+        .map_err(misfit)
 }
 
 /// Files beside the embedded store; sealed rows of the database in a fleet.

@@ -2,6 +2,7 @@
 //! drains. The wall clock is read here and nowhere else.
 
 mod administrator;
+mod authorities;
 mod bootstrap;
 mod material;
 mod operator_ca;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::api::http::Pages;
 use crate::api::server::Doors;
-use crate::api::tls::{Acceptor, Limits as TlsLimits};
+use crate::api::tls::{Acceptor, Incoming, Limits as TlsLimits, TlsReload};
 use crate::audit::Audit;
 use crate::audit::checkpoint::{self, VerifierKey};
 use crate::audit::throttle::Throttle;
@@ -112,10 +113,10 @@ pub fn encrypt_keys(config: &Config) -> Result<Vec<std::path::PathBuf>, AppError
         let keys = LocalKeys::encrypt(&config.data_dir, &passphrase).map_err(start_error)?;
         encrypted.extend(keys);
     }
-    if let Some(path) = &config.ca_key_file {
+    for path in operator_ca::key_files(config) {
         let file = operator_ca::key_file(path);
         if file.encrypt(&passphrase).map_err(start_error)? {
-            encrypted.push(path.clone());
+            encrypted.push(path.to_owned());
         }
     }
     Ok(encrypted)
@@ -188,7 +189,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         .await
         .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr().map_err(start_error)?;
-    let incoming = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
+    let (incoming, reload) = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
     let (publish, lists) = watch::channel(None);
     let authorities = material.ca.clone();
     let doors = Doors {
@@ -218,8 +219,10 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             let first = loaded?;
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
-            keep_up(&config, &store, &material, &pdp, &mut tasks);
+            keep_up(&store, &material, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
+            // After the announcement: both write the bundle.
+            tasks.follow_authorities(&config, &pdp, &material, reload);
             tokio::select! {
                 part = tasks.first_end() => Err(AppError::PartEnded(part)),
                 () = &mut stop => Ok(()),
@@ -255,13 +258,7 @@ async fn load(
 }
 
 /// The background work of a server that has its state.
-fn keep_up(
-    config: &Config,
-    store: &SharedStore,
-    material: &Material,
-    pdp: &Arc<Pdp>,
-    tasks: &mut Tasks,
-) {
+fn keep_up(store: &SharedStore, material: &Material, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
     tasks.sign_checkpoints(
         store,
@@ -269,7 +266,6 @@ fn keep_up(
         material.origin.clone(),
     );
     tasks.summarize_refusals(Arc::clone(pdp));
-    tasks.refresh_administrator(config.clone(), Arc::clone(pdp), material.clone());
 }
 
 fn operations(
@@ -306,13 +302,15 @@ fn accept(
     pdp: &Arc<Pdp>,
     listener: TcpListener,
     tasks: &mut Tasks,
-) -> Result<crate::api::tls::Incoming, AppError> {
+) -> Result<(Incoming, Option<TlsReload>), AppError> {
+    let mut shown = None;
     let (acceptor, incoming) = if config.plaintext {
         tracing::warn!("plain text: no TLS, so nobody can authenticate; for development only");
         Acceptor::plaintext(listener).map_err(start_error)?
     } else {
         let reload = material.tls(clock()).map_err(start_error)?;
         tasks.renew_server_certificate(material.clone(), reload.clone(), Arc::clone(clock));
+        shown = Some(reload.clone());
         let report = tasks.record_handshake_failures(Arc::clone(pdp));
         let trust_domain = material.ca.trust_domain().clone();
         Acceptor::tls(listener, reload, trust_domain, TlsLimits::default(), report)
@@ -322,7 +320,7 @@ fn accept(
         acceptor.run(signal).await;
         Ok(())
     });
-    Ok(incoming)
+    Ok((incoming, shown))
 }
 
 /// Says where the server is and, on the first start, how to go on.
@@ -333,12 +331,7 @@ fn announce(
     material: &Material,
 ) -> Result<(), AppError> {
     material::private_dir(&config.data_dir).map_err(start_error)?;
-    // For `zta health`, which trusts nothing else.
-    std::fs::write(
-        config.data_dir.join("ca.pem"),
-        material.ca.current().bundle_pem(),
-    )
-    .map_err(start_error)?;
+    authorities::write_bundle(config, material).map_err(start_error)?;
     administrator::refresh_endpoint(config, address).map_err(start_error)?;
     // Last: who waits for this file may use everything else.
     let endpoint = config.data_dir.join("endpoint");

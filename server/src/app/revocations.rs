@@ -45,8 +45,10 @@ impl Tasks {
         let (pdp, half) = (Arc::clone(pdp), CRL_LIFETIME / 2);
         self.spawn("the revocation lists", async move {
             let mut states = pdp.replica.subscribe();
+            let mut sets = publisher.authorities.subscribe();
             loop {
                 states.mark_unchanged();
+                sets.mark_unchanged();
                 let now = (pdp.clock)();
                 let wait = match publisher.publish(now, half).await {
                     Ok(Some(lists)) => {
@@ -60,7 +62,11 @@ impl Tasks {
                     }
                 };
                 // Changes of entities and policies end the wait, too; a look is one query.
-                let _ = tokio::time::timeout(wait, states.changed()).await;
+                tokio::select! {
+                    _ = states.changed() => {}
+                    _ = sets.changed() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         });

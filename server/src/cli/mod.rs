@@ -3,6 +3,7 @@
 
 mod agent;
 mod audit;
+mod ca;
 mod entity;
 mod explain;
 mod health;
@@ -58,6 +59,9 @@ enum Command {
     /// Look after the server's private keys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Replace the certificate authority.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Check, apply and look at policies.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -129,6 +133,7 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Migrate => serve::migrate(&options).await,
         Command::Health => health::health(&options).await,
         Command::Keys(command) => keys::run(&options, &command),
+        Command::Ca(command) => ca::run(&options, command).await,
         Command::Policy(command) => policy::run(&options, command).await,
         Command::Agent(command) => agent::run(&options, command).await,
         Command::Entity(command) => entity::run(&options, command).await,

@@ -29,10 +29,11 @@ use x509_parser::prelude::FromDer as _;
 
 pub(crate) use chain::{CaChain, ChainError};
 
+use super::peer::is_signed_by;
 use super::public_key::PublicKey;
 use super::sha256;
 use super::spiffe::{SpiffeId, TrustDomain};
-use crate::keys::{KeyAlgorithm, SigningKey, pem};
+use crate::keys::{KeyAlgorithm, KeyError, SigningKey, pem};
 use crate::model::change::CertificateRecord;
 
 /// The lifetime of a principal's certificate unless configured otherwise.
@@ -70,6 +71,20 @@ pub(crate) enum CaError {
     /// The operator's chain cannot be used.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// The key of a CA on record is not to be found.
+    #[error(
+        "the key of the CA `{0}` is not here; restore it, or put the operator's files with it back"
+    )]
+    KeyMissing(String),
+    /// The CA in force was brought by the operator, who brought no next one.
+    #[error(
+        "the CA that signs was brought by the operator; bring the next one in \
+         `ca_next_certificate_file` and `ca_next_key_file`, or ask for a root of the server's own"
+    )]
+    NothingBrought,
+    /// A key could not be loaded or made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A lifetime that is not positive or too long.
     #[error("a certificate's lifetime is more than 0 and at most {max}")]
     Lifetime {
@@ -215,12 +230,18 @@ impl Ca {
         self.chain.own()
     }
 
+    /// Whether it signed the certificate in `der`.
+    pub(crate) fn issued(&self, der: &[u8]) -> bool {
+        is_signed_by(der, &self.issuer.key().public_key)
+    }
+
     /// SHA-256 of the trust anchor: what a join token carries.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
         sha256(self.chain.anchor())
     }
 
     /// The trust domain whose principals it certifies.
+    #[cfg(test)]
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }

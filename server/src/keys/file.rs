@@ -2,6 +2,7 @@
 //! [`passphrase`](super::passphrase)). The server's own keys and the one that an operator
 //! brings are read by the same rules.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -18,12 +19,12 @@ const FILE_MODE: u32 = 0o600;
 const FILE_LEN_MAX: u64 = 16 * 1024;
 
 /// A private key's file, and what must be in it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct KeyFile<'a> {
     /// Where it is.
     pub(crate) path: &'a Path,
     /// What an encrypted key is bound to.
-    pub(crate) name: &'a str,
+    pub(crate) name: Cow<'a, str>,
     /// The algorithm of the key.
     pub(crate) algorithm: KeyAlgorithm,
 }
@@ -46,7 +47,7 @@ impl KeyFile<'_> {
             (true, None) => return Err(KeyError::PassphraseMissing { path: path() }),
             (false, Some(_)) => return Err(KeyError::ClearText { path: path() }),
             (true, Some(passphrase)) => passphrase
-                .decrypt(self.name, &text)
+                .decrypt(&self.name, &text)
                 .ok_or_else(|| KeyError::PassphraseWrong { path: path() })?,
             (false, None) => pem::decode(PKCS8_LABEL, &text).ok_or_else(|| self.no_key())?,
         };
@@ -69,7 +70,9 @@ impl KeyFile<'_> {
         let key = self.load(None)?.ok_or_else(|| self.no_key())?;
         let text = self.text(&key, Some(passphrase))?;
         // Never replace a key by what would not open again.
-        passphrase.decrypt(self.name, &text).ok_or(KeyError::Seal)?;
+        passphrase
+            .decrypt(&self.name, &text)
+            .ok_or(KeyError::Seal)?;
         let temporary = temporary(self.path);
         let replaced = write_private(&temporary, text.as_bytes())
             .and_then(|()| fs::rename(&temporary, self.path).map_err(io("replace", self.path)));
@@ -94,7 +97,7 @@ impl KeyFile<'_> {
     ) -> Result<Zeroizing<String>, KeyError> {
         match passphrase {
             None => key.pkcs8_pem(),
-            Some(passphrase) => passphrase.encrypt(self.name, &key.pkcs8_der()?),
+            Some(passphrase) => passphrase.encrypt(&self.name, &key.pkcs8_der()?),
         }
     }
 

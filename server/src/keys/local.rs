@@ -86,7 +86,7 @@ impl LocalKeys {
     fn file<'a>(&self, name: KeyName, path: &'a Path) -> KeyFile<'a> {
         KeyFile {
             path,
-            name: name.as_str(),
+            name: name.text(),
             algorithm: name.algorithm(),
         }
     }

@@ -13,6 +13,7 @@ pub(crate) mod pem;
 pub(crate) mod software;
 pub(crate) mod wrapped;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +29,10 @@ pub(crate) use wrapped::{KeyringSecret, WrappedKeyStore, WrappedKeys};
 /// The keys a server owns. Each has one purpose and is used for nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum KeyName {
-    /// Signs certificates.
+    /// Signs certificates: that of the CA which the log began with.
     Ca,
+    /// Signs certificates: that of a later CA, from 2 on.
+    LaterCa(u16),
     /// Signs access tokens.
     Token,
     /// Signs checkpoints of the audit log.
@@ -43,24 +46,46 @@ impl KeyName {
     pub(crate) const ALL: [Self; 4] = [Self::Ca, Self::Token, Self::Log, Self::ServerTls];
 
     /// The stable name: file stem, row key, and part of what a sealed key is bound to.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
+    pub(crate) fn text(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Ca => "ca",
+            Self::LaterCa(number) => return Cow::Owned(format!("ca-{number}")),
             Self::Token => "token",
             Self::Log => "log",
             Self::ServerTls => "server-tls",
-        }
+        })
     }
 
     /// The key of that stable name.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|name| name.as_str() == text)
+        let later = text.strip_prefix("ca-").and_then(|n| n.parse().ok());
+        let later = later.filter(|n| *n > 1).map(Self::LaterCa);
+        let mut all = Self::ALL.into_iter().chain(later);
+        // One way to write a number: no sign, no leading zero.
+        all.find(|name| name.text() == text)
+    }
+
+    /// The key of the CA of that number, from 1 on.
+    pub(crate) const fn ca(number: u16) -> Self {
+        match number {
+            0 | 1 => Self::Ca,
+            _ => Self::LaterCa(number),
+        }
+    }
+
+    /// The number of the CA, if it is one's.
+    pub(crate) const fn ca_number(self) -> Option<u16> {
+        match self {
+            Self::Ca => Some(1),
+            Self::LaterCa(number) => Some(number),
+            Self::Token | Self::Log | Self::ServerTls => None,
+        }
     }
 
     /// The algorithm this key must have; a stored key of another one is refused.
     pub(crate) const fn algorithm(self) -> KeyAlgorithm {
         match self {
-            Self::Ca | Self::Token | Self::ServerTls => KeyAlgorithm::EcdsaP256,
+            Self::Ca | Self::LaterCa(_) | Self::Token | Self::ServerTls => KeyAlgorithm::EcdsaP256,
             Self::Log => KeyAlgorithm::Ed25519,
         }
     }
@@ -68,7 +93,7 @@ impl KeyName {
 
 impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(&self.text())
     }
 }
 
@@ -196,4 +221,23 @@ fn is_placeholder(secret: &[u8]) -> bool {
     placeholders
         .iter()
         .any(|word| lower.windows(word.len()).any(|window| window == *word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_is_written_and_in_no_other_way() {
+        let later = [2, 3, 10, u16::MAX].map(KeyName::ca);
+        for name in KeyName::ALL.into_iter().chain(later) {
+            assert_eq!(KeyName::parse(&name.text()), Some(name));
+        }
+        assert_eq!(KeyName::ca(1), KeyName::Ca);
+        for other in [
+            "", "CA", "ca-", "ca-0", "ca-1", "ca-02", "ca-+2", "ca-65536", "operator",
+        ] {
+            assert_eq!(KeyName::parse(other), None, "{other}");
+        }
+    }
 }

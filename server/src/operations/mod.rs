@@ -4,6 +4,7 @@
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
+pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod entities;
 pub(crate) mod policies;

@@ -18,8 +18,8 @@ use uuid::Uuid;
 use crate::model::event::Inputs;
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
-    AgentRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage, EntityUid, Instance,
-    RevisionMeta, StoredEntity, UserRecord,
+    AgentRecord, AuthorityRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage,
+    EntityUid, Instance, RevisionMeta, StoredEntity, UserRecord,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -103,6 +103,8 @@ pub struct Changes {
     pub users: Vec<UserRecord>,
     /// Keys that are new or changed.
     pub instances: Vec<Instance>,
+    /// CAs that are new or changed.
+    pub authorities: Vec<AuthorityRecord>,
     /// The revision in force, if it is another one than before. Without texts.
     pub revision: Option<RevisionNews>,
     /// The first page of what changed among the entities; the others come from
@@ -197,6 +199,9 @@ pub trait RegistryStore: Send + Sync {
     /// The change feed: everything after `epoch`, with what the revision in force has
     /// different from `known_revision`, if it is not that one.
     async fn changes_since(&self, epoch: u64, known_revision: u64) -> Result<Changes, StoreError>;
+    /// The CAs on record, in the order in which they were prepared. None before the first
+    /// one was replaced.
+    async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError>;
     /// A join token by its public part, whether used or not.
     async fn join_token(
         &self,

@@ -7,6 +7,7 @@ mod enroll;
 mod intermediate;
 mod keys;
 mod revocation_list;
+mod rotation;
 mod rpcs;
 mod tokens;
 

@@ -93,8 +93,20 @@ impl CaChain {
         sha256(self.own())
     }
 
+    /// [`Self::id`] in lower-case hex.
+    pub(crate) fn id_hex(&self) -> String {
+        hex::encode(self.id())
+    }
+
+    /// The subject of the CA's own certificate.
+    pub(crate) fn subject(&self) -> String {
+        X509Certificate::from_der(self.own())
+            .map(|(_, own)| own.subject().to_string())
+            .unwrap_or_default()
+    }
+
     /// When all of its certificates hold.
-    pub(super) fn validity(&self) -> Result<(OffsetDateTime, OffsetDateTime), CaError> {
+    pub(crate) fn validity(&self) -> Result<(OffsetDateTime, OffsetDateTime), CaError> {
         let mut whole: Option<(OffsetDateTime, OffsetDateTime)> = None;
         for der in &self.0 {
             let (_, certificate) =

@@ -2,6 +2,7 @@
 //! commits with `BEGIN IMMEDIATE` and `synchronous=FULL`, and a pool of readers (WAL).
 
 mod audit;
+mod authorities;
 mod backfill;
 mod certificates;
 mod changes;
