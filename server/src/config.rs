@@ -56,6 +56,9 @@ pub struct Config {
     pub certificate_lifetime_s: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
+    /// Whether policies come into force only when somebody else than their author approves
+    /// them: `zta policy propose` and `approve` instead of `apply`.
+    pub four_eyes: bool,
     /// Dotted paths of what is never stored of a request's inputs.
     pub redact: Vec<String>,
     /// Limits of the door.
@@ -111,6 +114,7 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
             token_lifetime_s: 600,
+            four_eyes: false,
             redact: [
                 "password",
                 "passwd",

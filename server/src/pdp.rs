@@ -53,6 +53,15 @@ pub(crate) enum PdpError {
     /// The candidate policies would deny their author the next change of them.
     #[error("the candidate policies would lock out their author")]
     Lockout,
+    /// Policies come into force by somebody else's approval only.
+    #[error(
+        "this server applies no policies without a second person's approval; propose them, and \
+         have somebody else approve the proposal"
+    )]
+    ApprovalRequired,
+    /// Nobody approves what they wrote.
+    #[error("you have a part in this proposal; somebody else has to approve it")]
+    OwnProposal,
     /// An act concerns a principal that is not registered.
     #[error("there is no such agent or user")]
     PrincipalNotFound,

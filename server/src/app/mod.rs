@@ -289,6 +289,7 @@ fn operations(
         store: Arc::clone(store),
         ca: material.ca.clone(),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
+        four_eyes: config.four_eyes,
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         token_lifetime: time::Duration::seconds(config.token_lifetime_s.into()),

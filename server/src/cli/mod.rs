@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod keys;
 mod policy;
+mod proposal;
 mod serve;
 
 use std::io::Write as _;

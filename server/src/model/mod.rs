@@ -9,6 +9,7 @@ pub mod decision;
 pub mod entity;
 pub mod event;
 pub mod principal;
+pub mod proposal;
 pub mod redaction;
 pub mod request;
 pub mod revision;

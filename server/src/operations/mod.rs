@@ -8,6 +8,7 @@ pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod entities;
 pub(crate) mod policies;
+pub(crate) mod proposals;
 
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub(crate) struct Operations {
     pub(crate) store: SharedStore,
     pub(crate) ca: Authorities,
     pub(crate) challenges: ChallengeMemory,
+    /// Whether a policy set needs somebody else's approval.
+    pub(crate) four_eyes: bool,
     /// How long issued certificates are good for.
     pub(crate) certificate_lifetime: Duration,
     /// Turns to make a page of what is permitted.

@@ -91,6 +91,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
     ERROR_REASON_GENERATION_CONFLICT: _ErrorReason.ValueType  # 36
     """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 46
+    """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+    ERROR_REASON_OWN_PROPOSAL: _ErrorReason.ValueType  # 47
+    """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
+    ERROR_REASON_PROPOSAL_NOT_FOUND: _ErrorReason.ValueType  # 48
+    """NOT_FOUND: there is no such proposal."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 40
     """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -180,6 +186,12 @@ ERROR_REASON_LOCKOUT: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
 ERROR_REASON_GENERATION_CONFLICT: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 46
+"""FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+ERROR_REASON_OWN_PROPOSAL: ErrorReason.ValueType  # 47
+"""FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
+ERROR_REASON_PROPOSAL_NOT_FOUND: ErrorReason.ValueType  # 48
+"""NOT_FOUND: there is no such proposal."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 41

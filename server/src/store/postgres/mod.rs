@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod notice;
 mod policy;
+mod proposals;
 mod registry;
 mod writer;
 
