@@ -144,7 +144,9 @@ impl CaKeys {
 
     async fn new_root(&self, name: KeyName, now: OffsetDateTime) -> Result<CaChain, CaError> {
         let key = self.keys.load_or_create(name).await?;
-        Ok(CaChain::root(Ca::create(&key, &self.trust_domain, now)?))
+        let number = name.ca_number().unwrap_or(1);
+        let root = Ca::create_root(&key, &self.trust_domain, number, now)?;
+        Ok(CaChain::root(root))
     }
 
     /// The CA to come: the operator's that is not on record yet, or else a new root.

@@ -158,17 +158,32 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
-    /// A new self-signed root certificate (DER) for `key`, good for ten years.
-    ///
-    /// Each call makes another one: the caller stores the first and loads that
-    /// ever after, or principals enrolled under different roots cannot meet.
+    /// The first root of a trust domain.
+    #[cfg(test)]
     pub(crate) fn create(
         key: &Arc<dyn SigningKey>,
         trust_domain: &TrustDomain,
         now: OffsetDateTime,
     ) -> Result<Vec<u8>, CaError> {
+        Self::create_root(key, trust_domain, 1, now)
+    }
+
+    /// A new self-signed root certificate (DER) for `key`, good for ten years. Its number
+    /// is in its name: a verifier may tell CAs apart by their names alone.
+    ///
+    /// Each call makes another one: the caller stores the first and loads that
+    /// ever after, or principals enrolled under different roots cannot meet.
+    pub(crate) fn create_root(
+        key: &Arc<dyn SigningKey>,
+        trust_domain: &TrustDomain,
+        number: u16,
+        now: OffsetDateTime,
+    ) -> Result<Vec<u8>, CaError> {
         let key = CaKey::new(Arc::clone(key))?;
-        let mut common_name = format!("ZTA CA {trust_domain}");
+        let mut common_name = match number {
+            0 | 1 => format!("ZTA CA {trust_domain}"),
+            _ => format!("ZTA CA {number} {trust_domain}"),
+        };
         common_name.truncate(COMMON_NAME_LEN_MAX);
         let (mut params, _) = parameters(&common_name, now, now + CA_LIFETIME)?;
         params.subject_alt_names = vec![uri_name(&trust_domain.uri())?];

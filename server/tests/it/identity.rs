@@ -6,6 +6,7 @@ mod contain;
 mod enroll;
 mod intermediate;
 mod keys;
+mod openssl;
 mod revocation_list;
 mod rotation;
 mod rpcs;

@@ -46,9 +46,15 @@ async fn the_set_is_what_is_on_record() {
     assert_eq!((old.key.as_str(), old.state), ("ca", Active));
     let new = authorities.next(&records, false, NOW).await.expect("one");
     assert_eq!((new.key.as_str(), new.state), ("ca-2", Prepared));
+    let subject = |record: &AuthorityRecord| {
+        let chain = CaChain::from_pem(record.chain_pem.as_bytes());
+        chain.expect("a chain").subject()
+    };
+    assert_eq!(subject(old), "CN=ZTA CA zta.local");
+    assert_eq!(subject(&new), "CN=ZTA CA 2 zta.local");
     assert_eq!(
         anchors(&authorities),
-        [old.chain_pem.clone()],
+        std::slice::from_ref(&old.chain_pem),
         "nobody's yet"
     );
 

@@ -42,7 +42,7 @@ fn no(server: &Server, arguments: &[&str], says: &str) {
 fn states(server: &Server) -> Vec<String> {
     let (code, said) = ca(server, &["list"]);
     assert_eq!(code, Some(0), "{said}");
-    let lines = said.lines().map(|l| serde_json::from_str::<Value>(l));
+    let lines = said.lines().map(serde_json::from_str::<Value>);
     lines
         .map(|line| {
             line.expect("JSON")["state"]
@@ -279,10 +279,8 @@ async fn from_a_root_of_its_own_to_the_operators_and_on_to_his_next() {
     let mut server = Setup::sqlite().start().await;
     let agent = server.agent("research", &["researcher"]).await;
     let file = |name: &str| openssl.path(name).to_string_lossy().into_owned();
-    let pem = |name: &str| {
-        let chain = std::fs::read_to_string(openssl.path(&format!("{name}.pem"))).expect("PEM");
-        chain
-    };
+    let pem =
+        |name: &str| std::fs::read_to_string(openssl.path(&format!("{name}.pem"))).expect("PEM");
     server.set("ZTA_CA_CERTIFICATE_FILE", file("zta-chain.pem"));
     server.set("ZTA_CA_KEY_FILE", file("zta.key"));
     let (_, own) = get(&server, "/ca.pem").await;
@@ -295,7 +293,6 @@ async fn from_a_root_of_its_own_to_the_operators_and_on_to_his_next() {
     allowed(&agent, call("web_search")).await;
 
     replace(&server, &agent, &own, &pem("root")).await;
-    openssl.run("version");
     let folder = agent
         .credential()
         .expect("one")
@@ -339,10 +336,10 @@ async fn replace(server: &Server, client: &Client, old: &str, new: &str) {
     settled(&[server], 2, new).await;
     client.renew().await.expect("renews");
     let list = ca(server, &["list"]).1;
-    let superseded = list
+    let mut superseded = list
         .lines()
         .map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
-    let superseded = superseded.filter(|ca| ca["state"] == "superseded").last();
+    let superseded = superseded.rfind(|ca| ca["state"] == "superseded");
     let id = superseded.expect("one")["id"]
         .as_str()
         .expect("an id")
