@@ -56,6 +56,8 @@ pub struct Config {
     pub certificate_lifetime_s: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
+    /// How many agents may act one after the other on somebody's behalf, 1 to 8.
+    pub delegation_depth_max: usize,
     /// Whether policies come into force only when somebody else than their author approves
     /// them: `zta policy propose` and `approve` instead of `apply`.
     pub four_eyes: bool,
@@ -114,6 +116,7 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
             token_lifetime_s: 600,
+            delegation_depth_max: 4,
             four_eyes: false,
             redact: [
                 "password",
@@ -230,26 +233,10 @@ impl Config {
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
         }
-        let pairs = [
-            (
-                ("ca_certificate_file", self.ca_certificate_file.is_some()),
-                ("ca_key_file", self.ca_key_file.is_some()),
-            ),
-            (
-                (
-                    "ca_next_certificate_file",
-                    self.ca_next_certificate_file.is_some(),
-                ),
-                ("ca_next_key_file", self.ca_next_key_file.is_some()),
-            ),
-        ];
-        for ((certificate, has_certificate), (key, has_key)) in pairs {
-            match (has_certificate, has_key) {
-                (true, false) => return bad(key, "is missing beside its certificate file"),
-                (false, true) => return bad(certificate, "is missing beside its key file"),
-                _ => {}
-            }
+        if !(1..=8).contains(&self.delegation_depth_max) {
+            return bad("delegation_depth_max", "must be 1 to 8");
         }
+        self.require_ca_pairs()?;
         if let Some(file) = &self.database_url_file {
             if self.database_url.is_some() {
                 return bad(
@@ -281,6 +268,31 @@ impl Config {
             }
         }
         Ok(self)
+    }
+
+    /// A CA's certificates and its key come together.
+    fn require_ca_pairs(&self) -> Result<(), ConfigError> {
+        let pairs = [
+            (
+                ("ca_certificate_file", &self.ca_certificate_file),
+                ("ca_key_file", &self.ca_key_file),
+            ),
+            (
+                ("ca_next_certificate_file", &self.ca_next_certificate_file),
+                ("ca_next_key_file", &self.ca_next_key_file),
+            ),
+        ];
+        for pair in pairs {
+            let (key, other) = match pair {
+                ((other, Some(_)), (key, None)) | ((key, None), (other, Some(_))) => (key, other),
+                _ => continue,
+            };
+            return Err(ConfigError::Value {
+                key,
+                why: format!("is missing beside `{other}`"),
+            });
+        }
+        Ok(())
     }
 
     /// The embedded store's file.

@@ -102,6 +102,11 @@ impl From<PdpError> for Status {
             PdpError::Stale => retriable(ErrorReason::StoreUnavailable, message),
             PdpError::Conflict(e) => conflict(&e, message),
             PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
+            PdpError::Delegation(_) => status(
+                Code::FailedPrecondition,
+                ErrorReason::DelegationInvalid,
+                message,
+            ),
             PdpError::ApprovalRequired => status(
                 Code::FailedPrecondition,
                 ErrorReason::ApprovalRequired,
@@ -300,6 +305,11 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
+            OperationError::DelegationInvalid => status(
+                Code::Unauthenticated,
+                ErrorReason::DelegationInvalid,
+                message,
+            ),
             OperationError::Lockout => {
                 status(Code::FailedPrecondition, ErrorReason::Lockout, message)
             }

@@ -129,6 +129,7 @@ fn require_administrator(
     let zone = EntityUid::new("ZTA::Zone", trust_domain.as_str());
     let request = AccessRequest::new(EntityUid::action("apply_policy"), zone);
     let facts = Facts {
+        delegation: None,
         now,
         source: None,
         authentication_method: "mtls",

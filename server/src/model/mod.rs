@@ -19,6 +19,8 @@ pub use change::{Change, Conflict};
 pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
 pub use entity::{EntityCursor, EntityPage, EntityVersion, GivenEntity, StoredEntity};
 pub use event::{Columns, Event, EventType};
-pub use principal::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
+pub use principal::{
+    AgentRecord, AgentState, Delegation, Instance, Principal, PrincipalKind, UserRecord,
+};
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};

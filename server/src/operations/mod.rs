@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorities;
 pub(crate) mod authorization;
+pub(crate) mod delegation;
 pub(crate) mod entities;
 pub(crate) mod policies;
 pub(crate) mod proposals;
@@ -32,6 +33,8 @@ pub(crate) struct Operations {
     pub(crate) store: SharedStore,
     pub(crate) ca: Authorities,
     pub(crate) challenges: ChallengeMemory,
+    /// How many agents may act one after the other.
+    pub(crate) delegation_depth_max: usize,
     /// Whether a policy set needs somebody else's approval.
     pub(crate) four_eyes: bool,
     /// How long issued certificates are good for.
@@ -65,6 +68,9 @@ pub(crate) enum OperationError {
     /// There is no such agent.
     #[error("there is no agent `{0}`")]
     AgentNotFound(String),
+    /// A grant is no good.
+    #[error("the grant is unknown, has expired, or is not the caller's to use; ask for a new one")]
+    DelegationInvalid,
     /// There is no such revision.
     #[error("there is no revision {0}")]
     RevisionNotFound(u64),

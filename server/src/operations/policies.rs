@@ -13,7 +13,7 @@ use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta,
     SourceFile,
 };
-use crate::pdp::{Act, PdpError, facts};
+use crate::pdp::{Act, PdpError, evaluate, facts};
 use crate::policy::{
     CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicyPatch, PolicySource, SharedSet,
     compile, content_sha256, evaluate_cedar, gates_id,
@@ -218,10 +218,9 @@ impl Operations {
         }
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let facts = facts(&state, &caller, credential, request, now);
-        let verdict = revision
-            .compiled
-            .evaluate(&caller.principal, request, &facts, &state.pip())
-            .map_err(PdpError::Policy)?;
+        let compiled = &revision.compiled;
+        let (verdict, _) =
+            evaluate(compiled, &state, &caller, request, &facts).map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }
 
@@ -338,9 +337,7 @@ impl Passed {
             return Err(PdpError::Conflict(Conflict::Revision { in_force }));
         }
         let facts = facts(state, caller, credential, request, now);
-        let next = self
-            .compiled
-            .evaluate(&caller.principal, request, &facts, &state.pip())?;
+        let (next, _) = evaluate(&self.compiled, state, caller, request, &facts)?;
         // What cannot be put on record cannot be done either.
         if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
             return Err(PdpError::Lockout);

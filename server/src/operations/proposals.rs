@@ -218,10 +218,7 @@ impl Operations {
 
 /// The caller, and on whose behalf it acts.
 fn parties(caller: &Caller) -> Vec<EntityUid> {
-    let behind = caller
-        .delegation
-        .iter()
-        .flat_map(|delegation| std::iter::once(&delegation.subject).chain(&delegation.actors));
+    let behind = caller.delegation.iter().flat_map(|d| d.others());
     std::iter::once(&caller.principal)
         .chain(behind)
         .map(crate::model::Principal::uid)

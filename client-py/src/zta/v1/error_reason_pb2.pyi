@@ -77,6 +77,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """INVALID_ARGUMENT: a request brings an entity that is stored."""
     ERROR_REASON_CONSISTENCY_TOKEN_INVALID: _ErrorReason.ValueType  # 37
     """INVALID_ARGUMENT: a consistency token that is not of this log."""
+    ERROR_REASON_DELEGATION_INVALID: _ErrorReason.ValueType  # 39
+    """UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
+    FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+    """
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 31
@@ -172,6 +176,10 @@ ERROR_REASON_ENTITY_STORED: ErrorReason.ValueType  # 29
 """INVALID_ARGUMENT: a request brings an entity that is stored."""
 ERROR_REASON_CONSISTENCY_TOKEN_INVALID: ErrorReason.ValueType  # 37
 """INVALID_ARGUMENT: a consistency token that is not of this log."""
+ERROR_REASON_DELEGATION_INVALID: ErrorReason.ValueType  # 39
+"""UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
+FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+"""
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 31
