@@ -175,7 +175,6 @@ from zta.v1.error_reason_pb2 import (
     ERROR_REASON_TOKEN_INVALID,
     ERROR_REASON_UNSPECIFIED,
     ErrorReason,
-    FAILED_PRECONDITION,
 )
 from zta.v1.policy_service_pb2 import (
     ApplyRequest,
@@ -385,7 +384,6 @@ __all__ = [
     "ExplainResponse",
     "ExplainedCondition",
     "ExplainedPolicy",
-    "FAILED_PRECONDITION",
     "FileDigest",
     "GetChallengeRequest",
     "GetChallengeResponse",
