@@ -17,6 +17,7 @@ use zta_proto::v1::{
     self, agent_service_client::AgentServiceClient, audit_service_client::AuditServiceClient,
     authentication_service_client::AuthenticationServiceClient,
     authorization_service_client::AuthorizationServiceClient,
+    certificate_authority_service_client::CertificateAuthorityServiceClient,
     entity_service_client::EntityServiceClient, policy_service_client::PolicyServiceClient,
 };
 
@@ -187,6 +188,12 @@ impl Client {
     pub fn policies(&self) -> PolicyServiceClient<Connection> {
         PolicyServiceClient::new(self.connection.clone())
             .max_decoding_message_size(POLICY_BYTES_MAX)
+    }
+
+    /// `CertificateAuthorityService`: the CAs of the trust domain.
+    pub fn certificate_authorities(&self) -> CertificateAuthorityServiceClient<Connection> {
+        CertificateAuthorityServiceClient::new(self.inner.connection.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// `EntityService`: what policies know beside the registry.

@@ -25,6 +25,21 @@ pub struct Config {
     pub database_url_file: Option<PathBuf>,
     /// The file with the secret that wraps the keys of a fleet; needed with Postgres.
     pub keyring_file: Option<PathBuf>,
+    /// The file with the passphrase that private keys in files are encrypted with: those
+    /// below `data_dir`, and `ca_key_file`. Unset, the systemd credential
+    /// `zta-key-passphrase` is taken if there is one; without either, keys are in clear
+    /// text, mode 0600. Encrypt keys that exist with `zta keys encrypt`.
+    pub key_passphrase_file: Option<PathBuf>,
+    /// The CA that signs, if not one that the server makes: PEM with the intermediate
+    /// first, then the rest of its chain up to and including the trust anchor.
+    pub ca_certificate_file: Option<PathBuf>,
+    /// The key of `ca_certificate_file`: PKCS#8 PEM, ECDSA P-256, mode 0600.
+    pub ca_key_file: Option<PathBuf>,
+    /// The CA that takes the place of the one in `ca_certificate_file`, likewise: from
+    /// `zta ca prepare` until the old one is retired.
+    pub ca_next_certificate_file: Option<PathBuf>,
+    /// The key of `ca_next_certificate_file`.
+    pub ca_next_key_file: Option<PathBuf>,
     /// The policies of the first start; without it the built-in ones.
     pub policy_dir: Option<PathBuf>,
     /// `human` or `json`.
@@ -88,6 +103,11 @@ impl Default for Config {
             database_url: None,
             database_url_file: None,
             keyring_file: None,
+            key_passphrase_file: None,
+            ca_certificate_file: None,
+            ca_key_file: None,
+            ca_next_certificate_file: None,
+            ca_next_key_file: None,
             policy_dir: None,
             log_format: LogFormat::Human,
             log_level: "info".to_owned(),
@@ -144,6 +164,11 @@ pub enum ConfigError {
     },
 }
 
+/// Where systemd puts the credentials of a service.
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+/// The credential that is the passphrase of key files.
+const PASSPHRASE_CREDENTIAL: &str = "zta-key-passphrase";
+
 /// Variables that belong to the clients and the tools, not to the server.
 const FOREIGN_VARIABLES: [&str; 9] = [
     "join_token",
@@ -181,7 +206,11 @@ impl Config {
             .with_list_parse_key("server_names")
             .with_list_parse_key("redact")
             .source(Some(own));
-        let config: Self = builder.add_source(variables).build()?.try_deserialize()?;
+        let mut config: Self = builder.add_source(variables).build()?.try_deserialize()?;
+        if config.key_passphrase_file.is_none() {
+            let credentials = std::env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from);
+            config.key_passphrase_file = credentials.and_then(|d| passphrase_in(&d));
+        }
         config.usable()
     }
 
@@ -207,6 +236,7 @@ impl Config {
         if !(1..=8).contains(&self.delegation_depth_max) {
             return bad("delegation_depth_max", "must be 1 to 8");
         }
+        self.require_ca_pairs()?;
         if let Some(file) = &self.database_url_file {
             if self.database_url.is_some() {
                 return bad(
@@ -240,10 +270,42 @@ impl Config {
         Ok(self)
     }
 
+    /// A CA's certificates and its key come together.
+    fn require_ca_pairs(&self) -> Result<(), ConfigError> {
+        let pairs = [
+            (
+                ("ca_certificate_file", &self.ca_certificate_file),
+                ("ca_key_file", &self.ca_key_file),
+            ),
+            (
+                ("ca_next_certificate_file", &self.ca_next_certificate_file),
+                ("ca_next_key_file", &self.ca_next_key_file),
+            ),
+        ];
+        for pair in pairs {
+            let (key, other) = match pair {
+                ((other, Some(_)), (key, None)) | ((key, None), (other, Some(_))) => (key, other),
+                _ => continue,
+            };
+            return Err(ConfigError::Value {
+                key,
+                why: format!("is missing beside `{other}`"),
+            });
+        }
+        Ok(())
+    }
+
     /// The embedded store's file.
     pub fn sqlite_path(&self) -> PathBuf {
         self.data_dir.join("zta.db")
     }
+}
+
+/// The passphrase among systemd's credentials, if it is there. One that cannot be looked
+/// at counts as there, so that the start is refused and not made without it.
+fn passphrase_in(credentials: &Path) -> Option<PathBuf> {
+    let file = credentials.join(PASSPHRASE_CREDENTIAL);
+    file.try_exists().unwrap_or(true).then_some(file)
 }
 
 #[cfg(test)]
@@ -274,6 +336,8 @@ mod tests {
         for (text, why) in [
             ("plaintext = true\nlisten = \"0.0.0.0:1\"", "loopback only"),
             ("token_lifetime_s = 601", "10 to 600"),
+            ("ca_certificate_file = \"ca.pem\"", "ca_key_file"),
+            ("ca_key_file = \"ca.key\"", "ca_certificate_file"),
             ("database_url = \"mysql://x\"", "postgres://"),
             (
                 "database_url = \"postgres://zta:changeme@db/zta\"",
@@ -283,5 +347,14 @@ mod tests {
             let error = read(text).expect_err(text).to_string();
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn the_systemd_credential_is_taken_where_it_exists() {
+        let credentials = tempfile::tempdir().expect("a folder");
+        assert_eq!(passphrase_in(credentials.path()), None);
+        let file = credentials.path().join("zta-key-passphrase");
+        std::fs::write(&file, "x").expect("written");
+        assert_eq!(passphrase_in(credentials.path()), Some(file));
     }
 }

@@ -2,8 +2,11 @@
 //! drains. The wall clock is read here and nowhere else.
 
 mod administrator;
+mod authorities;
 mod bootstrap;
 mod material;
+mod operator_ca;
+mod revocations;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -16,14 +19,14 @@ use tokio::sync::watch;
 
 use crate::api::http::Pages;
 use crate::api::server::Doors;
-use crate::api::tls::{Acceptor, Limits as TlsLimits};
+use crate::api::tls::{Acceptor, Incoming, Limits as TlsLimits, TlsReload};
 use crate::audit::Audit;
 use crate::audit::checkpoint::{self, VerifierKey};
 use crate::audit::throttle::Throttle;
 use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
-use crate::keys::KeyName;
+use crate::keys::{KeyName, LocalKeys};
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::pdp::{Clock, Pdp};
@@ -95,6 +98,30 @@ pub async fn migrate(config: &Config) -> Result<(), AppError> {
     Ok(())
 }
 
+/// Encrypts the private keys that this configuration keeps in files and that are in clear
+/// text, and answers which those were. The server is not to run meanwhile.
+///
+/// # Errors
+/// No passphrase is configured, or a file holds no key that can be encrypted with it.
+pub fn encrypt_keys(config: &Config) -> Result<Vec<std::path::PathBuf>, AppError> {
+    let passphrase = material::passphrase(config)?.ok_or_else(|| {
+        let text = "no passphrase is configured; name the file with it in `key_passphrase_file`";
+        AppError::Start(text.to_owned())
+    })?;
+    let mut encrypted = Vec::new();
+    if config.database_url.is_none() {
+        let keys = LocalKeys::encrypt(&config.data_dir, &passphrase).map_err(start_error)?;
+        encrypted.extend(keys);
+    }
+    for path in operator_ca::key_files(config) {
+        let file = operator_ca::key_file(path);
+        if file.encrypt(&passphrase).map_err(start_error)? {
+            encrypted.push(path.to_owned());
+        }
+    }
+    Ok(encrypted)
+}
+
 /// Verifies the whole log of this configuration's store. Returns the proof and the log's
 /// public key in the note format. Without `vkey` the key is taken from where the server
 /// keeps its own; an auditor who trusts neither brings the one published before.
@@ -162,14 +189,17 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         .await
         .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr().map_err(start_error)?;
-    let incoming = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
+    let (incoming, reload) = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
+    let (publish, lists) = watch::channel(None);
+    let authorities = material.ca.clone();
     let doors = Doors {
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
         pages: Pages {
             readiness: Arc::new(move || shown.borrow().clone()),
             metrics: Arc::new(move || metrics.text()),
-            ca_pem: Arc::from(material.ca.certificate_pem()),
+            ca_pem: Arc::new(move || authorities.current().bundle_pem()),
+            crl: Arc::new(move || lists.borrow().clone()),
         },
         limits: config.limits.clone(),
         spans: config.otlp_endpoint.is_some(),
@@ -188,8 +218,11 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         loaded = load(&config, &store, &material, &pdp, now) => {
             let first = loaded?;
             become_ready(ready).await;
-            keep_up(&config, &store, &material, &pdp, &mut tasks);
+            tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
+            keep_up(&store, &material, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
+            // After the announcement: both write the bundle.
+            tasks.follow_authorities(&config, &pdp, &material, reload);
             tokio::select! {
                 part = tasks.first_end() => Err(AppError::PartEnded(part)),
                 () = &mut stop => Ok(()),
@@ -225,13 +258,7 @@ async fn load(
 }
 
 /// The background work of a server that has its state.
-fn keep_up(
-    config: &Config,
-    store: &SharedStore,
-    material: &Material,
-    pdp: &Arc<Pdp>,
-    tasks: &mut Tasks,
-) {
+fn keep_up(store: &SharedStore, material: &Material, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
     tasks.sign_checkpoints(
         store,
@@ -239,7 +266,6 @@ fn keep_up(
         material.origin.clone(),
     );
     tasks.summarize_refusals(Arc::clone(pdp));
-    tasks.refresh_administrator(config.clone(), Arc::clone(pdp), material.clone());
 }
 
 fn operations(
@@ -261,7 +287,7 @@ fn operations(
     Ok(Arc::new(Operations {
         pdp,
         store: Arc::clone(store),
-        ca: Arc::clone(&material.ca),
+        ca: material.ca.clone(),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
@@ -278,13 +304,15 @@ fn accept(
     pdp: &Arc<Pdp>,
     listener: TcpListener,
     tasks: &mut Tasks,
-) -> Result<crate::api::tls::Incoming, AppError> {
+) -> Result<(Incoming, Option<TlsReload>), AppError> {
+    let mut shown = None;
     let (acceptor, incoming) = if config.plaintext {
         tracing::warn!("plain text: no TLS, so nobody can authenticate; for development only");
         Acceptor::plaintext(listener).map_err(start_error)?
     } else {
         let reload = material.tls(clock()).map_err(start_error)?;
         tasks.renew_server_certificate(material.clone(), reload.clone(), Arc::clone(clock));
+        shown = Some(reload.clone());
         let report = tasks.record_handshake_failures(Arc::clone(pdp));
         let trust_domain = material.ca.trust_domain().clone();
         Acceptor::tls(listener, reload, trust_domain, TlsLimits::default(), report)
@@ -294,7 +322,7 @@ fn accept(
         acceptor.run(signal).await;
         Ok(())
     });
-    Ok(incoming)
+    Ok((incoming, shown))
 }
 
 /// Says where the server is and, on the first start, how to go on.
@@ -305,12 +333,7 @@ fn announce(
     material: &Material,
 ) -> Result<(), AppError> {
     material::private_dir(&config.data_dir).map_err(start_error)?;
-    // For `zta health`, which trusts nothing else.
-    std::fs::write(
-        config.data_dir.join("ca.pem"),
-        material.ca.certificate_pem(),
-    )
-    .map_err(start_error)?;
+    authorities::write_bundle(config, material).map_err(start_error)?;
     administrator::refresh_endpoint(config, address).map_err(start_error)?;
     // Last: who waits for this file may use everything else.
     let endpoint = config.data_dir.join("endpoint");

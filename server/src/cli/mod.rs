@@ -3,9 +3,11 @@
 
 mod agent;
 mod audit;
+mod ca;
 mod entity;
 mod explain;
 mod health;
+mod keys;
 mod policy;
 mod proposal;
 mod serve;
@@ -56,6 +58,12 @@ enum Command {
     Migrate,
     /// Say whether the server of this configuration is ready.
     Health,
+    /// Look after the server's private keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Replace the certificate authority.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Check, apply and look at policies.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -129,6 +137,8 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Serve => serve::serve(&options).await,
         Command::Migrate => serve::migrate(&options).await,
         Command::Health => health::health(&options).await,
+        Command::Keys(command) => keys::run(&options, &command),
+        Command::Ca(command) => ca::run(&options, command).await,
         Command::Policy(command) => policy::run(&options, command).await,
         Command::Agent(command) => agent::run(&options, command).await,
         Command::Entity(command) => entity::run(&options, command).await,

@@ -152,8 +152,8 @@ impl Operations {
         agent: &str,
     ) -> Result<(JoinToken, OffsetDateTime, Decision), OperationError> {
         let agent_id = self.agent_id(agent)?;
-        let token =
-            JoinToken::create(self.ca.fingerprint()).map_err(|_| OperationError::JoinToken)?;
+        let token = JoinToken::create(self.ca.signing().fingerprint())
+            .map_err(|_| OperationError::JoinToken)?;
         let stored = token.stored();
         let request = AccessRequest::new(
             EntityUid::action("create_join_token"),
@@ -197,9 +197,10 @@ impl Operations {
             return Err(OperationError::JoinToken);
         };
         let id = SpiffeId::parse(&stored.agent_id).map_err(|_| OperationError::JoinToken)?;
-        let certificate = self
-            .ca
-            .issue_svid(&key, &id, self.certificate_lifetime, now)?;
+        let certificate =
+            self.ca
+                .signing()
+                .issue_svid(&key, &id, self.certificate_lifetime, now)?;
         let instance = Instance {
             id: Uuid::new_v4(),
             principal_id: stored.agent_id.clone(),
@@ -279,7 +280,7 @@ impl Operations {
             let Some(instance) = state.registry.instance(certificate.key_sha256()) else {
                 return Err(OperationError::Signature);
             };
-            let issued = self.ca.issue_svid(
+            let issued = self.ca.signing().issue_svid(
                 certificate.public_key(),
                 certificate.spiffe_id(),
                 self.certificate_lifetime,

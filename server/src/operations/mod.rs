@@ -4,6 +4,7 @@
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
+pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod delegation;
 pub(crate) mod entities;
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use time::Duration;
 
-use crate::identity::ca::{Ca, CaError};
+use crate::identity::authorities::Authorities;
+use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
 use crate::identity::public_key::PublicKeyError;
 use crate::identity::registry::Credential;
@@ -29,7 +31,7 @@ use crate::store::{SharedStore, StoreError};
 pub(crate) struct Operations {
     pub(crate) pdp: Arc<Pdp>,
     pub(crate) store: SharedStore,
-    pub(crate) ca: Arc<Ca>,
+    pub(crate) ca: Authorities,
     pub(crate) challenges: ChallengeMemory,
     /// How many agents may act one after the other.
     pub(crate) delegation_depth_max: usize,

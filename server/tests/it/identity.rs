@@ -5,6 +5,11 @@ mod certificates;
 mod contain;
 mod delegation;
 mod enroll;
+mod intermediate;
+mod keys;
+mod openssl;
+mod revocation_list;
+mod rotation;
 mod rpcs;
 mod tokens;
 

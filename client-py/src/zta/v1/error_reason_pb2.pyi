@@ -53,6 +53,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """PERMISSION_DENIED: no policy permits this administrative act."""
     ERROR_REASON_PROOF_MISSING: _ErrorReason.ValueType  # 15
     """UNAUTHENTICATED: the access token is bound to a key, and no proof of that key came with the call."""
+    ERROR_REASON_ISSUER_RETIRED: _ErrorReason.ValueType  # 19
+    """UNAUTHENTICATED: the CA that issued the certificate is trusted no more; enrol again."""
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT: a field of the request is missing or malformed (see BadRequest)."""
     ERROR_REASON_ACTION_UNKNOWN: _ErrorReason.ValueType  # 21
@@ -150,6 +152,8 @@ ERROR_REASON_NOT_PERMITTED: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED: no policy permits this administrative act."""
 ERROR_REASON_PROOF_MISSING: ErrorReason.ValueType  # 15
 """UNAUTHENTICATED: the access token is bound to a key, and no proof of that key came with the call."""
+ERROR_REASON_ISSUER_RETIRED: ErrorReason.ValueType  # 19
+"""UNAUTHENTICATED: the CA that issued the certificate is trusted no more; enrol again."""
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT: a field of the request is missing or malformed (see BadRequest)."""
 ERROR_REASON_ACTION_UNKNOWN: ErrorReason.ValueType  # 21

@@ -3,6 +3,7 @@
 
 pub(crate) mod database;
 pub(crate) mod http;
+pub(crate) mod openssl;
 pub(crate) mod pki;
 pub(crate) mod rpc;
 pub(crate) mod server;
