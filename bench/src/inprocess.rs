@@ -107,6 +107,7 @@ fn principal() -> Principal {
 
 fn facts() -> Facts {
     Facts {
+        delegation: None,
         now: time::OffsetDateTime::UNIX_EPOCH,
         source: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         authentication_method: "mtls",

@@ -130,6 +130,8 @@ CREATE TABLE revisions (
     log_id         uuid NOT NULL,
     author_type    text NOT NULL,
     author_id      text NOT NULL,
+    approver_type  text,
+    approver_id    text,
     message        text NOT NULL,
     apply_time     timestamptz NOT NULL,
     content_sha256 bytea NOT NULL,
@@ -148,6 +150,32 @@ CREATE TABLE revision_files (
     log_id      uuid NOT NULL,
     text_sha256 bytea,
     PRIMARY KEY (revision, kind, name)
+);
+
+-- Candidates that one person wrote and another one has to approve, and what each changes
+-- against its base revision. Apart from state and decided_by, which are set once, nothing of
+-- it ever changes.
+CREATE TABLE proposals (
+    number          bigint      PRIMARY KEY,
+    log_id          uuid        NOT NULL,
+    state           text        NOT NULL,
+    base_revision   bigint      NOT NULL,
+    authors         jsonb       NOT NULL,
+    message         text        NOT NULL,
+    create_time     timestamptz NOT NULL,
+    content_sha256  bytea       NOT NULL,
+    policies        bigint      NOT NULL,
+    decided_by_type text,
+    decided_by_id   text
+);
+
+CREATE TABLE proposal_files (
+    proposal    bigint NOT NULL,
+    kind        text COLLATE "C" NOT NULL,
+    name        text COLLATE "C" NOT NULL,
+    log_id      uuid NOT NULL,
+    text_sha256 bytea,
+    PRIMARY KEY (proposal, kind, name)
 );
 
 -- Entities in all their versions. A version holds from `epoch` until `until_epoch`

@@ -141,6 +141,8 @@ CREATE TABLE revisions (
     log_id         TEXT NOT NULL,
     author_type    TEXT NOT NULL,
     author_id      TEXT NOT NULL,
+    approver_type  TEXT,
+    approver_id    TEXT,
     message        TEXT NOT NULL,
     apply_time     TEXT NOT NULL,
     content_sha256 BLOB NOT NULL,
@@ -159,6 +161,32 @@ CREATE TABLE revision_files (
     log_id      TEXT NOT NULL,
     text_sha256 BLOB,
     PRIMARY KEY (revision, kind, name)
+) STRICT, WITHOUT ROWID;
+
+-- Candidates that one person wrote and another one has to approve, and what each changes
+-- against its base revision. Apart from state and decided_by, which are set once, nothing of
+-- it ever changes.
+CREATE TABLE proposals (
+    number          INTEGER PRIMARY KEY,
+    log_id          TEXT    NOT NULL,
+    state           TEXT    NOT NULL,
+    base_revision   INTEGER NOT NULL,
+    authors         TEXT    NOT NULL,
+    message         TEXT    NOT NULL,
+    create_time     TEXT    NOT NULL,
+    content_sha256  BLOB    NOT NULL,
+    policies        INTEGER NOT NULL,
+    decided_by_type TEXT,
+    decided_by_id   TEXT
+) STRICT;
+
+CREATE TABLE proposal_files (
+    proposal    INTEGER NOT NULL,
+    kind        TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    log_id      TEXT NOT NULL,
+    text_sha256 BLOB,
+    PRIMARY KEY (proposal, kind, name)
 ) STRICT, WITHOUT ROWID;
 
 -- Entities in all their versions. A version holds from `epoch` until `until_epoch`

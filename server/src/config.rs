@@ -41,6 +41,11 @@ pub struct Config {
     pub certificate_lifetime_s: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
+    /// How many agents may act one after the other on somebody's behalf, 1 to 8.
+    pub delegation_depth_max: usize,
+    /// Whether policies come into force only when somebody else than their author approves
+    /// them: `zta policy propose` and `approve` instead of `apply`.
+    pub four_eyes: bool,
     /// Dotted paths of what is never stored of a request's inputs.
     pub redact: Vec<String>,
     /// Limits of the door.
@@ -91,6 +96,8 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
             token_lifetime_s: 600,
+            delegation_depth_max: 4,
+            four_eyes: false,
             redact: [
                 "password",
                 "passwd",
@@ -196,6 +203,9 @@ impl Config {
         }
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
+        }
+        if !(1..=8).contains(&self.delegation_depth_max) {
+            return bad("delegation_depth_max", "must be 1 to 8");
         }
         if let Some(file) = &self.database_url_file {
             if self.database_url.is_some() {

@@ -2,9 +2,13 @@
 //! authenticates, evaluates, and puts on record, in this order, and answers only after
 //! the record is durable. `Err` means that nothing was decided: a deny for every PEP.
 
+mod chain;
 mod recording;
 
 use std::sync::Arc;
+
+use chain::Denier;
+pub(crate) use chain::{evaluate, permission};
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -53,6 +57,18 @@ pub(crate) enum PdpError {
     /// The candidate policies would deny their author the next change of them.
     #[error("the candidate policies would lock out their author")]
     Lockout,
+    /// An agent may not act on the caller's behalf, whatever policy says.
+    #[error("{0}")]
+    Delegation(String),
+    /// Policies come into force by somebody else's approval only.
+    #[error(
+        "this server applies no policies without a second person's approval; propose them, and \
+         have somebody else approve the proposal"
+    )]
+    ApprovalRequired,
+    /// Nobody approves what they wrote.
+    #[error("you have a part in this proposal; somebody else has to approve it")]
+    OwnProposal,
     /// An act concerns a principal that is not registered.
     #[error("there is no such agent or user")]
     PrincipalNotFound,
@@ -136,6 +152,20 @@ impl Pdp {
     ) -> Result<Decision, PdpError> {
         self.one(credential, request, EventType::Admin, Some(prepare))
             .await
+    }
+
+    /// As [`Pdp::operate`], on record as an event of another kind.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn act(
+        &self,
+        credential: &Credential,
+        request: &AccessRequest,
+        kind: EventType,
+        prepare: Prepare<'_>,
+    ) -> Result<Decision, PdpError> {
+        self.one(credential, request, kind, Some(prepare)).await
     }
 
     async fn one(
@@ -309,14 +339,10 @@ impl Pdp {
     ) -> Result<Made<'a>, PdpError> {
         let Scene { state, caller, .. } = *scene;
         let facts = facts(state, caller, scene.credential, request, scene.now);
-        let verdict = match contained(caller, request) {
-            Some(verdict) => verdict,
-            None => scene.revision.compiled.evaluate(
-                &caller.principal,
-                request,
-                &facts,
-                &state.pip(),
-            )?,
+        let compiled = &scene.revision.compiled;
+        let (verdict, denier) = match contained(caller, request) {
+            Some(verdict) => (verdict, None),
+            None => evaluate(compiled, state, caller, request, &facts)?,
         };
         let decision = Decision {
             id: new_id(scene.now),
@@ -330,6 +356,7 @@ impl Pdp {
             decision,
             facts,
             request,
+            denier,
         })
     }
 }
@@ -360,6 +387,8 @@ struct Made<'a> {
     decision: Decision,
     facts: Facts,
     request: &'a AccessRequest,
+    /// The party of a delegation that is not permitted what the caller is.
+    denier: Option<Box<Denier>>,
 }
 
 /// The decisions at their places: they follow each other from the first one's on.
@@ -376,10 +405,6 @@ fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decis
 /// A contained agent is denied before any policy is asked.
 pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
     let (reason, message) = match caller.principal.state {
-        // Until its parties are asked, too, nobody acts for another.
-        AgentState::Active if caller.delegation.is_some() => {
-            (DenyReason::Delegation, "delegation is not decided here yet")
-        }
         AgentState::Active => return None,
         AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),
         AgentState::Isolated => (DenyReason::Isolated, "the agent is isolated"),
@@ -402,6 +427,7 @@ pub(crate) fn facts(
         authentication_method: caller.method,
         authentication_age_seconds: (now - caller.auth_time).whole_seconds().max(0),
         resource: state.party(&request.resource.ty, &request.resource.id),
+        delegation: caller.delegation.clone(),
     }
 }
 

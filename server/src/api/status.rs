@@ -12,6 +12,7 @@ use crate::audit::AppendError;
 use crate::identity::challenge::ChallengeError;
 use crate::identity::registry::AuthenticationError;
 use crate::identity::token::TokenError;
+use crate::model::proposal::OPEN_MAX;
 use crate::model::{AgentState, Conflict, Decision};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
@@ -101,6 +102,19 @@ impl From<PdpError> for Status {
             PdpError::Stale => retriable(ErrorReason::StoreUnavailable, message),
             PdpError::Conflict(e) => conflict(&e, message),
             PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
+            PdpError::Delegation(_) => status(
+                Code::FailedPrecondition,
+                ErrorReason::DelegationInvalid,
+                message,
+            ),
+            PdpError::ApprovalRequired => status(
+                Code::FailedPrecondition,
+                ErrorReason::ApprovalRequired,
+                message,
+            ),
+            PdpError::OwnProposal => {
+                status(Code::FailedPrecondition, ErrorReason::OwnProposal, message)
+            }
             PdpError::PrincipalNotFound => {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }
@@ -192,6 +206,15 @@ fn conflict(error: &Conflict, message: String) -> Status {
             ErrorReason::JoinTokenInvalid,
             message,
         ),
+        Conflict::ProposalNotFound => {
+            status(Code::NotFound, ErrorReason::ProposalNotFound, message)
+        }
+        Conflict::ProposalDecided(_) => precondition(ErrorReason::StateConflict, "proposal"),
+        Conflict::ProposalMoved => retriable(ErrorReason::StoreUnavailable, message),
+        Conflict::ProposalsOpen => {
+            let max = OPEN_MAX as usize;
+            limit("open_proposals", max + 1, max)
+        }
         Conflict::KeyEnrolled => precondition(ErrorReason::StateConflict, "key"),
         Conflict::KeyRevoked => precondition(ErrorReason::Revoked, "key"),
         Conflict::Revision { .. } => precondition(ErrorReason::RevisionConflict, "revision"),
@@ -280,6 +303,11 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
+            OperationError::DelegationInvalid => status(
+                Code::Unauthenticated,
+                ErrorReason::DelegationInvalid,
+                message,
+            ),
             OperationError::Lockout => {
                 status(Code::FailedPrecondition, ErrorReason::Lockout, message)
             }

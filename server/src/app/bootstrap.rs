@@ -107,6 +107,7 @@ fn revision_1(
         meta: RevisionMeta {
             number: 1,
             author: EntityUid::new("ZTA::Zone", material.ca.trust_domain().as_str()),
+            approver: None,
             message: "first start".to_owned(),
             apply_time: to_micros(now),
             content_sha256: content_sha256(source),
@@ -128,6 +129,7 @@ fn require_administrator(
     let zone = EntityUid::new("ZTA::Zone", trust_domain.as_str());
     let request = AccessRequest::new(EntityUid::action("apply_policy"), zone);
     let facts = Facts {
+        delegation: None,
         now,
         source: None,
         authentication_method: "mtls",
@@ -170,6 +172,7 @@ pub(super) async fn record_start(config: &Config, pdp: &Pdp) -> Result<(), AppEr
             },
         )
         .with_detail("plaintext", config.plaintext)
+        .with_detail("four_eyes", config.four_eyes)
         .with_detail("redact", json!(config.redact));
     pdp.audit
         .append(Record::fact(event))

@@ -263,6 +263,8 @@ fn operations(
         store: Arc::clone(store),
         ca: Arc::clone(&material.ca),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
+        delegation_depth_max: config.delegation_depth_max,
+        four_eyes: config.four_eyes,
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         token_lifetime: time::Duration::seconds(config.token_lifetime_s.into()),

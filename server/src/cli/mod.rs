@@ -7,6 +7,7 @@ mod entity;
 mod explain;
 mod health;
 mod policy;
+mod proposal;
 mod serve;
 
 use std::io::Write as _;

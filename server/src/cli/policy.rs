@@ -11,7 +11,7 @@ use zta_server::policy::{
     CedarItem, CedarSetup, Diagnostic, PolicyPatch, PolicySource, compile, evaluate_cedar,
 };
 
-use super::{Failure, Options, line, table, time_text};
+use super::{Failure, Options, line, proposal, table, time_text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -32,6 +32,36 @@ pub(crate) enum Command {
         /// The revision that must be in force; without it the one that is.
         #[arg(long)]
         expected: Option<u64>,
+    },
+    /// Propose policy folders: somebody else has to approve before they are in force.
+    Propose {
+        /// Folders with `*.cedar` and `*.cedarschema` files.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+        /// Why, for the record.
+        #[arg(short, long, default_value = "")]
+        message: String,
+        /// The revision that must be in force; without it the one that is.
+        #[arg(long)]
+        expected: Option<u64>,
+    },
+    /// List the proposals, the newest first; or show what one of them would change.
+    Proposals {
+        /// Show this one.
+        number: Option<u64>,
+    },
+    /// Put somebody else's proposal in force.
+    Approve {
+        /// The proposal.
+        number: u64,
+    },
+    /// End a proposal.
+    Reject {
+        /// The proposal.
+        number: u64,
+        /// Why, for the record.
+        #[arg(short, long, default_value = "")]
+        note: String,
     },
     /// List the revisions, the newest first.
     Log {
@@ -67,6 +97,17 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             message,
             expected,
         } => apply(options, &folders, message, expected).await,
+        Command::Propose {
+            folders,
+            message,
+            expected,
+        } => proposal::propose(options, &folders, message, expected).await,
+        Command::Proposals { number: None } => proposal::list(options).await,
+        Command::Proposals {
+            number: Some(number),
+        } => proposal::show(options, number).await,
+        Command::Approve { number } => proposal::approve(options, number).await,
+        Command::Reject { number, note } => proposal::reject(options, number, note).await,
         Command::Log { limit } => log(options, limit).await,
         Command::Explain(request) => super::explain::explain(options, request).await,
         Command::Evaluate {
@@ -135,15 +176,22 @@ fn check(options: &Options, folders: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
-async fn apply(
+/// What a command sends of policy folders: only what the server does not have.
+pub(super) struct Offer {
+    /// The revision that it changes.
+    pub(super) number: u64,
+    pub(super) patch: v1::PolicyPatch,
+    pub(super) sent: Value,
+}
+
+pub(super) async fn offer(
     options: &Options,
+    client: &zta_client::Client,
     folders: &[PathBuf],
-    message: String,
     expected: Option<u64>,
-) -> Result<(), Failure> {
+) -> Result<Offer, Failure> {
     let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
-    let client = options.client()?;
-    // Only what the server does not have is sent: it says which texts it has.
+    // The server says which texts it has.
     let request = v1::GetRevisionRequest {
         number: expected.unwrap_or(0),
         digests_only: true,
@@ -167,6 +215,25 @@ async fn apply(
         put_schemas: wire(patch.put_schemas),
         delete_files: patch.delete_files,
     };
+    Ok(Offer {
+        number,
+        patch,
+        sent,
+    })
+}
+
+async fn apply(
+    options: &Options,
+    folders: &[PathBuf],
+    message: String,
+    expected: Option<u64>,
+) -> Result<(), Failure> {
+    let client = options.client()?;
+    let Offer {
+        number,
+        patch,
+        sent,
+    } = offer(options, &client, folders, expected).await?;
     let request = v1::ApplyRequest {
         source: None,
         patch: Some(patch.clone()),
@@ -191,7 +258,7 @@ async fn apply(
 
 /// Why nothing was applied. An error of Apply holds the first problems of a candidate;
 /// Validate says all of them.
-async fn not_applied(
+pub(super) async fn not_applied(
     options: &Options,
     client: &zta_client::Client,
     patch: v1::PolicyPatch,
@@ -257,16 +324,27 @@ fn sent_text(number: u64, patch: &PolicyPatch, all: usize) -> String {
     format!("against revision {number}: sends {files} of {all} files ({bytes} bytes){deleted}")
 }
 
-fn revision_json(revision: &v1::Revision) -> Value {
+pub(super) fn revision_json(revision: &v1::Revision) -> Value {
     json!({
         "number": revision.number,
         "active": revision.active,
         "author": revision.author.as_ref().map(|a| &a.id),
+        "approver": revision.approver.as_ref().map(|a| &a.id),
         "message": revision.message,
         "apply_time": time_text(revision.apply_time),
         "content_sha256": revision.content_sha256,
         "policies": revision.policies,
     })
+}
+
+/// Who wrote it and, of a proposal, who approved it.
+fn by(revision: &v1::Revision) -> String {
+    let id = |uid: &Option<v1::EntityRef>| uid.as_ref().map(|uid| uid.id.clone());
+    let author = id(&revision.author).unwrap_or_default();
+    match id(&revision.approver) {
+        Some(approver) => format!("{author}, approved by {approver}"),
+        None => author,
+    }
 }
 
 async fn log(options: &Options, limit: u32) -> Result<(), Failure> {
@@ -298,7 +376,7 @@ async fn log(options: &Options, limit: u32) -> Result<(), Failure> {
                     String::new()
                 },
                 time_text(r.apply_time),
-                r.author.as_ref().map(|a| a.id.clone()).unwrap_or_default(),
+                by(r),
                 r.policies.to_string(),
                 r.message.lines().next().unwrap_or_default().to_owned(),
             ]

@@ -11,7 +11,9 @@ use time::OffsetDateTime;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
 use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
-use crate::model::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
+use crate::model::{
+    AgentRecord, AgentState, Delegation, Instance, Principal, PrincipalKind, UserRecord,
+};
 use crate::store::Changes;
 
 /// What a call brings to prove who makes it.
@@ -103,32 +105,25 @@ pub(crate) struct Caller {
     pub(crate) auth_time: OffsetDateTime,
     /// On whose behalf it acts, where a token says so.
     pub(crate) delegation: Option<Arc<Delegation>>,
+    /// When what proved it ends: its token or its certificate.
+    pub(crate) expire_time: OffsetDateTime,
 }
 
 impl Caller {
-    /// The principal for itself, known by its certificate.
-    pub(crate) fn direct(principal: Principal, auth_time: OffsetDateTime) -> Self {
+    /// The principal for itself, known by a certificate that is good until `expire_time`.
+    pub(crate) fn direct(
+        principal: Principal,
+        auth_time: OffsetDateTime,
+        expire_time: OffsetDateTime,
+    ) -> Self {
         Self {
             principal,
             method: "mtls",
             auth_time,
             delegation: None,
+            expire_time,
         }
     }
-}
-
-/// On whose behalf a caller acts (RFC 8693). Each of its parties, and the caller, must be
-/// permitted what is asked for.
-#[derive(Clone, Debug)]
-pub(crate) struct Delegation {
-    /// The token that says so.
-    pub(crate) token_id: String,
-    /// Who is acted for in the end.
-    pub(crate) subject: Principal,
-    /// Who acted before the caller did, the nearest first.
-    pub(crate) actors: Vec<Principal>,
-    /// What the token is good for; empty: whatever its parties may do.
-    pub(crate) scope: Vec<String>,
 }
 
 /// All agents, users and keys.
@@ -202,7 +197,8 @@ impl Registry {
             None => {
                 let certificate = current(credential, now)?;
                 let principal = self.principal(certificate)?;
-                Ok(Caller::direct(principal, credential.handshake_time))
+                let (proved, end) = (credential.handshake_time, certificate.not_after());
+                Ok(Caller::direct(principal, proved, end))
             }
             Some(token) => {
                 let token = token.as_ref().map_err(Clone::clone)?;
@@ -240,10 +236,11 @@ impl Registry {
             }
         };
         Ok(Caller {
-            delegation: self.delegation(&verified)?,
+            delegation: self.delegation(&verified, &principal)?,
             principal,
             method,
             auth_time: verified.auth_time,
+            expire_time: verified.expire_time,
         })
     }
 
@@ -273,21 +270,28 @@ impl Registry {
     fn delegation(
         &self,
         token: &AccessToken,
+        holder: &Principal,
     ) -> Result<Option<Arc<Delegation>>, AuthenticationError> {
         if token.actors.is_empty() {
             return Ok(None);
         }
-        let actors = token.actors.iter().skip(1).map(|party| self.party(party));
+        let mut actors = vec![holder.clone()];
+        for party in token.actors.iter().skip(1) {
+            actors.push(self.party(party)?);
+        }
         Ok(Some(Arc::new(Delegation {
             token_id: token.id.clone(),
             subject: self.party(&token.subject)?,
-            actors: actors.collect::<Result<_, _>>()?,
+            actors,
             scope: token.scope.clone(),
         })))
     }
 
     /// A party of a delegation: an agent as the registry has it now, with its state.
-    fn party(&self, party: &TokenParty) -> Result<Principal, AuthenticationError> {
+    ///
+    /// # Errors
+    /// When the registry does not know such an agent.
+    pub(crate) fn party(&self, party: &TokenParty) -> Result<Principal, AuthenticationError> {
         match party.kind {
             PrincipalKind::Agent => {
                 let agent = self.agents.get(&party.id);
@@ -374,6 +378,27 @@ fn of_user(user: &UserRecord, instance: Option<&Instance>) -> Principal {
             _ => AgentState::Active,
         },
         instance: instance.map(|i| i.id),
+    }
+}
+
+impl Registry {
+    /// A principal as a token names it: of one whom the registry does not know, with what
+    /// its identity provider said.
+    pub(crate) fn token_party(&self, principal: &Principal) -> TokenParty {
+        let known = match principal.kind {
+            PrincipalKind::Agent => true,
+            PrincipalKind::User => self.users.contains_key(&principal.id),
+            PrincipalKind::Workload => false,
+        };
+        if known {
+            return TokenParty::registered(principal.kind, &principal.id);
+        }
+        TokenParty {
+            kind: principal.kind,
+            id: principal.id.clone(),
+            name: principal.name.clone(),
+            roles: principal.roles.clone(),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use time::{Duration, OffsetDateTime};
 
 mod claims;
+pub(crate) mod delegation;
 mod memory;
 
 pub(crate) use claims::{AccessToken, Confirmation, TokenParty};
@@ -194,8 +195,7 @@ impl TokenAuthority {
         claims.insert("exp".to_owned(), json!(expire_time.unix_timestamp()));
         claims.insert("iat".to_owned(), json!(now.unix_timestamp()));
         claims.insert("jti".to_owned(), json!(id));
-        let header = json!({"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": self.key_id});
-        let token = self.sign(&header, &Value::Object(claims))?;
+        let token = self.sign(&self.header(TOKEN_TYPE), &Value::Object(claims))?;
         // One that we would refuse ourselves is worth nothing to anybody.
         if token.len() > TOKEN_LEN_MAX {
             return Err(TokenError::TooLarge);
@@ -233,7 +233,19 @@ impl TokenAuthority {
 
     /// What a token of ours says.
     fn signed(&self, token: &str) -> Result<AccessToken, TokenError> {
-        self.require_header(token)?;
+        AccessToken::read(&self.signed_claims(token, TOKEN_TYPE)?)
+    }
+
+    fn header(&self, typ: &str) -> Value {
+        json!({"alg": ALGORITHM, "typ": typ, "kid": self.key_id})
+    }
+
+    /// The claims of a token of this type that we signed.
+    fn signed_claims(&self, token: &str, typ: &str) -> Result<Map<String, Value>, TokenError> {
+        if token.len() > TOKEN_LEN_MAX {
+            return Err(TokenError::Malformed);
+        }
+        self.require_header(token, typ)?;
         let decoded =
             jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding_key, &self.validation)
                 .map_err(|error| match error.kind() {
@@ -241,10 +253,10 @@ impl TokenAuthority {
                     jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
                     _ => TokenError::Malformed,
                 })?;
-        AccessToken::read(&decoded.claims)
+        Ok(decoded.claims)
     }
 
-    fn require_header(&self, token: &str) -> Result<(), TokenError> {
+    fn require_header(&self, token: &str, typ: &str) -> Result<(), TokenError> {
         let (header, _) = token.split_once('.').ok_or(TokenError::Malformed)?;
         let header = URL_SAFE_NO_PAD
             .decode(header)
@@ -253,7 +265,7 @@ impl TokenAuthority {
         if header.alg != ALGORITHM {
             return Err(TokenError::Algorithm);
         }
-        if header.typ.as_deref() != Some(TOKEN_TYPE) {
+        if header.typ.as_deref() != Some(typ) {
             return Err(TokenError::Type);
         }
         if header.kid.as_deref() != Some(self.key_id.as_str()) {

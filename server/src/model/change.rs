@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::entity::StoredEntity;
 use super::principal::{AgentRecord, AgentState, Instance, UserRecord};
+use super::proposal::{NewProposal, OPEN_MAX, ProposalState};
 use super::request::EntityUid;
 use super::revision::NewRevision;
 
@@ -71,6 +72,24 @@ pub enum Change {
     },
     /// A new revision in force. Conflicts when the one before is not in force.
     ApplyRevision(Box<NewRevision>),
+    /// A candidate for somebody else to approve. Conflicts when its number is not the next
+    /// one, when its base is not in force, or when too many are open.
+    Propose(Box<NewProposal>),
+    /// A proposal becomes the revision after its base. Conflicts when it is not open, and
+    /// as [`Change::ApplyRevision`] does.
+    Approve {
+        /// The proposal.
+        proposal: u64,
+        /// The revision that it becomes; names both its author and its approver.
+        revision: Box<NewRevision>,
+    },
+    /// A proposal will not become a revision. Conflicts when it is not open.
+    Reject {
+        /// The proposal.
+        proposal: u64,
+        /// Who rejects it.
+        by: EntityUid,
+    },
     /// Entities that are new or changed, each uid once. Never conflicts: they were
     /// compared with those of the epoch that the change is made in.
     PutEntities(Arc<[StoredEntity]>),
@@ -80,10 +99,13 @@ pub enum Change {
 
 impl Change {
     /// Whether replicas must see the change before they decide again. Everything but
-    /// join tokens and renewals, which no decision looks at: each agent may renew at
-    /// will, and must not be able to make everybody's decisions stale by it.
+    /// join tokens, renewals and proposals, which no decision looks at: each agent may
+    /// renew at will, and must not be able to make everybody's decisions stale by it.
     pub fn bumps_epoch(&self) -> bool {
-        !matches!(self, Self::CreateJoinToken(_) | Self::Renew(_))
+        !matches!(
+            self,
+            Self::CreateJoinToken(_) | Self::Renew(_) | Self::Propose(_) | Self::Reject { .. }
+        )
     }
 }
 
@@ -117,4 +139,16 @@ pub enum Conflict {
     /// The user exists already.
     #[error("the user exists already")]
     UserExists,
+    /// There is no such proposal.
+    #[error("there is no such proposal")]
+    ProposalNotFound,
+    /// The proposal is decided already.
+    #[error("the proposal is {}", .0.as_str())]
+    ProposalDecided(ProposalState),
+    /// Somebody else proposed something at the same time.
+    #[error("another proposal came first; try again")]
+    ProposalMoved,
+    /// Too many proposals wait for approval.
+    #[error("{OPEN_MAX} proposals are open; approve or reject some first")]
+    ProposalsOpen,
 }

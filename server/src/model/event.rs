@@ -15,73 +15,15 @@ use super::canonical::{Object, plain, texts};
 use super::decision::{Effect, Obligation};
 use super::request::EntityUid;
 
+mod kind;
+
+pub use kind::EventType;
+
 /// The version of the leaf format.
 pub const LEAF_VERSION: u32 = 1;
 /// The largest leaf, in bytes. C2SP entry bundles have 16-bit lengths; half of that
 /// leaves room.
 pub const LEAF_BYTES_MAX: usize = 32 * 1024;
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EventType {
-    /// A request was decided.
-    Decision,
-    /// A principal asked what it may do; no decision.
-    PermissionsListed,
-    /// An administrative act was decided; if allowed, its change is in the same transaction.
-    Admin,
-    /// A principal proved its key and got an access token.
-    Login,
-    /// A credential was refused.
-    LoginFailed,
-    /// More credentials of one source were refused within a second than are listed singly.
-    LoginFailedSummary,
-    /// A key was enrolled and got its first certificate.
-    Enrolled,
-    /// A key got its next certificate.
-    Renewed,
-    /// The server started.
-    ServerStarted,
-    /// The server stopped after draining.
-    ServerStopped,
-    /// The log was created; always the first event.
-    LogCreated,
-}
-
-impl EventType {
-    /// Each type, for filters and documentation.
-    pub const ALL: [Self; 11] = [
-        Self::Decision,
-        Self::PermissionsListed,
-        Self::Admin,
-        Self::Login,
-        Self::LoginFailed,
-        Self::LoginFailedSummary,
-        Self::Enrolled,
-        Self::Renewed,
-        Self::ServerStarted,
-        Self::ServerStopped,
-        Self::LogCreated,
-    ];
-
-    /// The type's name in leaves and columns.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Decision => "decision",
-            Self::PermissionsListed => "permissions_listed",
-            Self::Admin => "admin",
-            Self::Login => "login",
-            Self::LoginFailed => "login_failed",
-            Self::LoginFailedSummary => "login_failed_summary",
-            Self::Enrolled => "enrolled",
-            Self::Renewed => "renewed",
-            Self::ServerStarted => "server_started",
-            Self::ServerStopped => "server_stopped",
-            Self::LogCreated => "log_created",
-        }
-    }
-}
 
 /// One entry of the log, in the shape of its leaf. Absent fields are left out of the
 /// leaf; 64-bit integers are strings in it, because RFC 8785 knows only doubles.

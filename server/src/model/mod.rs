@@ -8,6 +8,7 @@ pub mod decision;
 pub mod entity;
 pub mod event;
 pub mod principal;
+pub mod proposal;
 pub mod redaction;
 pub mod request;
 pub mod revision;
@@ -16,6 +17,8 @@ pub use change::{Change, Conflict};
 pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
 pub use entity::{EntityCursor, EntityPage, EntityVersion, GivenEntity, StoredEntity};
 pub use event::{Columns, Event, EventType};
-pub use principal::{AgentRecord, AgentState, Instance, Principal, PrincipalKind, UserRecord};
+pub use principal::{
+    AgentRecord, AgentState, Delegation, Instance, Principal, PrincipalKind, UserRecord,
+};
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};

@@ -143,6 +143,33 @@ pub struct Principal {
     pub instance: Option<Uuid>,
 }
 
+/// On whose behalf a principal acts (RFC 8693). Each of its parties must be permitted what
+/// is asked for: whoever acts for another can do no more than either of them.
+#[derive(Clone, Debug)]
+pub struct Delegation {
+    /// The token that says so.
+    pub token_id: String,
+    /// Who is acted for in the end.
+    pub subject: Principal,
+    /// Who acts: the caller first, then who acted before it, the nearest first.
+    pub actors: Vec<Principal>,
+    /// What it is good for, as `action` or `action:resource`; empty: whatever its parties
+    /// may do.
+    pub scope: Vec<String>,
+}
+
+impl Delegation {
+    /// Everybody but the caller.
+    pub fn others(&self) -> impl Iterator<Item = &Principal> {
+        std::iter::once(&self.subject).chain(self.actors.iter().skip(1))
+    }
+
+    /// Everybody.
+    pub fn parties(&self) -> impl Iterator<Item = &Principal> {
+        std::iter::once(&self.subject).chain(&self.actors)
+    }
+}
+
 impl Principal {
     /// The principal as a Cedar entity reference.
     pub fn uid(&self) -> EntityUid {

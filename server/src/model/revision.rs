@@ -100,8 +100,10 @@ pub struct FileChange<F> {
 pub struct RevisionMeta {
     /// 1, 2, 3 … without gaps.
     pub number: u64,
-    /// Who applied it.
+    /// Who wrote it.
     pub author: EntityUid,
+    /// Who approved it, if it was somebody else's proposal.
+    pub approver: Option<EntityUid>,
     /// Why.
     pub message: String,
     /// When, to the microsecond.

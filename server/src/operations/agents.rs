@@ -72,7 +72,7 @@ impl StateChange {
 
 impl Operations {
     /// The id that a name or an id of the API means.
-    fn agent_id(&self, agent: &str) -> Result<String, OperationError> {
+    pub(super) fn agent_id(&self, agent: &str) -> Result<String, OperationError> {
         if agent.starts_with("spiffe://") {
             let id = SpiffeId::parse(agent).map_err(|e| OperationError::Field {
                 field: "agent",

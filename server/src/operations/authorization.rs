@@ -11,7 +11,7 @@ use crate::identity::registry::{Caller, Credential};
 use crate::model::{
     AccessRequest, AgentState, Decision, EntityUid, EventType, Principal, PrincipalKind,
 };
-use crate::pdp::{ATTEMPTS_MAX, Act, PdpError, contained, facts};
+use crate::pdp::{ATTEMPTS_MAX, Act, PdpError, contained, evaluate, facts, permission};
 use crate::policy::{Explanation, Parties as _, Permission};
 use crate::replica::State;
 
@@ -71,13 +71,24 @@ impl Operations {
                     return Err(PdpError::PrincipalNotFound);
                 };
                 let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
-                let caller = Caller::direct(of, now);
+                let caller = match principal {
+                    None => caller.clone(),
+                    Some(_) => Caller::direct(of, now, now),
+                };
                 let explanation = match contained(&caller, request) {
                     Some(verdict) => revision.compiled.without_policies(verdict),
                     None => {
                         let facts = facts(state, &caller, credential, request, now);
-                        let compiled = &revision.compiled;
-                        compiled.explain(&caller.principal, request, &facts, &state.pip())?
+                        let (compiled, principal) = (&revision.compiled, &caller.principal);
+                        let told = compiled.explain(principal, request, &facts, &state.pip())?;
+                        match &caller.delegation {
+                            None => told,
+                            // Its policies are those that the caller meets.
+                            Some(_) => Explanation {
+                                verdict: evaluate(compiled, state, &caller, request, &facts)?.0,
+                                ..told
+                            },
+                        }
                     }
                 };
                 let verdict = &explanation.verdict;
@@ -250,8 +261,7 @@ impl Page {
                 Query::Resources { .. } => request.resource.clone_from(uid),
             }
             let facts = facts(&self.state, &self.caller, &self.credential, &request, now);
-            let (principal, pip) = (&self.caller.principal, self.state.pip());
-            let permission = compiled.permission(principal, &request, &facts, &pip)?;
+            let permission = permission(compiled, &self.state, &self.caller, &request, &facts)?;
             if permission != Permission::No {
                 let conditional = permission == Permission::Conditional;
                 let (action, resource) = (request.action.clone(), request.resource.clone());

@@ -5,8 +5,10 @@ pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorization;
+pub(crate) mod delegation;
 pub(crate) mod entities;
 pub(crate) mod policies;
+pub(crate) mod proposals;
 
 use std::sync::Arc;
 
@@ -29,6 +31,10 @@ pub(crate) struct Operations {
     pub(crate) store: SharedStore,
     pub(crate) ca: Arc<Ca>,
     pub(crate) challenges: ChallengeMemory,
+    /// How many agents may act one after the other.
+    pub(crate) delegation_depth_max: usize,
+    /// Whether a policy set needs somebody else's approval.
+    pub(crate) four_eyes: bool,
     /// How long issued certificates are good for.
     pub(crate) certificate_lifetime: Duration,
     /// Turns to make a page of what is permitted.
@@ -60,6 +66,9 @@ pub(crate) enum OperationError {
     /// There is no such agent.
     #[error("there is no agent `{0}`")]
     AgentNotFound(String),
+    /// A grant is no good.
+    #[error("the grant is unknown, has expired, or is not the caller's to use; ask for a new one")]
+    DelegationInvalid,
     /// There is no such revision.
     #[error("there is no revision {0}")]
     RevisionNotFound(u64),

@@ -7,16 +7,18 @@ use serde_json::json;
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::event::{LEAF_BYTES_MAX, to_micros};
+use crate::model::proposal::ProposalMeta;
 use crate::model::revision::{Digest, FileChange, Manifest, NewRevision};
 use crate::model::{
     AccessRequest, AgentState, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta,
     SourceFile,
 };
-use crate::pdp::{Act, PdpError, facts};
+use crate::pdp::{Act, PdpError, evaluate, facts};
 use crate::policy::{
     CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicyPatch, PolicySource, SharedSet,
     compile, content_sha256, evaluate_cedar, gates_id,
 };
+use crate::replica::State;
 
 /// What the names of policies may take of the record of the next apply; the rest is for
 /// its message and the other fields.
@@ -34,14 +36,14 @@ pub(crate) enum Candidate {
 pub(crate) type Gates = Result<Arc<SharedSet>, Vec<Diagnostic>>;
 
 /// A candidate that has passed the gates, with what its record will say.
-struct Passed {
-    compiled: Arc<SharedSet>,
-    sha256: Digest,
+pub(super) struct Passed {
+    pub(super) compiled: Arc<SharedSet>,
+    pub(super) sha256: Digest,
     /// Against the revision that was in force, whose number is `expected`. Revisions never
     /// change, so this holds whenever that number is in force.
-    changes: Vec<FileChange<SourceFile>>,
-    expected: u64,
-    message: String,
+    pub(super) changes: Vec<FileChange<SourceFile>>,
+    pub(super) expected: u64,
+    pub(super) message: String,
 }
 
 impl Operations {
@@ -67,11 +69,33 @@ impl Operations {
     ) -> Result<(RevisionMeta, Vec<Diagnostic>, Decision), OperationError> {
         text_field("message", &message, 4096)?;
         let request = AccessRequest::new(EntityUid::action("apply_policy"), self.zone());
+        if self.four_eyes {
+            // On record like every act that was tried, permitted or not.
+            let fail = |_: &_, _: &Caller, _| Err(PdpError::ApprovalRequired);
+            let decision = self.pdp.operate(credential, &request, &fail).await?;
+            return Err(OperationError::Denied(Box::new(decision)));
+        }
+        let passed = self
+            .pass(credential, &request, candidate, expected, message)
+            .await?;
+        let (meta, decision) = self.activate(credential, &request, &passed, None).await?;
+        Ok((meta, passed.compiled.warnings.clone(), decision))
+    }
+
+    /// Runs the gates on a candidate of somebody who may do what is asked for.
+    pub(super) async fn pass(
+        &self,
+        credential: &Credential,
+        request: &AccessRequest,
+        candidate: Candidate,
+        expected: u64,
+        message: String,
+    ) -> Result<Passed, OperationError> {
         // Compiling is dear, so it is not done for a caller who may not apply anyway;
         // the deny is decided and recorded like any other.
-        if !self.may(credential, &request).await? {
+        if !self.may(credential, request).await? {
             let nothing = |_: &_, _: &Caller, _| Ok(Act::default());
-            let decision = self.pdp.operate(credential, &request, &nothing).await?;
+            let decision = self.pdp.operate(credential, request, &nothing).await?;
             return Err(OperationError::Denied(Box::new(decision)));
         }
         let base = match self.in_force(expected).await? {
@@ -79,11 +103,11 @@ impl Operations {
             // Nor for a change of what is not in force: on record as permitted and failed.
             Err(conflict) => {
                 let fail = |_: &_, _: &Caller, _| Err(PdpError::Conflict(conflict.clone()));
-                let decision = self.pdp.operate(credential, &request, &fail).await?;
+                let decision = self.pdp.operate(credential, request, &fail).await?;
                 return Err(OperationError::Denied(Box::new(decision)));
             }
         };
-        let passed = blocking(move || -> Result<_, OperationError> {
+        blocking(move || -> Result<_, OperationError> {
             let compiled = gates(candidate, &base)?.map_err(OperationError::PolicyInvalid)?;
             Ok(Passed {
                 sha256: content_sha256(compiled.source()),
@@ -93,41 +117,33 @@ impl Operations {
                 message,
             })
         })
-        .await??;
-        let (meta, decision) = self.activate(credential, &request, &passed).await?;
-        Ok((meta, passed.compiled.warnings.clone(), decision))
+        .await?
     }
 
-    /// Decides the act and makes the candidate the revision in force.
-    async fn activate(
+    /// Decides the act and makes the candidate the revision in force: the caller's own, or
+    /// what somebody else has proposed.
+    pub(super) async fn activate(
         &self,
         credential: &Credential,
         request: &AccessRequest,
         passed: &Passed,
+        proposal: Option<&ProposalMeta>,
     ) -> Result<(RevisionMeta, Decision), OperationError> {
         self.pdp.replica.offer(passed.sha256, &passed.compiled);
         let applied = Mutex::new(None);
         let decision = self
             .pdp
             .operate(credential, request, &|state, caller, now| {
-                let in_force = state.revision.as_ref().map_or(0, |r| r.meta.number);
-                if in_force != passed.expected {
-                    return Err(PdpError::Conflict(Conflict::Revision { in_force }));
+                if let Some(proposal) = proposal {
+                    super::proposals::require_another(proposal, caller)?;
                 }
-                let facts = facts(state, caller, credential, request, now);
-                let next =
-                    passed
-                        .compiled
-                        .evaluate(&caller.principal, request, &facts, &state.pip())?;
-                // What cannot be put on record cannot be done either.
-                if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
-                    return Err(PdpError::Lockout);
-                }
-                super::entities::beside(|| state.fits(&passed.compiled))
-                    .map_err(PdpError::Misfits)?;
+                passed.require_fit(state, caller, credential, request, now)?;
+                let approver = proposal.map(|_| caller.principal.uid());
+                let author = proposal.and_then(|p| p.authors.first()).cloned();
                 let meta = RevisionMeta {
                     number: passed.expected.saturating_add(1),
-                    author: caller.principal.uid(),
+                    author: author.unwrap_or_else(|| caller.principal.uid()),
+                    approver,
                     message: passed.message.clone(),
                     apply_time: to_micros(now),
                     content_sha256: passed.sha256,
@@ -135,24 +151,34 @@ impl Operations {
                     policies: passed.compiled.policy_count(),
                 };
                 *applied.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
+                let mut detail = detail([
+                    ("revision", json!(meta.number.to_string())),
+                    ("content_sha256", json!(hex::encode(passed.sha256))),
+                    ("message", json!(passed.message)),
+                ]);
+                if let Some(proposal) = proposal {
+                    let number = proposal.number.to_string();
+                    detail.insert("proposal".to_owned(), json!(number));
+                    detail.insert("authors".to_owned(), json!(proposal.authors));
+                }
+                let revision = Box::new(NewRevision {
+                    meta,
+                    changes: passed.changes.clone(),
+                });
+                let change = match proposal {
+                    None => Change::ApplyRevision(revision),
+                    Some(proposal) => Change::Approve {
+                        proposal: proposal.number,
+                        revision,
+                    },
+                };
                 Ok(Act {
-                    detail: detail([
-                        ("revision", json!(meta.number.to_string())),
-                        ("content_sha256", json!(hex::encode(passed.sha256))),
-                        ("message", json!(passed.message)),
-                    ]),
-                    change: Some(Change::ApplyRevision(Box::new(NewRevision {
-                        meta,
-                        changes: passed.changes.clone(),
-                    }))),
+                    detail,
+                    change: Some(change),
                 })
             })
             .await;
-        let decision = allowed(decision.map_err(|e| match e {
-            PdpError::Lockout => OperationError::Lockout,
-            PdpError::Misfits(misfits) => super::entities::do_not_fit(misfits),
-            other => other.into(),
-        })?)?;
+        let decision = allowed(decision.map_err(refused)?)?;
         let applied = applied.into_inner().unwrap_or_else(PoisonError::into_inner);
         let meta = applied.ok_or(OperationError::RevisionNotFound(passed.expected + 1))?;
         Ok((meta, decision))
@@ -192,10 +218,9 @@ impl Operations {
         }
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let facts = facts(&state, &caller, credential, request, now);
-        let verdict = revision
-            .compiled
-            .evaluate(&caller.principal, request, &facts, &state.pip())
-            .map_err(PdpError::Policy)?;
+        let compiled = &revision.compiled;
+        let (verdict, _) =
+            evaluate(compiled, &state, &caller, request, &facts).map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }
 
@@ -293,6 +318,40 @@ impl Operations {
                 ..Diagnostic::default()
             }])
         })
+    }
+}
+
+impl Passed {
+    /// Whether the candidate can follow what is in force, and would still permit to the
+    /// caller what it asks for now.
+    pub(super) fn require_fit(
+        &self,
+        state: &State,
+        caller: &Caller,
+        credential: &Credential,
+        request: &AccessRequest,
+        now: time::OffsetDateTime,
+    ) -> Result<(), PdpError> {
+        let in_force = state.revision.as_ref().map_or(0, |r| r.meta.number);
+        if in_force != self.expected {
+            return Err(PdpError::Conflict(Conflict::Revision { in_force }));
+        }
+        let facts = facts(state, caller, credential, request, now);
+        let (next, _) = evaluate(&self.compiled, state, caller, request, &facts)?;
+        // What cannot be put on record cannot be done either.
+        if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
+            return Err(PdpError::Lockout);
+        }
+        super::entities::beside(|| state.fits(&self.compiled)).map_err(PdpError::Misfits)
+    }
+}
+
+/// Why a candidate did not come into force.
+pub(super) fn refused(error: PdpError) -> OperationError {
+    match error {
+        PdpError::Lockout => OperationError::Lockout,
+        PdpError::Misfits(misfits) => super::entities::do_not_fit(misfits),
+        other => other.into(),
     }
 }
 

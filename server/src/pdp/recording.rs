@@ -2,13 +2,16 @@
 
 use serde_json::{Map, json};
 
+use super::chain::Denier;
 use super::{Act, Made, Pdp, PdpError, Scene};
 use crate::audit::{AppendError, Appended, Record};
 use crate::identity::registry::Caller;
 use crate::model::arguments::Arguments;
 use crate::model::canonical::Node;
 use crate::model::event::Inputs;
-use crate::model::{AccessRequest, EntityUid, Event, EventType, GivenEntity};
+use crate::model::{
+    AccessRequest, Delegation, EntityUid, Event, EventType, GivenEntity, Principal,
+};
 use crate::policy::Facts;
 
 impl Pdp {
@@ -80,6 +83,7 @@ impl Pdp {
             decision,
             facts,
             request,
+            denier,
         } = made;
         let verdict = &decision.verdict;
         let mut event = Event::new(kind, decision.log_id, decision.id, decision.time);
@@ -100,6 +104,10 @@ impl Pdp {
         event.correlation_id.clone_from(&request.correlation_id);
         event.trace_id.clone_from(&request.trace_id);
         event.detail = act.detail;
+        if let Some(delegation) = &caller.delegation {
+            let told = chain_detail(delegation, denier.as_deref());
+            event.detail.insert("delegation".to_owned(), told);
+        }
         let inputs = match kind {
             EventType::Decision => Some(self.inputs(caller, request, facts)?),
             _ => None,
@@ -151,6 +159,9 @@ impl Pdp {
         ];
         inputs.extend(digest.iter().map(|d| ("arguments_sha256", Node::Kept(d))));
         inputs.push(("authentication", Node::Object(authentication)));
+        if let Some(delegation) = &caller.delegation {
+            inputs.push(("delegation", chain_inputs(delegation)));
+        }
         if !request.entities.is_empty() {
             let entities = request.entities.iter().map(brought);
             inputs.push(("entities", Node::List(entities.collect())));
@@ -171,6 +182,46 @@ impl Pdp {
             json: Node::Object(inputs).canonical(&self.redaction),
         })
     }
+}
+
+/// On whose behalf, for the event: who of them, not what is known of them.
+fn chain_detail(delegation: &Delegation, denier: Option<&Denier>) -> serde_json::Value {
+    let actors: Vec<EntityUid> = delegation.actors.iter().map(Principal::uid).collect();
+    let mut told = json!({
+        "token_id": delegation.token_id,
+        "subject": delegation.subject.uid(),
+        "actors": actors,
+    });
+    if let Some(denier) = denier {
+        told["denied_by"] = json!({
+            "party": denier.party,
+            "reason": denier.reason,
+            "policies": denier.policies,
+        });
+    }
+    told
+}
+
+/// On whose behalf, with what policies saw of them: what replay needs.
+fn chain_inputs(delegation: &Delegation) -> Node<'_> {
+    fn party(party: &Principal) -> Node<'_> {
+        Node::Object(vec![
+            ("id", Node::Text(&party.id)),
+            ("name", Node::Text(&party.name)),
+            ("owner", Node::Text(&party.owner)),
+            ("roles", Node::Texts(&party.roles)),
+            ("type", Node::Text(party.kind.cedar_type())),
+        ])
+    }
+    Node::Object(vec![
+        (
+            "actors",
+            Node::List(delegation.actors.iter().map(party).collect()),
+        ),
+        ("scope", Node::Texts(&delegation.scope)),
+        ("subject", party(&delegation.subject)),
+        ("token_id", Node::Text(&delegation.token_id)),
+    ])
 }
 
 /// An entity that the request brought: without it the decision could not be replayed.

@@ -102,7 +102,7 @@ fn action(
     let context = json
         .action_context(namespace, &plain.id)
         .ok_or("it declares no context")?;
-    let Shape::Record(mut context) = json.shape(namespace, context)? else {
+    let Shape::Record(mut context) = json.context_shape(namespace, context)? else {
         return Err("its context is not a record".to_owned());
     };
     let input = context

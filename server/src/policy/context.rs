@@ -21,8 +21,10 @@ pub(super) fn context(
     info: &ActionInfo,
     request: &AccessRequest,
     facts: &Facts,
+    delegation: Option<Value>,
 ) -> Result<Context, String> {
-    let mut pairs = BTreeMap::from([("zta".into(), server_facts(request, facts)?)]);
+    let server = server_facts(request, facts, delegation)?;
+    let mut pairs = BTreeMap::from([("zta".into(), server)]);
     let pep = request
         .pep_context
         .as_ref()
@@ -48,7 +50,11 @@ pub(super) fn context(
     Ok(Context::Value(Arc::new(pairs)))
 }
 
-fn server_facts(request: &AccessRequest, facts: &Facts) -> Result<Value, String> {
+fn server_facts(
+    request: &AccessRequest,
+    facts: &Facts,
+    delegation: Option<Value>,
+) -> Result<Value, String> {
     let defect = |what: &str| format!("the server's own {what} is none that Cedar reads");
     let authentication = Value::record(
         [
@@ -63,6 +69,7 @@ fn server_facts(request: &AccessRequest, facts: &Facts) -> Result<Value, String>
         let ip = construct(&IP, &ip.to_string()).ok_or_else(|| defect("source"))?;
         fields.push(("source", ip));
     }
+    fields.extend(delegation.map(|delegation| ("delegation", delegation)));
     if let Some(session) = &request.session_id {
         fields.push(("session", session.as_str().into()));
     }

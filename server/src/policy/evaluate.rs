@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cedar_policy_core::ast::{Context, Entity, EntityUID, EntityUIDEntry, Request};
+use cedar_policy_core::ast::{Context, Entity, EntityUID, EntityUIDEntry, Request, Value};
 use cedar_policy_core::entities::Entities;
 use time::OffsetDateTime;
 
@@ -17,7 +17,9 @@ use super::entities::{EntityError, EntityMap, SliceError};
 use super::entry::Entry;
 use super::scope_index::Place;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
-use crate::model::{AccessRequest, DenyReason, EntityUid, Principal, PrincipalKind, Verdict};
+use crate::model::{
+    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Verdict,
+};
 
 /// What the server knows about a call. A request cannot set any of it.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct Facts {
     pub authentication_age_seconds: i64,
     /// Who the resource is, where it is an agent or a user of the registry.
     pub resource: Option<Party>,
+    /// On whose behalf the caller acts.
+    pub delegation: Option<Arc<Delegation>>,
 }
 
 /// Where attributes come from (PIP).
@@ -162,7 +166,11 @@ impl Compiled {
         pip: &Pip<'_>,
     ) -> Result<Case<'_>, NoCase<'_>> {
         let (action, info) = self.resolve_action(request)?;
-        let context = context(info, request, facts)
+        let delegation = match &facts.delegation {
+            Some(delegation) => Some(self.delegation(delegation)?),
+            None => None,
+        };
+        let context = context(info, request, facts, delegation)
             .map_err(|why| NoCase::Deny(DenyReason::InvalidArguments, action, why))?;
         let world = World { facts, pip };
         self.case_in((action, info), Some(context), principal, request, &world)
@@ -242,13 +250,16 @@ impl Compiled {
                 ancestors: roles.iter().chain(&above).collect(),
             },
         );
+        let behind = self.behind(world.facts, [&caller.uid, &resource_uid])?;
         let own = || {
-            let parties = std::iter::once(&caller).chain(&party).map(Known::entity);
-            parties.chain(brought.clone()).collect()
+            let parties = std::iter::once(&caller).chain(&party).chain(&behind);
+            parties.map(Known::entity).chain(brought.clone()).collect()
         };
         let places = [&*caller.uid, &*resource_uid];
+        // A condition may look at the parties of a delegation by the context.
+        let looks = !behind.is_empty();
         let entities = self
-            .slice(own, info, &candidates, places, world.pip)
+            .slice(own, info, &candidates, places, looks, world.pip)
             .map_err(unreachable)?;
         Ok(Case {
             action,
@@ -281,6 +292,51 @@ impl Compiled {
         })
     }
 
+    /// The parties of a delegation, which policies see in the context, apart from those of
+    /// `places`, who are known already. They refer to nothing but their roles.
+    fn behind<'w>(
+        &self,
+        facts: &'w Facts,
+        places: [&EntityUID; 2],
+    ) -> Result<Vec<Known<'w>>, PolicyError> {
+        let Some(delegation) = &facts.delegation else {
+            return Ok(Vec::new());
+        };
+        let mut behind: Vec<Known<'w>> = Vec::new();
+        for party in delegation.parties() {
+            let known = self.known(party.kind.cedar_type(), &party.id, party)?;
+            let twice = behind.iter().any(|other| other.uid == known.uid);
+            if !twice && !places.contains(&&*known.uid) {
+                behind.push(known);
+            }
+        }
+        Ok(behind)
+    }
+
+    /// A delegation as the context has it.
+    fn delegation(&self, delegation: &Delegation) -> Result<Value, PolicyError> {
+        let uid = |party: &Principal| -> Result<Value, PolicyError> {
+            let uid = self.uid(party.kind.cedar_type(), &party.id)?;
+            Ok(Value::from((*uid).clone()))
+        };
+        let subject = match delegation.subject.kind {
+            PrincipalKind::User => "user",
+            PrincipalKind::Agent => "agent",
+            PrincipalKind::Workload => "workload",
+        };
+        let actors: Result<Vec<Value>, PolicyError> = delegation.actors.iter().map(uid).collect();
+        let depth = i64::try_from(delegation.actors.len()).unwrap_or(i64::MAX);
+        let scope = delegation.scope.iter().map(|entry| entry.as_str().into());
+        let fields: [(&str, Value); 5] = [
+            (subject, uid(&delegation.subject)?),
+            ("actors", Value::set(actors?, None)),
+            ("depth", depth.into()),
+            ("scope", Value::set(scope, None)),
+            ("token_id", delegation.token_id.as_str().into()),
+        ];
+        Ok(Value::record(fields, None))
+    }
+
     /// The entities that the request brings.
     fn brought(
         &self,
@@ -310,14 +366,17 @@ impl Compiled {
         info: &ActionInfo,
         candidates: &[&Arc<Entry>],
         places: [&EntityUID; 2],
+        looks: bool,
         pip: &Pip<'_>,
     ) -> Result<Entities, SliceError> {
         let reaches = || {
             let reaches = candidates.iter().map(|entry| &entry.reach);
             reaches.filter(|reach| reach.looks())
         };
-        let Some(levels) = reaches().map(|reach| reach.levels).max() else {
-            return Ok(Entities::new());
+        let levels = match reaches().map(|reach| reach.levels).max() {
+            Some(levels) => levels,
+            None if looks => 0,
+            None => return Ok(Entities::new()),
         };
         let literals = || reaches().flat_map(|reach| reach.literals.iter().map(|uid| &**uid));
         let roots: Vec<&EntityUID> = places.into_iter().chain(literals()).collect();

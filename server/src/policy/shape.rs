@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A Cedar type that JSON data can be converted to.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +59,45 @@ impl SchemaJson {
             .get(id)?
             .get("appliesTo")?
             .get("context")
+    }
+
+    /// The shape of an action's context. What the server alone fills in, `zta`, may hold
+    /// entities, since no data is converted to it; its shape is left empty.
+    ///
+    /// # Errors
+    /// As [`Self::shape`].
+    pub(super) fn context_shape(&self, namespace: &str, ty: &Value) -> Result<Shape, String> {
+        let Some((home, record)) = self.record_of(namespace, ty) else {
+            return self.shape(namespace, ty);
+        };
+        let mut record = record.clone();
+        if let Some(zta) = record.pointer_mut("/attributes/zta") {
+            *zta = json!({"type": "Record", "attributes": {}});
+        }
+        self.shape(home, &record)
+    }
+
+    /// The record that a type is by its names, and the namespace that it is written in.
+    fn record_of<'a>(&'a self, namespace: &'a str, ty: &'a Value) -> Option<(&'a str, &'a Value)> {
+        let (mut home, mut ty) = (namespace, ty);
+        for _ in 0..DEPTH_MAX {
+            let kind = ty.get("type")?.as_str()?;
+            let name = match kind {
+                "Record" => return Some((home, ty)),
+                "EntityOrCommon" => ty.get("name")?.as_str()?,
+                name => name,
+            };
+            let (homes, base) = match name.rsplit_once("::") {
+                Some((home, base)) => (vec![home], base),
+                None => (vec![home, ""], name),
+            };
+            let common = |home| {
+                let common = self.namespaces.get(home)?.get("commonTypes")?.get(base)?;
+                Some((home, common))
+            };
+            (home, ty) = homes.into_iter().find_map(common)?;
+        }
+        None
     }
 
     /// The shape of a JSON type.

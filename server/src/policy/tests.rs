@@ -35,6 +35,7 @@ fn decide(policy: &str, request: &AccessRequest, resource: Option<Party>) -> Ver
         instance: None,
     };
     let facts = Facts {
+        delegation: None,
         now: OffsetDateTime::UNIX_EPOCH,
         source: None,
         authentication_method: "mtls",

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::model::event::Inputs;
+use crate::model::proposal::{Proposal, ProposalMeta};
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
     AgentRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage, EntityUid, Instance,
@@ -216,6 +217,10 @@ pub trait PolicyStore: Send + Sync {
     async fn texts(&self, digests: &[Digest]) -> Result<Vec<Arc<str>>, StoreError>;
     /// Revisions with numbers below `before`, newest first, at most `limit`.
     async fn revisions(&self, before: u64, limit: u32) -> Result<Vec<RevisionMeta>, StoreError>;
+    /// A proposal with the digests of what it changes.
+    async fn proposal(&self, number: u64) -> Result<Option<Proposal<Digest>>, StoreError>;
+    /// Proposals with numbers below `before`, newest first, at most `limit`.
+    async fn proposals(&self, before: u64, limit: u32) -> Result<Vec<ProposalMeta>, StoreError>;
 }
 
 /// Entities. Each version of one stays, with the epochs that it holds from and until, so

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{PreparedEvent, StoreError};
+use crate::model::proposal::{NewProposal, ProposalState};
 use crate::model::revision::{Digest, FileChange, FileDigest, FileKind, NewRevision};
 use crate::model::{
-    AgentRecord, Change, EntityCursor, EntityPage, EntityUid, EntityVersion, Instance, StoredEntity,
+    AgentRecord, Change, Conflict, EntityCursor, EntityPage, EntityUid, EntityVersion, Instance,
+    SourceFile, StoredEntity,
 };
 
 /// Refuses events that one of the databases could not hold as they are: Postgres has
@@ -59,7 +61,11 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
         }
         Change::Renew(certificate) => refuse_nul([&certificate.serial]),
         Change::SetAgentState { agent_id, .. } => refuse_nul([agent_id]),
-        Change::ApplyRevision(revision) => refuse_revision(revision),
+        Change::ApplyRevision(revision) | Change::Approve { revision, .. } => {
+            refuse_revision(revision)
+        }
+        Change::Propose(proposal) => refuse_proposal(proposal),
+        Change::Reject { by, .. } => refuse_uid(by),
         Change::PutEntities(entities) => entities.iter().try_for_each(|entity| {
             refuse_nul([&entity.attributes, &entity.tags])?;
             entity.parents.iter().try_for_each(refuse_uid)?;
@@ -124,8 +130,25 @@ fn refuse_instance(instance: &Instance) -> Result<(), StoreError> {
 fn refuse_revision(revision: &NewRevision) -> Result<(), StoreError> {
     let meta = &revision.meta;
     stored_number(meta.number)?;
-    refuse_nul([&meta.author.ty, &meta.author.id, &meta.message])?;
-    for change in &revision.changes {
+    refuse_nul([&meta.message])?;
+    [Some(&meta.author), meta.approver.as_ref()]
+        .into_iter()
+        .flatten()
+        .try_for_each(refuse_uid)?;
+    refuse_changes(&revision.changes)
+}
+
+fn refuse_proposal(proposal: &NewProposal) -> Result<(), StoreError> {
+    let meta = &proposal.meta;
+    stored_number(meta.number)?;
+    stored_number(meta.base_revision)?;
+    refuse_nul([&meta.message])?;
+    meta.authors.iter().try_for_each(refuse_uid)?;
+    refuse_changes(&proposal.changes)
+}
+
+fn refuse_changes(changes: &[FileChange<SourceFile>]) -> Result<(), StoreError> {
+    for change in changes {
         refuse_nul([&change.name])?;
         if let Some(file) = &change.content {
             refuse_nul_in(file.text())?;
@@ -196,6 +219,43 @@ pub(super) fn parse_uuid(text: &str) -> Result<Uuid, StoreError> {
 /// What a store without its head row says.
 pub(super) fn no_head() -> StoreError {
     StoreError::Schema("there is no log yet: start the server or run `zta migrate`".to_owned())
+}
+
+/// Whose files are written.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FilesOf {
+    /// Those that a revision changed.
+    Revision,
+    /// Those that a proposal would change.
+    Proposal,
+}
+
+/// A principal that may be missing.
+pub(super) fn optional_uid(
+    ty: Option<String>,
+    id: Option<String>,
+) -> Result<Option<EntityUid>, StoreError> {
+    match (ty, id) {
+        (Some(ty), Some(id)) => Ok(Some(EntityUid { ty, id })),
+        (None, None) => Ok(None),
+        _ => Err(corrupt("a principal of which a part is missing")),
+    }
+}
+
+/// A proposal can be decided on once.
+pub(super) fn open(state: Option<&str>) -> Result<Result<(), Conflict>, StoreError> {
+    let Some(state) = state else {
+        return Ok(Err(Conflict::ProposalNotFound));
+    };
+    match proposal_state(state)? {
+        ProposalState::Open => Ok(Ok(())),
+        state => Ok(Err(Conflict::ProposalDecided(state))),
+    }
+}
+
+/// A proposal's state as it stands in the table.
+pub(super) fn proposal_state(name: &str) -> Result<ProposalState, StoreError> {
+    ProposalState::parse(name).ok_or_else(|| corrupt("an unknown state of a proposal"))
 }
 
 /// A file of a manifest as it stands in the table.

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod contain;
+mod delegation;
 mod enroll;
 mod rpcs;
 mod tokens;

@@ -2,6 +2,7 @@
 //! exactly Cedar.
 
 mod corpus;
+mod four_eyes;
 mod gates;
 mod patch;
 
@@ -298,7 +299,7 @@ async fn the_command_line_says_by_its_exit_code_how_it_went() {
         )
     };
     let (code, said, _) = run(&server, &["policy", "check", &good]);
-    assert_eq!((code, said.as_str()), (Some(0), "9 policies pass\n"));
+    assert_eq!((code, said.as_str()), (Some(0), "12 policies pass\n"));
     let (code, said, error) = run(&server, &["policy", "check", &bad]);
     assert_eq!(code, Some(1), "{said}{error}");
     assert!(said.starts_with("bad.cedar:3:27: error: "), "{said}");

@@ -7,6 +7,7 @@ mod entities;
 mod hostile;
 mod log;
 mod lost;
+mod proposals;
 mod queries;
 mod rate;
 mod revisions;
@@ -44,6 +45,8 @@ fn cases() -> Vec<Case> {
         case("revisions::round_trip", revisions::round_trip),
         case("revisions::news", revisions::news),
         case("revisions::a_large_one", revisions::a_large_one),
+        case("proposals::decided_once", proposals::decided_once),
+        case("proposals::bounded", proposals::bounded),
         case("changes::the_feed", changes::the_feed),
         case("changes::look_alike_agents", changes::look_alike_agents),
         case("changes::blobs", changes::blobs),

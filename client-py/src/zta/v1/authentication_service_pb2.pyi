@@ -4,7 +4,9 @@ isort:skip_file
 """
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import typing
@@ -112,3 +114,137 @@ class AuthenticateResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["access_token", b"access_token", "expire_time", b"expire_time", "principal", b"principal"]) -> None: ...
 
 global___AuthenticateResponse = AuthenticateResponse
+
+@typing.final
+class ExchangeTokenRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DELEGATE_FIELD_NUMBER: builtins.int
+    ACT_FIELD_NUMBER: builtins.int
+    @property
+    def delegate(self) -> global___Delegate: ...
+    @property
+    def act(self) -> global___Act: ...
+    def __init__(
+        self,
+        *,
+        delegate: global___Delegate | None = ...,
+        act: global___Act | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["act", b"act", "delegate", b"delegate", "exchange", b"exchange"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["act", b"act", "delegate", b"delegate", "exchange", b"exchange"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["exchange", b"exchange"]) -> typing.Literal["delegate", "act"] | None: ...
+
+global___ExchangeTokenRequest = ExchangeTokenRequest
+
+@typing.final
+class Delegate(google.protobuf.message.Message):
+    """Lets an agent act on the behalf of the caller and of those whom the caller acts for.
+    Decided by policy as the action `delegate` on the agent.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    LIFETIME_S_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    agent: builtins.str
+    """Name or SPIFFE ID."""
+    lifetime_s: builtins.int
+    """At most 3600; 0 means that. It ends with what the caller has proved itself by."""
+    note: builtins.str
+    """Why, for the record. At most 1024 bytes."""
+    @property
+    def scope(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What for, as `action` or `action:resource`, for example `call_tool:web_search`; each
+        within what the caller may delegate. Empty: whatever all parties may do. At most 64.
+        """
+
+    def __init__(
+        self,
+        *,
+        agent: builtins.str = ...,
+        scope: collections.abc.Iterable[builtins.str] | None = ...,
+        lifetime_s: builtins.int = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "lifetime_s", b"lifetime_s", "note", b"note", "scope", b"scope"]) -> None: ...
+
+global___Delegate = Delegate
+
+@typing.final
+class Act(google.protobuf.message.Message):
+    """Turns a grant that names the caller into an access token that is bound to the caller's
+    certificate or, over DPoP, to its key.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    LIFETIME_S_FIELD_NUMBER: builtins.int
+    grant: builtins.str
+    lifetime_s: builtins.int
+    """At most 600; 0 means that. It ends with the grant and with what the caller has proved
+    itself by.
+    """
+    @property
+    def scope(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Within the grant's; empty: the grant's."""
+
+    def __init__(
+        self,
+        *,
+        grant: builtins.str = ...,
+        scope: collections.abc.Iterable[builtins.str] | None = ...,
+        lifetime_s: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grant", b"grant", "lifetime_s", b"lifetime_s", "scope", b"scope"]) -> None: ...
+
+global___Act = Act
+
+@typing.final
+class ExchangeTokenResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    ACTORS_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """For `delegate`: a grant for the agent that it names. No access token.
+    For `act`: an access token, sent like that of Authenticate.
+    """
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def subject(self) -> zta.v1.types_pb2.EntityRef:
+        """Who is acted for in the end. Only for `act`."""
+
+    @property
+    def actors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.EntityRef]:
+        """Who acts: the caller first, then who acted before. Only for `act`."""
+
+    @property
+    def scope(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What the token is good for. Only for `act`."""
+
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        subject: zta.v1.types_pb2.EntityRef | None = ...,
+        actors: collections.abc.Iterable[zta.v1.types_pb2.EntityRef] | None = ...,
+        scope: collections.abc.Iterable[builtins.str] | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "expire_time", b"expire_time", "subject", b"subject"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["actors", b"actors", "consistency_token", b"consistency_token", "expire_time", b"expire_time", "scope", b"scope", "subject", b"subject", "token", b"token"]) -> None: ...
+
+global___ExchangeTokenResponse = ExchangeTokenResponse

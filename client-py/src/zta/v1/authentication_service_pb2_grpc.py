@@ -45,6 +45,11 @@ class AuthenticationServiceStub(object):
                 request_serializer=zta_dot_v1_dot_authentication__service__pb2.AuthenticateRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_authentication__service__pb2.AuthenticateResponse.FromString,
                 _registered_method=True)
+        self.ExchangeToken = channel.unary_unary(
+                '/zta.v1.AuthenticationService/ExchangeToken',
+                request_serializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AuthenticationServiceServicer(object):
@@ -66,6 +71,14 @@ class AuthenticationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExchangeToken(self, request, context):
+        """Delegation, after RFC 8693: says who may act on the caller's behalf, and turns what
+        another one said into a token to act with. Both are on record before the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthenticationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +91,11 @@ def add_AuthenticationServiceServicer_to_server(servicer, server):
                     servicer.Authenticate,
                     request_deserializer=zta_dot_v1_dot_authentication__service__pb2.AuthenticateRequest.FromString,
                     response_serializer=zta_dot_v1_dot_authentication__service__pb2.AuthenticateResponse.SerializeToString,
+            ),
+            'ExchangeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeToken,
+                    request_deserializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +153,33 @@ class AuthenticationService(object):
             '/zta.v1.AuthenticationService/Authenticate',
             zta_dot_v1_dot_authentication__service__pb2.AuthenticateRequest.SerializeToString,
             zta_dot_v1_dot_authentication__service__pb2.AuthenticateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AuthenticationService/ExchangeToken',
+            zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenRequest.SerializeToString,
+            zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

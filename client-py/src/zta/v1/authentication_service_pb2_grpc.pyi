@@ -35,6 +35,14 @@ class AuthenticationServiceStub:
     certificate of this connection (RFC 8705).
     """
 
+    ExchangeToken: grpc.UnaryUnaryMultiCallable[
+        zta.v1.authentication_service_pb2.ExchangeTokenRequest,
+        zta.v1.authentication_service_pb2.ExchangeTokenResponse,
+    ]
+    """Delegation, after RFC 8693: says who may act on the caller's behalf, and turns what
+    another one said into a token to act with. Both are on record before the answer.
+    """
+
 class AuthenticationServiceAsyncStub:
     """Proves a principal's key and issues short-lived access tokens."""
 
@@ -50,6 +58,14 @@ class AuthenticationServiceAsyncStub:
     ]
     """Exchanges a signed challenge for an access token bound to the client
     certificate of this connection (RFC 8705).
+    """
+
+    ExchangeToken: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.authentication_service_pb2.ExchangeTokenRequest,
+        zta.v1.authentication_service_pb2.ExchangeTokenResponse,
+    ]
+    """Delegation, after RFC 8693: says who may act on the caller's behalf, and turns what
+    another one said into a token to act with. Both are on record before the answer.
     """
 
 class AuthenticationServiceServicer(metaclass=abc.ABCMeta):
@@ -71,6 +87,16 @@ class AuthenticationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[zta.v1.authentication_service_pb2.AuthenticateResponse, collections.abc.Awaitable[zta.v1.authentication_service_pb2.AuthenticateResponse]]:
         """Exchanges a signed challenge for an access token bound to the client
         certificate of this connection (RFC 8705).
+        """
+
+    @abc.abstractmethod
+    def ExchangeToken(
+        self,
+        request: zta.v1.authentication_service_pb2.ExchangeTokenRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.authentication_service_pb2.ExchangeTokenResponse, collections.abc.Awaitable[zta.v1.authentication_service_pb2.ExchangeTokenResponse]]:
+        """Delegation, after RFC 8693: says who may act on the caller's behalf, and turns what
+        another one said into a token to act with. Both are on record before the answer.
         """
 
 def add_AuthenticationServiceServicer_to_server(servicer: AuthenticationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -75,6 +75,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """INVALID_ARGUMENT: a request brings an entity that is stored."""
     ERROR_REASON_CONSISTENCY_TOKEN_INVALID: _ErrorReason.ValueType  # 37
     """INVALID_ARGUMENT: a consistency token that is not of this log."""
+    ERROR_REASON_DELEGATION_INVALID: _ErrorReason.ValueType  # 39
+    """UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
+    FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+    """
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 31
@@ -89,6 +93,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
     ERROR_REASON_GENERATION_CONFLICT: _ErrorReason.ValueType  # 36
     """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 46
+    """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+    ERROR_REASON_OWN_PROPOSAL: _ErrorReason.ValueType  # 47
+    """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
+    ERROR_REASON_PROPOSAL_NOT_FOUND: _ErrorReason.ValueType  # 48
+    """NOT_FOUND: there is no such proposal."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 40
     """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -162,6 +172,10 @@ ERROR_REASON_ENTITY_STORED: ErrorReason.ValueType  # 29
 """INVALID_ARGUMENT: a request brings an entity that is stored."""
 ERROR_REASON_CONSISTENCY_TOKEN_INVALID: ErrorReason.ValueType  # 37
 """INVALID_ARGUMENT: a consistency token that is not of this log."""
+ERROR_REASON_DELEGATION_INVALID: ErrorReason.ValueType  # 39
+"""UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
+FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+"""
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 31
@@ -176,6 +190,12 @@ ERROR_REASON_LOCKOUT: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
 ERROR_REASON_GENERATION_CONFLICT: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 46
+"""FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+ERROR_REASON_OWN_PROPOSAL: ErrorReason.ValueType  # 47
+"""FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
+ERROR_REASON_PROPOSAL_NOT_FOUND: ErrorReason.ValueType  # 48
+"""NOT_FOUND: there is no such proposal."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 41

@@ -26,13 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zta.v1 import types_pb2 as zta_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bzta/v1/policy_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"Y\n\x0cPolicySource\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12#\n\x07schemas\x18\x02 \x03(\x0b\x32\x12.zta.v1.SourceFile\"v\n\x0bPolicyPatch\x12(\n\x0cput_policies\x18\x01 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12\'\n\x0bput_schemas\x18\x02 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12\x14\n\x0c\x64\x65lete_files\x18\x03 \x03(\t\"[\n\x0fValidateRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\"\n\x05patch\x18\x02 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"n\n\x10ValidateResponse\x12\"\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x10\n\x08policies\x18\x03 \x01(\r\"\x84\x01\n\x0c\x41pplyRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\"\n\x05patch\x18\x04 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"\x8e\x01\n\rApplyResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xb8\x01\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12!\n\x06\x61uthor\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\x12\x10\n\x08policies\x18\x06 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\":\n\x12GetRevisionRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x0c\x64igests_only\x18\x02 \x01(\x08\":\n\nFileDigest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06schema\x18\x03 \x01(\x08\"\x82\x01\n\x13GetRevisionResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x06source\x18\x02 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12!\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x12.zta.v1.FileDigest\"=\n\x14ListRevisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x15ListRevisionsResponse\x12#\n\trevisions\x18\x01 \x03(\x0b\x32\x10.zta.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x0f\x45valuateRequest\x12\x10\n\x08policies\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\t\x12\x15\n\rentities_json\x18\x03 \x01(\t\x12&\n\x08requests\x18\x04 \x03(\x0b\x32\x14.zta.v1.EvaluateItem\"\xac\x01\n\x0c\x45valuateItem\x12$\n\tprincipal\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12!\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x14\n\x0c\x63ontext_json\x18\x04 \x01(\t\x12\x18\n\x10validate_request\x18\x05 \x01(\x08\";\n\x10\x45valuateResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.zta.v1.EvaluateResult\"o\n\x0e\x45valuateResult\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\x12\n\npolicy_ids\x18\x02 \x03(\t\x12\x1a\n\x12\x65rrored_policy_ids\x18\x03 \x03(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t2\xd9\x02\n\rPolicyService\x12=\n\x08Validate\x12\x17.zta.v1.ValidateRequest\x1a\x18.zta.v1.ValidateResponse\x12\x34\n\x05\x41pply\x12\x14.zta.v1.ApplyRequest\x1a\x15.zta.v1.ApplyResponse\x12\x46\n\x0bGetRevision\x12\x1a.zta.v1.GetRevisionRequest\x1a\x1b.zta.v1.GetRevisionResponse\x12L\n\rListRevisions\x12\x1c.zta.v1.ListRevisionsRequest\x1a\x1d.zta.v1.ListRevisionsResponse\x12=\n\x08\x45valuate\x12\x17.zta.v1.EvaluateRequest\x1a\x18.zta.v1.EvaluateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bzta/v1/policy_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"Y\n\x0cPolicySource\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12#\n\x07schemas\x18\x02 \x03(\x0b\x32\x12.zta.v1.SourceFile\"v\n\x0bPolicyPatch\x12(\n\x0cput_policies\x18\x01 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12\'\n\x0bput_schemas\x18\x02 \x03(\x0b\x32\x12.zta.v1.SourceFile\x12\x14\n\x0c\x64\x65lete_files\x18\x03 \x03(\t\"[\n\x0fValidateRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\"\n\x05patch\x18\x02 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"n\n\x10ValidateResponse\x12\"\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x10\n\x08policies\x18\x03 \x01(\r\"\x84\x01\n\x0c\x41pplyRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\"\n\x05patch\x18\x04 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"\x8e\x01\n\rApplyResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xdd\x01\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12!\n\x06\x61uthor\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\t\x12\x10\n\x08policies\x18\x06 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12#\n\x08\x61pprover\x18\x08 \x01(\x0b\x32\x11.zta.v1.EntityRef\"\x8e\x02\n\x08Proposal\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.zta.v1.ProposalState\x12\x15\n\rbase_revision\x18\x03 \x01(\x04\x12\"\n\x07\x61uthors\x18\x04 \x03(\x0b\x32\x11.zta.v1.EntityRef\x12\x0f\n\x07message\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontent_sha256\x18\x07 \x01(\t\x12\x10\n\x08policies\x18\x08 \x01(\r\x12%\n\ndecided_by\x18\t \x01(\x0b\x32\x11.zta.v1.EntityRef\"\x86\x01\n\x0eProposeRequest\x12$\n\x06source\x18\x01 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\"\n\x05patch\x18\x04 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"\x90\x01\n\x0fProposeResponse\x12\"\n\x08proposal\x18\x01 \x01(\x0b\x32\x10.zta.v1.Proposal\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\" \n\x0e\x41pproveRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\"\x90\x01\n\x0f\x41pproveResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x08warnings\x18\x02 \x03(\x0b\x32\x12.zta.v1.Diagnostic\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"-\n\rRejectRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04note\x18\x02 \x01(\t\"i\n\x0eRejectResponse\x12\"\n\x08proposal\x18\x01 \x01(\x0b\x32\x10.zta.v1.Proposal\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"$\n\x12GetProposalRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\"]\n\x13GetProposalResponse\x12\"\n\x08proposal\x18\x01 \x01(\x0b\x32\x10.zta.v1.Proposal\x12\"\n\x05patch\x18\x02 \x01(\x0b\x32\x13.zta.v1.PolicyPatch\"=\n\x14ListProposalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x15ListProposalsResponse\x12#\n\tproposals\x18\x01 \x03(\x0b\x32\x10.zta.v1.Proposal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x12GetRevisionRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x0c\x64igests_only\x18\x02 \x01(\x08\":\n\nFileDigest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06schema\x18\x03 \x01(\x08\"\x82\x01\n\x13GetRevisionResponse\x12\"\n\x08revision\x18\x01 \x01(\x0b\x32\x10.zta.v1.Revision\x12$\n\x06source\x18\x02 \x01(\x0b\x32\x14.zta.v1.PolicySource\x12!\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x12.zta.v1.FileDigest\"=\n\x14ListRevisionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x15ListRevisionsResponse\x12#\n\trevisions\x18\x01 \x03(\x0b\x32\x10.zta.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x0f\x45valuateRequest\x12\x10\n\x08policies\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\t\x12\x15\n\rentities_json\x18\x03 \x01(\t\x12&\n\x08requests\x18\x04 \x03(\x0b\x32\x14.zta.v1.EvaluateItem\"\xac\x01\n\x0c\x45valuateItem\x12$\n\tprincipal\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12!\n\x06\x61\x63tion\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x14\n\x0c\x63ontext_json\x18\x04 \x01(\t\x12\x18\n\x10validate_request\x18\x05 \x01(\x08\";\n\x10\x45valuateResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.zta.v1.EvaluateResult\"o\n\x0e\x45valuateResult\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\x12\n\npolicy_ids\x18\x02 \x03(\t\x12\x1a\n\x12\x65rrored_policy_ids\x18\x03 \x03(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t*\x82\x01\n\rProposalState\x12\x1e\n\x1aPROPOSAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13PROPOSAL_STATE_OPEN\x10\x01\x12\x1b\n\x17PROPOSAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17PROPOSAL_STATE_REJECTED\x10\x03\x32\xa0\x05\n\rPolicyService\x12=\n\x08Validate\x12\x17.zta.v1.ValidateRequest\x1a\x18.zta.v1.ValidateResponse\x12\x34\n\x05\x41pply\x12\x14.zta.v1.ApplyRequest\x1a\x15.zta.v1.ApplyResponse\x12:\n\x07Propose\x12\x16.zta.v1.ProposeRequest\x1a\x17.zta.v1.ProposeResponse\x12:\n\x07\x41pprove\x12\x16.zta.v1.ApproveRequest\x1a\x17.zta.v1.ApproveResponse\x12\x37\n\x06Reject\x12\x15.zta.v1.RejectRequest\x1a\x16.zta.v1.RejectResponse\x12\x46\n\x0bGetProposal\x12\x1a.zta.v1.GetProposalRequest\x1a\x1b.zta.v1.GetProposalResponse\x12L\n\rListProposals\x12\x1c.zta.v1.ListProposalsRequest\x1a\x1d.zta.v1.ListProposalsResponse\x12\x46\n\x0bGetRevision\x12\x1a.zta.v1.GetRevisionRequest\x1a\x1b.zta.v1.GetRevisionResponse\x12L\n\rListRevisions\x12\x1c.zta.v1.ListRevisionsRequest\x1a\x1d.zta.v1.ListRevisionsResponse\x12=\n\x08\x45valuate\x12\x17.zta.v1.EvaluateRequest\x1a\x18.zta.v1.EvaluateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zta.v1.policy_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROPOSALSTATE']._serialized_start=3056
+  _globals['_PROPOSALSTATE']._serialized_end=3186
   _globals['_POLICYSOURCE']._serialized_start=92
   _globals['_POLICYSOURCE']._serialized_end=181
   _globals['_POLICYPATCH']._serialized_start=183
@@ -46,25 +48,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYRESPONSE']._serialized_start=644
   _globals['_APPLYRESPONSE']._serialized_end=786
   _globals['_REVISION']._serialized_start=789
-  _globals['_REVISION']._serialized_end=973
-  _globals['_GETREVISIONREQUEST']._serialized_start=975
-  _globals['_GETREVISIONREQUEST']._serialized_end=1033
-  _globals['_FILEDIGEST']._serialized_start=1035
-  _globals['_FILEDIGEST']._serialized_end=1093
-  _globals['_GETREVISIONRESPONSE']._serialized_start=1096
-  _globals['_GETREVISIONRESPONSE']._serialized_end=1226
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=1228
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=1289
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1291
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1376
-  _globals['_EVALUATEREQUEST']._serialized_start=1378
-  _globals['_EVALUATEREQUEST']._serialized_end=1492
-  _globals['_EVALUATEITEM']._serialized_start=1495
-  _globals['_EVALUATEITEM']._serialized_end=1667
-  _globals['_EVALUATERESPONSE']._serialized_start=1669
-  _globals['_EVALUATERESPONSE']._serialized_end=1728
-  _globals['_EVALUATERESULT']._serialized_start=1730
-  _globals['_EVALUATERESULT']._serialized_end=1841
-  _globals['_POLICYSERVICE']._serialized_start=1844
-  _globals['_POLICYSERVICE']._serialized_end=2189
+  _globals['_REVISION']._serialized_end=1010
+  _globals['_PROPOSAL']._serialized_start=1013
+  _globals['_PROPOSAL']._serialized_end=1283
+  _globals['_PROPOSEREQUEST']._serialized_start=1286
+  _globals['_PROPOSEREQUEST']._serialized_end=1420
+  _globals['_PROPOSERESPONSE']._serialized_start=1423
+  _globals['_PROPOSERESPONSE']._serialized_end=1567
+  _globals['_APPROVEREQUEST']._serialized_start=1569
+  _globals['_APPROVEREQUEST']._serialized_end=1601
+  _globals['_APPROVERESPONSE']._serialized_start=1604
+  _globals['_APPROVERESPONSE']._serialized_end=1748
+  _globals['_REJECTREQUEST']._serialized_start=1750
+  _globals['_REJECTREQUEST']._serialized_end=1795
+  _globals['_REJECTRESPONSE']._serialized_start=1797
+  _globals['_REJECTRESPONSE']._serialized_end=1902
+  _globals['_GETPROPOSALREQUEST']._serialized_start=1904
+  _globals['_GETPROPOSALREQUEST']._serialized_end=1940
+  _globals['_GETPROPOSALRESPONSE']._serialized_start=1942
+  _globals['_GETPROPOSALRESPONSE']._serialized_end=2035
+  _globals['_LISTPROPOSALSREQUEST']._serialized_start=2037
+  _globals['_LISTPROPOSALSREQUEST']._serialized_end=2098
+  _globals['_LISTPROPOSALSRESPONSE']._serialized_start=2100
+  _globals['_LISTPROPOSALSRESPONSE']._serialized_end=2185
+  _globals['_GETREVISIONREQUEST']._serialized_start=2187
+  _globals['_GETREVISIONREQUEST']._serialized_end=2245
+  _globals['_FILEDIGEST']._serialized_start=2247
+  _globals['_FILEDIGEST']._serialized_end=2305
+  _globals['_GETREVISIONRESPONSE']._serialized_start=2308
+  _globals['_GETREVISIONRESPONSE']._serialized_end=2438
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=2440
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=2501
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=2503
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=2588
+  _globals['_EVALUATEREQUEST']._serialized_start=2590
+  _globals['_EVALUATEREQUEST']._serialized_end=2704
+  _globals['_EVALUATEITEM']._serialized_start=2707
+  _globals['_EVALUATEITEM']._serialized_end=2879
+  _globals['_EVALUATERESPONSE']._serialized_start=2881
+  _globals['_EVALUATERESPONSE']._serialized_end=2940
+  _globals['_EVALUATERESULT']._serialized_start=2942
+  _globals['_EVALUATERESULT']._serialized_end=3053
+  _globals['_POLICYSERVICE']._serialized_start=3189
+  _globals['_POLICYSERVICE']._serialized_end=3861
 # @@protoc_insertion_point(module_scope)

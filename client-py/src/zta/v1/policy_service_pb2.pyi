@@ -7,12 +7,39 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import sys
 import typing
 import zta.v1.types_pb2
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _ProposalState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ProposalStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ProposalState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PROPOSAL_STATE_UNSPECIFIED: _ProposalState.ValueType  # 0
+    PROPOSAL_STATE_OPEN: _ProposalState.ValueType  # 1
+    PROPOSAL_STATE_APPROVED: _ProposalState.ValueType  # 2
+    PROPOSAL_STATE_REJECTED: _ProposalState.ValueType  # 3
+
+class ProposalState(_ProposalState, metaclass=_ProposalStateEnumTypeWrapper):
+    """What became of a proposal."""
+
+PROPOSAL_STATE_UNSPECIFIED: ProposalState.ValueType  # 0
+PROPOSAL_STATE_OPEN: ProposalState.ValueType  # 1
+PROPOSAL_STATE_APPROVED: ProposalState.ValueType  # 2
+PROPOSAL_STATE_REJECTED: ProposalState.ValueType  # 3
+global___ProposalState = ProposalState
 
 @typing.final
 class PolicySource(google.protobuf.message.Message):
@@ -192,6 +219,7 @@ class Revision(google.protobuf.message.Message):
     CONTENT_SHA256_FIELD_NUMBER: builtins.int
     POLICIES_FIELD_NUMBER: builtins.int
     ACTIVE_FIELD_NUMBER: builtins.int
+    APPROVER_FIELD_NUMBER: builtins.int
     number: builtins.int
     """1, 2, 3 … without gaps."""
     message: builtins.str
@@ -207,6 +235,10 @@ class Revision(google.protobuf.message.Message):
 
     @property
     def apply_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def approver(self) -> zta.v1.types_pb2.EntityRef:
+        """Who approved it, if it was a proposal."""
+
     def __init__(
         self,
         *,
@@ -217,11 +249,282 @@ class Revision(google.protobuf.message.Message):
         content_sha256: builtins.str = ...,
         policies: builtins.int = ...,
         active: builtins.bool = ...,
+        approver: zta.v1.types_pb2.EntityRef | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["apply_time", b"apply_time", "author", b"author"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["active", b"active", "apply_time", b"apply_time", "author", b"author", "content_sha256", b"content_sha256", "message", b"message", "number", b"number", "policies", b"policies"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["apply_time", b"apply_time", "approver", b"approver", "author", b"author"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["active", b"active", "apply_time", b"apply_time", "approver", b"approver", "author", b"author", "content_sha256", b"content_sha256", "message", b"message", "number", b"number", "policies", b"policies"]) -> None: ...
 
 global___Revision = Revision
+
+@typing.final
+class Proposal(google.protobuf.message.Message):
+    """A candidate that has passed the gates and waits for somebody else's approval. It never
+    changes.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    BASE_REVISION_FIELD_NUMBER: builtins.int
+    AUTHORS_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: builtins.int
+    POLICIES_FIELD_NUMBER: builtins.int
+    DECIDED_BY_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """1, 2, 3 … without gaps."""
+    state: global___ProposalState.ValueType
+    base_revision: builtins.int
+    """The revision that it changes. Once another one is in force, it cannot be approved."""
+    message: builtins.str
+    content_sha256: builtins.str
+    """SHA-256 over the content of the revision that it would become, hex."""
+    policies: builtins.int
+    """Policies in that."""
+    @property
+    def authors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.EntityRef]:
+        """Who wrote it, and on whose behalf: none of them may approve it."""
+
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def decided_by(self) -> zta.v1.types_pb2.EntityRef:
+        """Who approved or rejected it."""
+
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        state: global___ProposalState.ValueType = ...,
+        base_revision: builtins.int = ...,
+        authors: collections.abc.Iterable[zta.v1.types_pb2.EntityRef] | None = ...,
+        message: builtins.str = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        content_sha256: builtins.str = ...,
+        policies: builtins.int = ...,
+        decided_by: zta.v1.types_pb2.EntityRef | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "decided_by", b"decided_by"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["authors", b"authors", "base_revision", b"base_revision", "content_sha256", b"content_sha256", "create_time", b"create_time", "decided_by", b"decided_by", "message", b"message", "number", b"number", "policies", b"policies", "state", b"state"]) -> None: ...
+
+global___Proposal = Proposal
+
+@typing.final
+class ProposeRequest(google.protobuf.message.Message):
+    """Exactly one of source and patch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
+    expected_revision: builtins.int
+    """The revision that must be in force."""
+    message: builtins.str
+    """Why, for the record. At most 4096 bytes."""
+    @property
+    def source(self) -> global___PolicySource: ...
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """Against expected_revision."""
+
+    def __init__(
+        self,
+        *,
+        source: global___PolicySource | None = ...,
+        expected_revision: builtins.int = ...,
+        message: builtins.str = ...,
+        patch: global___PolicyPatch | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "message", b"message", "patch", b"patch", "source", b"source"]) -> None: ...
+
+global___ProposeRequest = ProposeRequest
+
+@typing.final
+class ProposeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROPOSAL_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def proposal(self) -> global___Proposal: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        proposal: global___Proposal | None = ...,
+        warnings: collections.abc.Iterable[zta.v1.types_pb2.Diagnostic] | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "proposal", b"proposal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "proposal", b"proposal", "warnings", b"warnings"]) -> None: ...
+
+global___ProposeResponse = ProposeResponse
+
+@typing.final
+class ApproveRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["number", b"number"]) -> None: ...
+
+global___ApproveRequest = ApproveRequest
+
+@typing.final
+class ApproveResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def revision(self) -> global___Revision: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        revision: global___Revision | None = ...,
+        warnings: collections.abc.Iterable[zta.v1.types_pb2.Diagnostic] | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "revision", b"revision"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "revision", b"revision", "warnings", b"warnings"]) -> None: ...
+
+global___ApproveResponse = ApproveResponse
+
+@typing.final
+class RejectRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    note: builtins.str
+    """Why, for the record. At most 1024 bytes."""
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["note", b"note", "number", b"number"]) -> None: ...
+
+global___RejectRequest = RejectRequest
+
+@typing.final
+class RejectResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROPOSAL_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def proposal(self) -> global___Proposal: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        proposal: global___Proposal | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "proposal", b"proposal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "proposal", b"proposal"]) -> None: ...
+
+global___RejectResponse = RejectResponse
+
+@typing.final
+class GetProposalRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["number", b"number"]) -> None: ...
+
+global___GetProposalRequest = GetProposalRequest
+
+@typing.final
+class GetProposalResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROPOSAL_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
+    @property
+    def proposal(self) -> global___Proposal: ...
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """Against its base revision."""
+
+    def __init__(
+        self,
+        *,
+        proposal: global___Proposal | None = ...,
+        patch: global___PolicyPatch | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["patch", b"patch", "proposal", b"proposal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["patch", b"patch", "proposal", b"proposal"]) -> None: ...
+
+global___GetProposalResponse = GetProposalResponse
+
+@typing.final
+class ListProposalsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """1 to 1000; 0 means 100."""
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+global___ListProposalsRequest = ListProposalsRequest
+
+@typing.final
+class ListProposalsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROPOSALS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def proposals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Proposal]: ...
+    def __init__(
+        self,
+        *,
+        proposals: collections.abc.Iterable[global___Proposal] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "proposals", b"proposals"]) -> None: ...
+
+global___ListProposalsResponse = ListProposalsResponse
 
 @typing.final
 class GetRevisionRequest(google.protobuf.message.Message):

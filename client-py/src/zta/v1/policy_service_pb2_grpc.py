@@ -45,6 +45,31 @@ class PolicyServiceStub(object):
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_policy__service__pb2.ApplyResponse.FromString,
                 _registered_method=True)
+        self.Propose = channel.unary_unary(
+                '/zta.v1.PolicyService/Propose',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.ProposeRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.ProposeResponse.FromString,
+                _registered_method=True)
+        self.Approve = channel.unary_unary(
+                '/zta.v1.PolicyService/Approve',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.ApproveRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.ApproveResponse.FromString,
+                _registered_method=True)
+        self.Reject = channel.unary_unary(
+                '/zta.v1.PolicyService/Reject',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.RejectRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.RejectResponse.FromString,
+                _registered_method=True)
+        self.GetProposal = channel.unary_unary(
+                '/zta.v1.PolicyService/GetProposal',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.GetProposalRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.GetProposalResponse.FromString,
+                _registered_method=True)
+        self.ListProposals = channel.unary_unary(
+                '/zta.v1.PolicyService/ListProposals',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsResponse.FromString,
+                _registered_method=True)
         self.GetRevision = channel.unary_unary(
                 '/zta.v1.PolicyService/GetRevision',
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.GetRevisionRequest.SerializeToString,
@@ -76,6 +101,41 @@ class PolicyServiceServicer(object):
     def Apply(self, request, context):
         """Runs the gates, then activates the candidate atomically as a new revision,
         if the revision in force is the expected one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Propose(self, request, context):
+        """Runs the gates on a candidate and stores it for somebody else to approve.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Approve(self, request, context):
+        """Makes a proposal the revision in force. Refused to everybody who has a part in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reject(self, request, context):
+        """Ends a proposal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProposal(self, request, context):
+        """One proposal with what it would change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProposals(self, request, context):
+        """The proposals, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +175,31 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Apply,
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ApplyRequest.FromString,
                     response_serializer=zta_dot_v1_dot_policy__service__pb2.ApplyResponse.SerializeToString,
+            ),
+            'Propose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Propose,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.ProposeRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.ProposeResponse.SerializeToString,
+            ),
+            'Approve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.ApproveRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.ApproveResponse.SerializeToString,
+            ),
+            'Reject': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reject,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.RejectRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.RejectResponse.SerializeToString,
+            ),
+            'GetProposal': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProposal,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.GetProposalRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.GetProposalResponse.SerializeToString,
+            ),
+            'ListProposals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProposals,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsResponse.SerializeToString,
             ),
             'GetRevision': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRevision,
@@ -187,6 +272,141 @@ class PolicyService(object):
             '/zta.v1.PolicyService/Apply',
             zta_dot_v1_dot_policy__service__pb2.ApplyRequest.SerializeToString,
             zta_dot_v1_dot_policy__service__pb2.ApplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Propose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/Propose',
+            zta_dot_v1_dot_policy__service__pb2.ProposeRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.ProposeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/Approve',
+            zta_dot_v1_dot_policy__service__pb2.ApproveRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.ApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/Reject',
+            zta_dot_v1_dot_policy__service__pb2.RejectRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.RejectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProposal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/GetProposal',
+            zta_dot_v1_dot_policy__service__pb2.GetProposalRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.GetProposalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProposals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/ListProposals',
+            zta_dot_v1_dot_policy__service__pb2.ListProposalsRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.ListProposalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,36 @@ class PolicyServiceStub:
     if the revision in force is the expected one.
     """
 
+    Propose: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.ProposeRequest,
+        zta.v1.policy_service_pb2.ProposeResponse,
+    ]
+    """Runs the gates on a candidate and stores it for somebody else to approve."""
+
+    Approve: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.ApproveRequest,
+        zta.v1.policy_service_pb2.ApproveResponse,
+    ]
+    """Makes a proposal the revision in force. Refused to everybody who has a part in it."""
+
+    Reject: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.RejectRequest,
+        zta.v1.policy_service_pb2.RejectResponse,
+    ]
+    """Ends a proposal."""
+
+    GetProposal: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.GetProposalRequest,
+        zta.v1.policy_service_pb2.GetProposalResponse,
+    ]
+    """One proposal with what it would change."""
+
+    ListProposals: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.ListProposalsRequest,
+        zta.v1.policy_service_pb2.ListProposalsResponse,
+    ]
+    """The proposals, newest first."""
+
     GetRevision: grpc.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.GetRevisionRequest,
         zta.v1.policy_service_pb2.GetRevisionResponse,
@@ -71,6 +101,36 @@ class PolicyServiceAsyncStub:
     """Runs the gates, then activates the candidate atomically as a new revision,
     if the revision in force is the expected one.
     """
+
+    Propose: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.ProposeRequest,
+        zta.v1.policy_service_pb2.ProposeResponse,
+    ]
+    """Runs the gates on a candidate and stores it for somebody else to approve."""
+
+    Approve: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.ApproveRequest,
+        zta.v1.policy_service_pb2.ApproveResponse,
+    ]
+    """Makes a proposal the revision in force. Refused to everybody who has a part in it."""
+
+    Reject: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.RejectRequest,
+        zta.v1.policy_service_pb2.RejectResponse,
+    ]
+    """Ends a proposal."""
+
+    GetProposal: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.GetProposalRequest,
+        zta.v1.policy_service_pb2.GetProposalResponse,
+    ]
+    """One proposal with what it would change."""
+
+    ListProposals: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.ListProposalsRequest,
+        zta.v1.policy_service_pb2.ListProposalsResponse,
+    ]
+    """The proposals, newest first."""
 
     GetRevision: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.GetRevisionRequest,
@@ -112,6 +172,46 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         """Runs the gates, then activates the candidate atomically as a new revision,
         if the revision in force is the expected one.
         """
+
+    @abc.abstractmethod
+    def Propose(
+        self,
+        request: zta.v1.policy_service_pb2.ProposeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.ProposeResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.ProposeResponse]]:
+        """Runs the gates on a candidate and stores it for somebody else to approve."""
+
+    @abc.abstractmethod
+    def Approve(
+        self,
+        request: zta.v1.policy_service_pb2.ApproveRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.ApproveResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.ApproveResponse]]:
+        """Makes a proposal the revision in force. Refused to everybody who has a part in it."""
+
+    @abc.abstractmethod
+    def Reject(
+        self,
+        request: zta.v1.policy_service_pb2.RejectRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.RejectResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.RejectResponse]]:
+        """Ends a proposal."""
+
+    @abc.abstractmethod
+    def GetProposal(
+        self,
+        request: zta.v1.policy_service_pb2.GetProposalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.GetProposalResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.GetProposalResponse]]:
+        """One proposal with what it would change."""
+
+    @abc.abstractmethod
+    def ListProposals(
+        self,
+        request: zta.v1.policy_service_pb2.ListProposalsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.ListProposalsResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.ListProposalsResponse]]:
+        """The proposals, newest first."""
 
     @abc.abstractmethod
     def GetRevision(

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use zta_proto::v1;
 use zta_proto::v1::authentication_service_server::AuthenticationService;
 
-use super::{timestamp, wire_uid};
+use super::{bounded, consistency_token, timestamp, token_of, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::field;
 use crate::operations::Operations;
@@ -26,6 +26,49 @@ impl AuthenticationService for AuthenticationDoor {
             challenge: challenge.bytes.to_vec(),
             expire_time: timestamp(challenge.expire_time),
         }))
+    }
+
+    async fn exchange_token(
+        &self,
+        request: Request<v1::ExchangeTokenRequest>,
+    ) -> Result<Response<v1::ExchangeTokenResponse>, Status> {
+        use v1::exchange_token_request::Exchange;
+        let credential = credential(&request, (self.0.pdp.clock)());
+        let seconds = |s: u32| time::Duration::seconds(s.into());
+        let response = match request.into_inner().exchange {
+            None => return Err(field("exchange", "is missing: delegate or act")),
+            Some(Exchange::Delegate(wire)) => {
+                bounded("delegate.agent", &wire.agent, 512)?;
+                let lifetime = seconds(wire.lifetime_s);
+                let (granted, decision) = self
+                    .0
+                    .delegate(&credential, &wire.agent, wire.scope, lifetime, &wire.note)
+                    .await?;
+                v1::ExchangeTokenResponse {
+                    token: granted.grant,
+                    expire_time: timestamp(granted.expire_time),
+                    consistency_token: consistency_token(&decision),
+                    ..Default::default()
+                }
+            }
+            Some(Exchange::Act(wire)) => {
+                let lifetime = seconds(wire.lifetime_s);
+                let exchanged = self
+                    .0
+                    .exchange(&credential, &wire.grant, wire.scope, lifetime)
+                    .await?;
+                let log_id = self.0.pdp.audit.log_id();
+                v1::ExchangeTokenResponse {
+                    token: exchanged.token.token,
+                    expire_time: timestamp(exchanged.token.expire_time),
+                    subject: Some(wire_uid(&exchanged.subject)),
+                    actors: exchanged.actors.iter().map(wire_uid).collect(),
+                    scope: exchanged.scope,
+                    consistency_token: token_of(log_id, exchanged.sequence + 1),
+                }
+            }
+        };
+        Ok(Response::new(response))
     }
 
     async fn authenticate(

@@ -7,6 +7,7 @@ pub(crate) mod authorization;
 pub(crate) mod entities;
 mod explain;
 pub(crate) mod policies;
+mod proposals;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;

@@ -23,7 +23,7 @@ const EVALUATE_MAX: usize = 1024;
 pub(crate) struct PolicyDoor(pub(crate) Arc<Operations>);
 
 /// A candidate of a request: exactly one of the two.
-fn candidate(
+pub(super) fn candidate(
     source: Option<v1::PolicySource>,
     patch: Option<v1::PolicyPatch>,
 ) -> Result<Candidate, Status> {
@@ -55,7 +55,7 @@ fn files(files: Vec<v1::SourceFile>) -> Vec<SourceFile> {
     files.into_iter().map(file).collect()
 }
 
-fn wire_files(files: &[SourceFile]) -> Vec<v1::SourceFile> {
+pub(super) fn wire_files(files: &[SourceFile]) -> Vec<v1::SourceFile> {
     let file = |f: &SourceFile| v1::SourceFile {
         name: f.name.clone(),
         text: f.text().to_string(),
@@ -72,7 +72,7 @@ fn wire_digests(files: Vec<FileDigest>) -> Vec<v1::FileDigest> {
     files.into_iter().map(digest).collect()
 }
 
-fn wire_diagnostics(diagnostics: &[Diagnostic]) -> Vec<v1::Diagnostic> {
+pub(super) fn wire_diagnostics(diagnostics: &[Diagnostic]) -> Vec<v1::Diagnostic> {
     let wire = |d: &Diagnostic| v1::Diagnostic {
         file: d.file.clone(),
         line: d.line,
@@ -84,7 +84,7 @@ fn wire_diagnostics(diagnostics: &[Diagnostic]) -> Vec<v1::Diagnostic> {
     diagnostics.iter().map(wire).collect()
 }
 
-fn wire_revision(meta: RevisionMeta, active: u64) -> v1::Revision {
+pub(super) fn wire_revision(meta: RevisionMeta, active: u64) -> v1::Revision {
     v1::Revision {
         active: meta.number == active,
         number: meta.number,
@@ -93,6 +93,7 @@ fn wire_revision(meta: RevisionMeta, active: u64) -> v1::Revision {
         apply_time: timestamp(meta.apply_time),
         content_sha256: hex::encode(meta.content_sha256),
         policies: meta.policies,
+        approver: meta.approver.as_ref().map(wire_uid),
     }
 }
 
@@ -142,6 +143,46 @@ impl PolicyService for PolicyDoor {
             warnings: wire_diagnostics(&warnings),
             consistency_token: consistency_token(&decision),
         }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<v1::ProposeRequest>,
+    ) -> Result<Response<v1::ProposeResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::proposals::propose(&self.0, &credential, request.into_inner()).await
+    }
+
+    async fn approve(
+        &self,
+        request: Request<v1::ApproveRequest>,
+    ) -> Result<Response<v1::ApproveResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::proposals::approve(&self.0, &credential, request.into_inner()).await
+    }
+
+    async fn reject(
+        &self,
+        request: Request<v1::RejectRequest>,
+    ) -> Result<Response<v1::RejectResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::proposals::reject(&self.0, &credential, request.into_inner()).await
+    }
+
+    async fn get_proposal(
+        &self,
+        request: Request<v1::GetProposalRequest>,
+    ) -> Result<Response<v1::GetProposalResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::proposals::get(&self.0, &credential, request.into_inner()).await
+    }
+
+    async fn list_proposals(
+        &self,
+        request: Request<v1::ListProposalsRequest>,
+    ) -> Result<Response<v1::ListProposalsResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::proposals::list(&self.0, &credential, request.into_inner()).await
     }
 
     async fn get_revision(

@@ -70,7 +70,7 @@ impl TokenParty {
         }
     }
 
-    fn json(&self) -> Map<String, Value> {
+    pub(super) fn json(&self) -> Map<String, Value> {
         let mut json = Map::new();
         json.insert("sub".to_owned(), json!(self.id));
         json.insert("sub_type".to_owned(), json!(self.kind.as_str()));
@@ -83,7 +83,7 @@ impl TokenParty {
         json
     }
 
-    fn read(json: &Map<String, Value>) -> Result<Self, TokenError> {
+    pub(super) fn read(json: &Map<String, Value>) -> Result<Self, TokenError> {
         let kind = text(json, "sub_type")?;
         let kind = PrincipalKind::parse(&kind).ok_or(TokenError::Claim("sub_type"))?;
         Ok(Self {
@@ -142,14 +142,7 @@ impl AccessToken {
             id: text(claims, "jti")?,
             subject: TokenParty::read(claims)?,
             actors: actors(claims.get("act"))?,
-            scope: match claims.get("scope") {
-                None => Vec::new(),
-                // In the form of RFC 9068: names with blanks between them.
-                Some(_) => text(claims, "scope")?
-                    .split(' ')
-                    .map(str::to_owned)
-                    .collect(),
-            },
+            scope: scope(claims)?,
             confirmation: confirmation(claims.get("cnf")).ok_or(TokenError::Claim("cnf"))?,
             issue_time: moment(claims, "iat")?,
             auth_time: moment(claims, "auth_time")?,
@@ -199,21 +192,34 @@ pub(super) fn claims_json(grant: &Grant) -> Map<String, Value> {
     if !grant.scope.is_empty() {
         claims.insert("scope".to_owned(), json!(grant.scope.join(" ")));
     }
-    let nested = grant.actors.iter().rev().fold(None, |before, actor| {
-        let mut act = actor.json();
-        if let Some(before) = before {
-            act.insert("act".to_owned(), Value::Object(before));
-        }
-        Some(act)
-    });
-    if let Some(act) = nested {
-        claims.insert("act".to_owned(), Value::Object(act));
+    if let Some(act) = nested(&grant.actors) {
+        claims.insert("act".to_owned(), act);
     }
     claims
 }
 
+/// Actors as nested `act` claims, the first outermost.
+pub(super) fn nested(actors: &[TokenParty]) -> Option<Value> {
+    actors.iter().rev().fold(None, |before, actor| {
+        let mut act = actor.json();
+        if let Some(before) = before {
+            act.insert("act".to_owned(), before);
+        }
+        Some(Value::Object(act))
+    })
+}
+
+/// The scope, in the form of RFC 9068: entries with blanks between them.
+pub(super) fn scope(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+    if !claims.contains_key("scope") {
+        return Ok(Vec::new());
+    }
+    let scope = text(claims, "scope")?;
+    Ok(scope.split(' ').map(str::to_owned).collect())
+}
+
 /// The chain of nested `act` claims (RFC 8693, 4.1), the outermost first.
-fn actors(claim: Option<&Value>) -> Result<Vec<TokenParty>, TokenError> {
+pub(super) fn actors(claim: Option<&Value>) -> Result<Vec<TokenParty>, TokenError> {
     let mut actors = Vec::new();
     let mut next = claim;
     while let Some(claim) = next {
@@ -229,7 +235,7 @@ fn actors(claim: Option<&Value>) -> Result<Vec<TokenParty>, TokenError> {
     Ok(actors)
 }
 
-fn text(claims: &Map<String, Value>, name: &'static str) -> Result<String, TokenError> {
+pub(super) fn text(claims: &Map<String, Value>, name: &'static str) -> Result<String, TokenError> {
     let value = claims.get(name).and_then(Value::as_str);
     value
         .filter(|text| !text.is_empty())
@@ -242,7 +248,10 @@ fn texts(list: &Value) -> Option<Vec<String>> {
     list.map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-fn moment(claims: &Map<String, Value>, name: &'static str) -> Result<OffsetDateTime, TokenError> {
+pub(super) fn moment(
+    claims: &Map<String, Value>,
+    name: &'static str,
+) -> Result<OffsetDateTime, TokenError> {
     let seconds = claims.get(name).and_then(Value::as_i64);
     seconds
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())

@@ -4,10 +4,11 @@ use super::claims::CLAIMS;
 use super::*;
 use crate::identity::ca::{Ca, SVID_LIFETIME};
 use crate::identity::peer::PeerCertificate;
-use crate::identity::possession::ProvenKey;
 use crate::identity::spiffe::{PrincipalName, SpiffeId};
 use crate::keys::SoftwareKey;
 use crate::model::PrincipalKind;
+
+mod bound;
 
 const NOW: OffsetDateTime = datetime!(2026-11-22 12:00:00.75 UTC);
 
@@ -276,88 +277,6 @@ fn a_token_is_worth_nothing_with_another_certificate() {
         let refused = verify_as(&setup.authority, &token, &other, NOW);
         assert_eq!(refused, Err(TokenError::Binding), "{name}");
     }
-}
-
-/// A key whose proof covers this token.
-fn proven(token: &str) -> ProvenKey {
-    let key = new_key();
-    let public_key = PublicKey::from_spki(key.public_key_spki_der()).expect("P-256");
-    ProvenKey {
-        thumbprint: public_key.thumbprint(),
-        public_key,
-        token_sha256: Some(sha256(token.as_bytes())),
-    }
-}
-
-#[test]
-fn a_token_bound_to_a_key_needs_the_proof_of_that_key_for_this_token() {
-    let setup = setup();
-    let mut key = proven("");
-    let grant = Grant {
-        confirmation: Confirmation::Key(key.thumbprint),
-        ..setup.grant()
-    };
-    let token = setup.authority.issue(&grant, NOW).expect("a token").token;
-    let verify = |key: &ProvenKey| setup.authority.verify(&token, &Possession::Key(key), NOW);
-    assert_eq!(verify(&key), Err(TokenError::Binding), "of another token");
-    key.token_sha256 = None;
-    assert_eq!(verify(&key), Err(TokenError::Binding), "of no token");
-    key.token_sha256 = Some(sha256(token.as_bytes()));
-    assert!(verify(&key).is_ok());
-    assert_eq!(
-        verify(&proven(&token)),
-        Err(TokenError::Binding),
-        "another key"
-    );
-    // Neither kind of binding stands for the other, remembered or not.
-    assert_eq!(setup.verify(&token, NOW), Err(TokenError::Binding));
-    let bound_to_certificate = setup.issue();
-    let key = proven(&bound_to_certificate);
-    let verified = setup
-        .authority
-        .verify(&bound_to_certificate, &Possession::Key(&key), NOW);
-    assert_eq!(verified, Err(TokenError::Binding));
-}
-
-#[test]
-fn a_chain_of_actors_is_read_as_it_was_granted() {
-    let setup = setup();
-    let party = |name: &str| {
-        let id = format!("spiffe://zta.local/agent/{name}");
-        TokenParty::registered(PrincipalKind::Agent, &id)
-    };
-    let grant = Grant {
-        subject: TokenParty {
-            kind: PrincipalKind::User,
-            id: "https://idp.example#alice".to_owned(),
-            name: "alice".to_owned(),
-            roles: vec!["analyst".to_owned()],
-        },
-        actors: vec![party("research"), party("planner")],
-        scope: vec!["call_tool:web_search".to_owned(), "read".to_owned()],
-        ..setup.grant()
-    };
-    let issued = setup.authority.issue(&grant, NOW).expect("a token");
-    let token = setup.verify(&issued.token, NOW).expect("valid");
-    assert_eq!(token.subject, grant.subject);
-    assert_eq!(token.actors, grant.actors);
-    assert_eq!(token.scope, grant.scope);
-    assert_eq!(token.holder(), &grant.actors[0]);
-    let long = Grant {
-        actors: vec![party("research"); 17],
-        ..grant
-    };
-    let issued = setup.authority.issue(&long, NOW).expect("a token");
-    assert_eq!(
-        setup.verify(&issued.token, NOW),
-        Err(TokenError::Claim("act"))
-    );
-    let huge = Grant {
-        scope: vec!["x".repeat(TOKEN_LEN_MAX)],
-        ..setup.grant()
-    };
-    let refused = setup.authority.issue(&huge, NOW).expect_err("too large");
-    assert_eq!(refused, TokenError::TooLarge);
 }
 
 #[test]

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use super::error::translate;
 use super::writer::within;
 use crate::model::change::{CertificateRecord, JoinTokenRecord};
+use crate::model::proposal::ProposalState;
 use crate::model::revision::NewRevision;
 use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
 use crate::store::StoreError;
-use crate::store::value::{corrupt, signed, unsigned};
+use crate::store::value::{FilesOf, corrupt, signed, unsigned};
 
 type Applied = Result<Result<(), Conflict>, StoreError>;
 
@@ -70,6 +71,23 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
             set_agent_state(tx, at, agent_id, from, *to).await
         }
         Change::ApplyRevision(revision) => apply_revision(tx, at, revision).await,
+        Change::Propose(proposal) => super::proposals::propose(tx, at.log_id, proposal).await,
+        Change::Approve { proposal, revision } => {
+            // A revision that somebody approved names who.
+            let by = revision
+                .meta
+                .approver
+                .as_ref()
+                .unwrap_or(&revision.meta.author);
+            let state = ProposalState::Approved;
+            match super::proposals::decide(tx, *proposal, state, by).await? {
+                Ok(()) => apply_revision(tx, at, revision).await,
+                Err(conflict) => Ok(Err(conflict)),
+            }
+        }
+        Change::Reject { proposal, by } => {
+            super::proposals::decide(tx, *proposal, ProposalState::Rejected, by).await
+        }
         Change::PutEntities(entities) => {
             super::entities::put(tx, at.log_id, at.epoch, entities).await?;
             Ok(Ok(()))
@@ -279,7 +297,8 @@ async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &NewRevision) 
     }
     sqlx::query(
         "INSERT INTO revisions (number, log_id, author_type, author_id, message, apply_time, \
-         content_sha256, policies, gates, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+         content_sha256, policies, gates, epoch, approver_type, approver_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(signed(meta.number))
     .bind(at.log_id)
@@ -291,10 +310,13 @@ async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &NewRevision) 
     .bind(i64::from(meta.policies))
     .bind(&meta.gates)
     .bind(at.epoch)
+    .bind(meta.approver.as_ref().map(|uid| &uid.ty))
+    .bind(meta.approver.as_ref().map(|uid| &uid.id))
     .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    super::policy::insert_files(tx, at.log_id, revision).await?;
+    let of = (FilesOf::Revision, meta.number);
+    super::policy::insert_files(tx, at.log_id, of, &revision.changes).await?;
     Ok(Ok(()))
 }
 

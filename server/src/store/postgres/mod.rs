@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod notice;
 mod policy;
+mod proposals;
 mod registry;
 mod writer;
 

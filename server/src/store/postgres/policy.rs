@@ -9,10 +9,12 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use super::error::translate;
-use crate::model::revision::{Digest, FileChange, Manifest, NewRevision, RevisionNews};
+use crate::model::proposal::{Proposal, ProposalMeta};
+use crate::model::revision::{Digest, FileChange, Manifest, RevisionNews};
 use crate::model::{EntityUid, RevisionMeta, SourceFile};
 use crate::store::value::{
-    TEXTS_PIECE, corrupt, digest, file_change, files, in_order, signed, unsigned,
+    FilesOf, TEXTS_PIECE, corrupt, digest, file_change, files, in_order, optional_uid, signed,
+    unsigned,
 };
 use crate::store::{PolicyStore, StoreError};
 
@@ -55,6 +57,14 @@ impl PolicyStore for PostgresStore {
                 .await
                 .map_err(translate)?;
         rows.iter().map(meta).collect()
+    }
+
+    async fn proposal(&self, number: u64) -> Result<Option<Proposal<Digest>>, StoreError> {
+        super::proposals::find(&self.readers, number).await
+    }
+
+    async fn proposals(&self, before: u64, limit: u32) -> Result<Vec<ProposalMeta>, StoreError> {
+        super::proposals::list(&self.readers, before, limit).await
     }
 }
 
@@ -106,15 +116,15 @@ async fn changes(
     .fetch_all(connection)
     .await
     .map_err(translate)?;
-    rows.iter()
-        .map(|row| {
-            file_change(
-                row.try_get("kind").map_err(translate)?,
-                row.try_get("name").map_err(translate)?,
-                row.try_get("text_sha256").map_err(translate)?,
-            )
-        })
-        .collect()
+    rows.iter().map(change).collect()
+}
+
+pub(super) fn change(row: &PgRow) -> Result<FileChange<Digest>, StoreError> {
+    file_change(
+        row.try_get("kind").map_err(translate)?,
+        row.try_get("name").map_err(translate)?,
+        row.try_get("text_sha256").map_err(translate)?,
+    )
 }
 
 fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
@@ -125,6 +135,10 @@ fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
             ty: row.try_get("author_type").map_err(translate)?,
             id: row.try_get("author_id").map_err(translate)?,
         },
+        approver: optional_uid(
+            row.try_get("approver_type").map_err(translate)?,
+            row.try_get("approver_id").map_err(translate)?,
+        )?,
         message: row.try_get("message").map_err(translate)?,
         apply_time: row.try_get("apply_time").map_err(translate)?,
         content_sha256: digest(row.try_get("content_sha256").map_err(translate)?)?,
@@ -133,14 +147,24 @@ fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
     })
 }
 
-/// Writes what the revision changed, and the texts that are new.
+/// Writes what a revision or a proposal changes, and the texts that are new.
 pub(super) async fn insert_files(
     connection: &mut PgConnection,
     log_id: Uuid,
-    revision: &NewRevision,
+    (of, number): (FilesOf, u64),
+    changes: &[FileChange<SourceFile>],
 ) -> Result<(), StoreError> {
-    let number = signed(revision.meta.number);
-    for piece in revision.changes.chunks(TEXTS_PIECE) {
+    let insert = match of {
+        FilesOf::Revision => {
+            "INSERT INTO revision_files (revision, log_id, kind, name, text_sha256) \
+             SELECT $1, $2, t.* FROM UNNEST($3::text[], $4::text[], $5::bytea[]) AS t"
+        }
+        FilesOf::Proposal => {
+            "INSERT INTO proposal_files (proposal, log_id, kind, name, text_sha256) \
+             SELECT $1, $2, t.* FROM UNNEST($3::text[], $4::text[], $5::bytea[]) AS t"
+        }
+    };
+    for piece in changes.chunks(TEXTS_PIECE) {
         let put: Vec<&SourceFile> = piece.iter().filter_map(|c| c.content.as_ref()).collect();
         sqlx::query(
             "INSERT INTO policy_texts (sha256, log_id, text) \
@@ -156,18 +180,15 @@ pub(super) async fn insert_files(
         let hashes = piece
             .iter()
             .map(|c| c.content.as_ref().map(|f| &f.sha256()[..]));
-        sqlx::query(
-            "INSERT INTO revision_files (revision, log_id, kind, name, text_sha256) \
-             SELECT $1, $2, t.* FROM UNNEST($3::text[], $4::text[], $5::bytea[]) AS t",
-        )
-        .bind(number)
-        .bind(log_id)
-        .bind(piece.iter().map(|c| c.kind.as_str()).collect::<Vec<_>>())
-        .bind(piece.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
-        .bind(hashes.collect::<Vec<_>>())
-        .execute(&mut *connection)
-        .await
-        .map_err(translate)?;
+        sqlx::query(insert)
+            .bind(signed(number))
+            .bind(log_id)
+            .bind(piece.iter().map(|c| c.kind.as_str()).collect::<Vec<_>>())
+            .bind(piece.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
+            .bind(hashes.collect::<Vec<_>>())
+            .execute(&mut *connection)
+            .await
+            .map_err(translate)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod changes;
 mod entities;
 mod events;
 mod policy;
+mod proposals;
 mod registry;
 
 use std::path::Path;

@@ -7,9 +7,12 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{SqliteStore, parse_time, translate};
-use crate::model::revision::{Digest, FileChange, Manifest, NewRevision, RevisionNews};
-use crate::model::{EntityUid, RevisionMeta};
-use crate::store::value::{TEXTS_PIECE, digest, file_change, files, in_order, signed, unsigned};
+use crate::model::proposal::{Proposal, ProposalMeta};
+use crate::model::revision::{Digest, FileChange, Manifest, RevisionNews};
+use crate::model::{EntityUid, RevisionMeta, SourceFile};
+use crate::store::value::{
+    FilesOf, TEXTS_PIECE, digest, file_change, files, in_order, optional_uid, signed, unsigned,
+};
 use crate::store::{PolicyStore, StoreError};
 
 #[async_trait]
@@ -53,6 +56,14 @@ impl PolicyStore for SqliteStore {
                 .await
                 .map_err(translate)?;
         rows.iter().map(meta).collect()
+    }
+
+    async fn proposal(&self, number: u64) -> Result<Option<Proposal<Digest>>, StoreError> {
+        super::proposals::find(&self.readers, number).await
+    }
+
+    async fn proposals(&self, before: u64, limit: u32) -> Result<Vec<ProposalMeta>, StoreError> {
+        super::proposals::list(&self.readers, before, limit).await
     }
 }
 
@@ -109,15 +120,15 @@ async fn changes(
     .fetch_all(connection)
     .await
     .map_err(translate)?;
-    rows.iter()
-        .map(|row| {
-            file_change(
-                row.try_get("kind").map_err(translate)?,
-                row.try_get("name").map_err(translate)?,
-                row.try_get("text_sha256").map_err(translate)?,
-            )
-        })
-        .collect()
+    rows.iter().map(change).collect()
+}
+
+pub(super) fn change(row: &SqliteRow) -> Result<FileChange<Digest>, StoreError> {
+    file_change(
+        row.try_get("kind").map_err(translate)?,
+        row.try_get("name").map_err(translate)?,
+        row.try_get("text_sha256").map_err(translate)?,
+    )
 }
 
 fn meta(row: &SqliteRow) -> Result<RevisionMeta, StoreError> {
@@ -127,6 +138,10 @@ fn meta(row: &SqliteRow) -> Result<RevisionMeta, StoreError> {
             ty: row.try_get("author_type").map_err(translate)?,
             id: row.try_get("author_id").map_err(translate)?,
         },
+        approver: optional_uid(
+            row.try_get("approver_type").map_err(translate)?,
+            row.try_get("approver_id").map_err(translate)?,
+        )?,
         message: row.try_get("message").map_err(translate)?,
         apply_time: parse_time(row.try_get("apply_time").map_err(translate)?)?,
         content_sha256: digest(row.try_get("content_sha256").map_err(translate)?)?,
@@ -138,13 +153,14 @@ fn meta(row: &SqliteRow) -> Result<RevisionMeta, StoreError> {
 /// Rows of the manifest per statement.
 const PIECE: usize = 4096;
 
-/// Writes what the revision changed, and the texts that are new.
+/// Writes what a revision or a proposal changes, and the texts that are new.
 pub(super) async fn insert_files(
     connection: &mut SqliteConnection,
     log_id: &str,
-    revision: &NewRevision,
+    (of, number): (FilesOf, u64),
+    changes: &[FileChange<SourceFile>],
 ) -> Result<(), StoreError> {
-    let put = revision.changes.iter().filter_map(|c| c.content.as_ref());
+    let put = changes.iter().filter_map(|c| c.content.as_ref());
     for file in put {
         sqlx::query(
             "INSERT INTO policy_texts (sha256, log_id, text) VALUES ($1, $2, $3) \
@@ -157,22 +173,29 @@ pub(super) async fn insert_files(
         .await
         .map_err(translate)?;
     }
-    for piece in revision.changes.chunks(PIECE) {
+    let insert = match of {
+        FilesOf::Revision => {
+            "INSERT INTO revision_files (revision, log_id, kind, name, text_sha256) \
+             SELECT $1, $2, value ->> 0, value ->> 1, unhex(value ->> 2) FROM json_each($3)"
+        }
+        FilesOf::Proposal => {
+            "INSERT INTO proposal_files (proposal, log_id, kind, name, text_sha256) \
+             SELECT $1, $2, value ->> 0, value ->> 1, unhex(value ->> 2) FROM json_each($3)"
+        }
+    };
+    for piece in changes.chunks(PIECE) {
         let row = |change: &FileChange<_>| {
             let sha256 = change.content.as_ref().map(sha256_hex);
             serde_json::json!([change.kind.as_str(), change.name, sha256])
         };
         let rows: Vec<serde_json::Value> = piece.iter().map(row).collect();
-        sqlx::query(
-            "INSERT INTO revision_files (revision, log_id, kind, name, text_sha256) \
-             SELECT $1, $2, value ->> 0, value ->> 1, unhex(value ->> 2) FROM json_each($3)",
-        )
-        .bind(signed(revision.meta.number))
-        .bind(log_id)
-        .bind(serde_json::Value::from(rows).to_string())
-        .execute(&mut *connection)
-        .await
-        .map_err(translate)?;
+        sqlx::query(insert)
+            .bind(signed(number))
+            .bind(log_id)
+            .bind(serde_json::Value::from(rows).to_string())
+            .execute(&mut *connection)
+            .await
+            .map_err(translate)?;
     }
     Ok(())
 }

@@ -425,6 +425,10 @@ pub(crate) async fn each_change(store: &SharedStore) {
         Change::Renew(certificate(1, 1)),
         set_state(AgentState::Isolated, &[AgentState::Active]),
         Change::ApplyRevision(Box::new(one)),
+        super::proposals::propose(&super::proposals::proposal(1, 1)),
+        super::proposals::reject(1),
+        super::proposals::propose(&super::proposals::proposal(2, 1)),
+        super::proposals::approve(2, 2),
         Change::PutEntities([super::entities::entity("A", "1", "{}")].into()),
         Change::DeleteEntities([zta_server::model::EntityUid::new("A", "1")].into()),
     ] {

@@ -15,6 +15,9 @@ pub(crate) fn revision(number: u64, changes: Vec<FileChange<SourceFile>>) -> New
         meta: RevisionMeta {
             number,
             author: EntityUid::new("ZTA::User", "spiffe://zta.local#admin"),
+            approver: number
+                .is_multiple_of(2)
+                .then(|| EntityUid::new("ZTA::User", "idp#é")),
             message: format!("revision {number}\nwith é"),
             apply_time: NOW,
             content_sha256: sha256(&number.to_be_bytes()),

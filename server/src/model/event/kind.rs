@@ -1,0 +1,73 @@
+//! The types of events.
+
+use serde::{Deserialize, Serialize};
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventType {
+    /// A request was decided.
+    Decision,
+    /// A principal asked what it may do; no decision.
+    PermissionsListed,
+    /// An administrative act was decided; if allowed, its change is in the same transaction.
+    Admin,
+    /// A principal proved its key and got an access token.
+    Login,
+    /// A principal asked to let an agent act on its behalf; decided, and if allowed, granted.
+    Delegated,
+    /// An agent turned a grant into a token to act on somebody's behalf.
+    TokenExchanged,
+    /// A credential was refused.
+    LoginFailed,
+    /// More credentials of one source were refused within a second than are listed singly.
+    LoginFailedSummary,
+    /// A key was enrolled and got its first certificate.
+    Enrolled,
+    /// A key got its next certificate.
+    Renewed,
+    /// The server started.
+    ServerStarted,
+    /// The server stopped after draining.
+    ServerStopped,
+    /// The log was created; always the first event.
+    LogCreated,
+}
+
+impl EventType {
+    /// Each type, for filters and documentation.
+    pub const ALL: [Self; 13] = [
+        Self::Decision,
+        Self::PermissionsListed,
+        Self::Admin,
+        Self::Login,
+        Self::Delegated,
+        Self::TokenExchanged,
+        Self::LoginFailed,
+        Self::LoginFailedSummary,
+        Self::Enrolled,
+        Self::Renewed,
+        Self::ServerStarted,
+        Self::ServerStopped,
+        Self::LogCreated,
+    ];
+
+    /// The type's name in leaves and columns.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decision => "decision",
+            Self::PermissionsListed => "permissions_listed",
+            Self::Admin => "admin",
+            Self::Login => "login",
+            Self::Delegated => "delegated",
+            Self::TokenExchanged => "token_exchanged",
+            Self::LoginFailed => "login_failed",
+            Self::LoginFailedSummary => "login_failed_summary",
+            Self::Enrolled => "enrolled",
+            Self::Renewed => "renewed",
+            Self::ServerStarted => "server_started",
+            Self::ServerStopped => "server_stopped",
+            Self::LogCreated => "log_created",
+        }
+    }
+}
