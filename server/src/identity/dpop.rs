@@ -110,6 +110,9 @@ pub(crate) enum DpopError {
     /// The memory is full.
     #[error("no more proofs can be taken until the nonces of some expire")]
     Full,
+    /// It is by another key than the certificate's.
+    #[error("the proof is by another key than the certificate's")]
+    OtherKey,
     /// No random bytes could be drawn.
     #[error("no randomness for the nonces")]
     Random,
