@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+mod issuer;
+
+use issuer::ISSUERS_MAX;
+pub use issuer::{IssuerConfig, IssuerPrincipal};
+
 /// What the server is told.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -19,6 +24,9 @@ pub struct Config {
     pub trust_domain: String,
     /// Further names of the server's certificate: DNS names and IP addresses.
     pub server_names: Vec<String>,
+    /// What callers know the server by where TLS ends before it: `host` or `host:port` of
+    /// the proxy. Proofs of possession (DPoP) name it.
+    pub external_names: Vec<String>,
     /// The Postgres of a fleet; without it the store is embedded.
     pub database_url: Option<String>,
     /// A file that holds `database_url`, for a secret mounted as a file.
@@ -63,6 +71,8 @@ pub struct Config {
     pub four_eyes: bool,
     /// Dotted paths of what is never stored of a request's inputs.
     pub redact: Vec<String>,
+    /// Identity providers whose tokens are taken for a login.
+    pub issuers: Vec<IssuerConfig>,
     /// Limits of the door.
     pub limits: Limits,
 }
@@ -100,6 +110,7 @@ impl Default for Config {
             data_dir: PathBuf::from("zta-data"),
             trust_domain: "zta.local".to_owned(),
             server_names: Vec::new(),
+            external_names: Vec::new(),
             database_url: None,
             database_url_file: None,
             keyring_file: None,
@@ -131,6 +142,7 @@ impl Default for Config {
             ]
             .map(|key| format!("**.{key}"))
             .to_vec(),
+            issuers: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -204,6 +216,7 @@ impl Config {
             .try_parsing(true)
             .list_separator(",")
             .with_list_parse_key("server_names")
+            .with_list_parse_key("external_names")
             .with_list_parse_key("redact")
             .source(Some(own));
         let mut config: Self = builder.add_source(variables).build()?.try_deserialize()?;
@@ -226,6 +239,23 @@ impl Config {
                 "plaintext",
                 "is for loopback only; listen on 127.0.0.1 or use TLS",
             );
+        }
+        let is_authority = |name: &String| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+            !name.is_empty() && name.chars().all(fits)
+        };
+        if !self.external_names.iter().all(is_authority) {
+            return bad(
+                "external_names",
+                "has an entry that is not `host` or `host:port`, such as `zta.example.com`",
+            );
+        }
+        if let Some(why) = self.issuers.iter().find_map(IssuerConfig::defect) {
+            return bad("issuers", &why);
+        }
+        let names: std::collections::BTreeSet<_> = self.issuers.iter().map(|i| &i.issuer).collect();
+        if names.len() != self.issuers.len() || names.len() > ISSUERS_MAX {
+            return bad("issuers", "must be at most 32, and no issuer twice");
         }
         if !(60..=86_400).contains(&self.certificate_lifetime_s) {
             return bad("certificate_lifetime_s", "must be 60 to 86400");
@@ -336,6 +366,7 @@ mod tests {
         for (text, why) in [
             ("plaintext = true\nlisten = \"0.0.0.0:1\"", "loopback only"),
             ("token_lifetime_s = 601", "10 to 600"),
+            ("external_names = [\"https://a\"]", "zta.example.com"),
             ("ca_certificate_file = \"ca.pem\"", "ca_key_file"),
             ("ca_key_file = \"ca.key\"", "ca_certificate_file"),
             ("database_url = \"mysql://x\"", "postgres://"),

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
+use crate::identity::dpop::DpopVerifier;
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::token::TokenAuthority;
 use crate::model::redaction::Redaction;
@@ -105,6 +106,8 @@ pub(crate) struct Pdp {
     pub(crate) replica: Arc<Replica>,
     pub(crate) audit: Audit,
     pub(crate) tokens: TokenAuthority,
+    /// Of calls whose TLS ends before this server.
+    pub(crate) proofs: DpopVerifier,
     pub(crate) redaction: Redaction,
     pub(crate) clock: Clock,
     pub(crate) failures: std::sync::Mutex<Throttle>,

@@ -6,12 +6,15 @@
 pub(crate) mod authorities;
 pub(crate) mod ca;
 pub(crate) mod challenge;
+pub(crate) mod dpop;
 pub(crate) mod join_token;
+pub(crate) mod oidc;
 pub(crate) mod peer;
 pub(crate) mod possession;
 pub(crate) mod public_key;
 pub(crate) mod registry;
 pub(crate) mod spiffe;
+pub(crate) mod svid;
 pub(crate) mod token;
 
 use aws_lc_rs::digest::{SHA256, digest};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
+use super::dpop::DpopError;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
 use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
@@ -92,6 +93,12 @@ pub(crate) enum AuthenticationError {
     /// A token that is bound to a key comes without a proof of that key.
     #[error("the call has no proof of the key that its access token is bound to")]
     ProofMissing,
+    /// The certificate in the message is not of this deployment's CA, or is no principal's.
+    #[error("the certificate is not one that this server's CA gave to a principal")]
+    CertificateUntrusted,
+    /// The proof of possession is no good.
+    #[error("the proof of possession is refused: {0}")]
+    Proof(#[from] DpopError),
     /// The access token is no good.
     #[error("the access token is refused: {0}")]
     Token(#[from] TokenError),

@@ -1,12 +1,10 @@
 //! Logins: a signed challenge for an access token bound to the client certificate.
 
 use super::{OperationError, Operations};
-use crate::audit::Record;
 use crate::identity::challenge::{Challenge, ChallengeError, signed_message};
 use crate::identity::registry::{Caller, Credential};
 use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
-use crate::model::{AgentState, EventType};
-use crate::pdp::PdpError;
+use crate::model::AgentState;
 
 impl Operations {
     /// A challenge for the key of the caller's certificate.
@@ -65,23 +63,17 @@ impl Operations {
             not_after: Some(certificate.not_after()),
         };
         let token = self.pdp.tokens.issue(&grant, now)?;
-        let mut event = self
-            .pdp
-            .event(EventType::Login, now)
-            .with_detail("token_id", token.id.as_str());
-        event.actor = Some(caller.principal.uid());
-        event.instance = caller.principal.instance;
-        event.source = credential.source;
-        self.pdp
-            .audit
-            .append(Record::fact(event))
-            .await
-            .map_err(PdpError::Append)?;
+        let mut event = self.login_event(credential, &token, principal.uid(), now);
+        event.instance = principal.instance;
+        self.record_login(event).await?;
         Ok((token, caller))
     }
 
     /// The caller, if it may log in at all.
-    async fn known_caller(&self, credential: &Credential) -> Result<Caller, OperationError> {
+    pub(super) async fn known_caller(
+        &self,
+        credential: &Credential,
+    ) -> Result<Caller, OperationError> {
         let now = (self.pdp.clock)();
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;

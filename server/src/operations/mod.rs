@@ -8,6 +8,8 @@ pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod delegation;
 pub(crate) mod entities;
+pub(crate) mod issuers;
+pub(crate) mod login;
 pub(crate) mod policies;
 pub(crate) mod proposals;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use time::Duration;
 
+use self::issuers::Issuers;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
@@ -33,6 +36,8 @@ pub(crate) struct Operations {
     pub(crate) store: SharedStore,
     pub(crate) ca: Authorities,
     pub(crate) challenges: ChallengeMemory,
+    /// Whose tokens are taken for a login.
+    pub(crate) issuers: Issuers,
     /// How many agents may act one after the other.
     pub(crate) delegation_depth_max: usize,
     /// Whether a policy set needs somebody else's approval.
@@ -86,6 +91,15 @@ pub(crate) enum OperationError {
     /// No challenge can be given.
     #[error(transparent)]
     Challenge(#[from] ChallengeError),
+    /// The token of an identity provider is no good.
+    #[error(
+        "the identity token is not accepted; the server's record of this login says why \
+         (`zta audit`, `login_failed`)"
+    )]
+    IdentityToken,
+    /// Nothing is wrong with the token of an identity provider but its time.
+    #[error("the identity token has expired; get a new one from its provider")]
+    IdentityTokenExpired,
     /// The signature is not by the certificate's key.
     #[error("the signature does not verify under the certificate's key")]
     Signature,

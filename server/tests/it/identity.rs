@@ -4,6 +4,7 @@
 mod certificates;
 mod contain;
 mod delegation;
+mod dpop;
 mod enroll;
 mod intermediate;
 mod keys;

@@ -75,20 +75,32 @@ impl AuthenticationService for AuthenticationDoor {
         &self,
         request: Request<v1::AuthenticateRequest>,
     ) -> Result<Response<v1::AuthenticateResponse>, Status> {
+        use v1::authenticate_request::Proof;
         let credential = credential(&request, (self.0.pdp.clock)());
-        let Some(v1::authenticate_request::Proof::SignedChallenge(proof)) =
-            request.into_inner().proof
-        else {
-            return Err(field("proof", "is missing"));
+        let (token, principal) = match request.into_inner().proof {
+            None => return Err(field("proof", "is missing")),
+            Some(Proof::SignedChallenge(proof)) => {
+                let (challenge, signature) = (&proof.challenge, &proof.signature);
+                let login = self.0.authenticate(&credential, challenge, signature);
+                let (token, caller) = login.await?;
+                (token, caller.principal.uid())
+            }
+            Some(Proof::Certificate(proof)) => {
+                let der = &proof.certificate_der;
+                let login = self.0.authenticate_by_certificate(&credential, der).await?;
+                (login.token, login.principal)
+            }
+            Some(Proof::IdentityToken(proof)) => {
+                let token = &proof.token;
+                let login = self.0.authenticate_by_identity_token(&credential, token);
+                let login = login.await?;
+                (login.token, login.principal)
+            }
         };
-        let (token, caller) = self
-            .0
-            .authenticate(&credential, &proof.challenge, &proof.signature)
-            .await?;
         Ok(Response::new(v1::AuthenticateResponse {
             access_token: token.token,
             expire_time: timestamp(token.expire_time),
-            principal: Some(wire_uid(&caller.principal.uid())),
+            principal: Some(wire_uid(&principal)),
         }))
     }
 }
