@@ -89,6 +89,9 @@ pub struct Limits {
     pub entity_message_bytes_max: usize,
     /// Requests in flight on one connection.
     pub streams_per_connection_max: u32,
+    /// Logins of one key that may fail before it is locked out, longer with each further
+    /// one; of one address, ten times as many.
+    pub login_failures_max: u32,
     /// How long one request may take.
     pub request_timeout_ms: u64,
 }
@@ -155,6 +158,7 @@ impl Default for Limits {
             policy_message_bytes_max: 72 * 1024 * 1024,
             entity_message_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
+            login_failures_max: 5,
             request_timeout_ms: 30_000,
         }
     }

@@ -28,6 +28,7 @@ use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
 use crate::identity::dpop::DpopVerifier;
+use crate::identity::lockout::Lockouts;
 use crate::keys::{KeyName, LocalKeys};
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
@@ -303,6 +304,7 @@ fn operations(
         ca: material.ca.clone(),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         issuers,
+        lockouts: Lockouts::new(config.limits.login_failures_max),
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),

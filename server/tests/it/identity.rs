@@ -8,6 +8,7 @@ mod dpop;
 mod enroll;
 mod intermediate;
 mod keys;
+mod lockout;
 mod openssl;
 mod revocation_list;
 mod rotation;

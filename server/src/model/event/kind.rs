@@ -22,6 +22,8 @@ pub enum EventType {
     LoginFailed,
     /// More credentials of one source were refused within a second than are listed singly.
     LoginFailedSummary,
+    /// Logins failed too often; those of this source or key are refused for a while.
+    LockedOut,
     /// A key was enrolled and got its first certificate.
     Enrolled,
     /// A key got its next certificate.
@@ -36,7 +38,7 @@ pub enum EventType {
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Decision,
         Self::PermissionsListed,
         Self::Admin,
@@ -45,6 +47,7 @@ impl EventType {
         Self::TokenExchanged,
         Self::LoginFailed,
         Self::LoginFailedSummary,
+        Self::LockedOut,
         Self::Enrolled,
         Self::Renewed,
         Self::ServerStarted,
@@ -63,6 +66,7 @@ impl EventType {
             Self::TokenExchanged => "token_exchanged",
             Self::LoginFailed => "login_failed",
             Self::LoginFailedSummary => "login_failed_summary",
+            Self::LockedOut => "locked_out",
             Self::Enrolled => "enrolled",
             Self::Renewed => "renewed",
             Self::ServerStarted => "server_started",
