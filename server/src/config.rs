@@ -64,6 +64,8 @@ pub struct Config {
     pub certificate_lifetime_s: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
+    /// How often the key of an open connection has to be proved again; 0: never.
+    pub key_proof_interval_s: u32,
     /// How many agents may act one after the other on somebody's behalf, 1 to 8.
     pub delegation_depth_max: usize,
     /// Whether policies come into force only when somebody else than their author approves
@@ -130,6 +132,7 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
             token_lifetime_s: 600,
+            key_proof_interval_s: 900,
             delegation_depth_max: 4,
             four_eyes: false,
             redact: [
@@ -267,6 +270,9 @@ impl Config {
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
         }
+        if self.key_proof_interval_s > 86_400 {
+            return bad("key_proof_interval_s", "must be at most 86400; 0 is never");
+        }
         if !(1..=8).contains(&self.delegation_depth_max) {
             return bad("delegation_depth_max", "must be 1 to 8");
         }
@@ -327,6 +333,12 @@ impl Config {
             });
         }
         Ok(())
+    }
+
+    /// How often the key of an open connection has to be proved again.
+    pub fn key_proof_interval(&self) -> Option<time::Duration> {
+        let seconds = i64::from(self.key_proof_interval_s);
+        (seconds > 0).then(|| time::Duration::seconds(seconds))
     }
 
     /// The embedded store's file.

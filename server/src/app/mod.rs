@@ -27,6 +27,7 @@ use crate::audit::throttle::Throttle;
 use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
+use crate::identity::continuous::KeyProofs;
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::lockout::Lockouts;
 use crate::keys::{KeyName, LocalKeys};
@@ -297,6 +298,7 @@ fn operations(
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
+        key_proofs: KeyProofs::new(config.key_proof_interval()),
     });
     Ok(Arc::new(Operations {
         pdp,

@@ -6,6 +6,7 @@
 pub(crate) mod authorities;
 pub(crate) mod ca;
 pub(crate) mod challenge;
+pub(crate) mod continuous;
 pub(crate) mod dpop;
 pub(crate) mod join_token;
 pub(crate) mod lockout;

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod contain;
+mod continuous;
 mod delegation;
 mod dpop;
 mod enroll;

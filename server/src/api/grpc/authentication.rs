@@ -25,6 +25,9 @@ impl AuthenticationService for AuthenticationDoor {
         Ok(Response::new(v1::GetChallengeResponse {
             challenge: challenge.bytes.to_vec(),
             expire_time: timestamp(challenge.expire_time),
+            proof_interval_s: self.0.pdp.key_proofs.interval().map_or(0, |interval| {
+                u32::try_from(interval.whole_seconds()).unwrap_or(u32::MAX)
+            }),
         }))
     }
 
