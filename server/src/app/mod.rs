@@ -310,6 +310,7 @@ fn operations(
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
+        cursors: material.cursors().map_err(start_error)?,
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         token_lifetime: time::Duration::seconds(config.token_lifetime_s.into()),
     }))

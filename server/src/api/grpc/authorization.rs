@@ -75,7 +75,8 @@ impl AuthorizationService for AuthorizationDoor {
         request: Request<v1::ListPermittedRequest>,
     ) -> Result<Response<v1::ListPermittedResponse>, Status> {
         let credential = credential(&request, (self.operations.pdp.clock)());
-        let question = match explain::question(request.into_inner()) {
+        let cursors = &self.operations.cursors;
+        let question = match explain::question(request.into_inner(), cursors) {
             Ok(question) => question,
             Err(status) => return Err(self.refuse(&credential, status).await),
         };
@@ -91,7 +92,8 @@ impl AuthorizationService for AuthorizationDoor {
             )
             .await?;
         let log_id = self.operations.pdp.audit.log_id();
-        Ok(Response::new(explain::wire_listing(listing, log_id)))
+        let listing = explain::wire_listing(listing, log_id, cursors)?;
+        Ok(Response::new(listing))
     }
 
     async fn explain(
