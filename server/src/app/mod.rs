@@ -211,6 +211,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let doors = Doors {
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
+        cursors: Arc::new(material.cursors().map_err(start_error)?),
         pages: Pages {
             readiness: Arc::new(move || shown.borrow().clone()),
             metrics: Arc::new(move || metrics.text()),
@@ -310,7 +311,6 @@ fn operations(
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
-        cursors: material.cursors().map_err(start_error)?,
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         token_lifetime: time::Duration::seconds(config.token_lifetime_s.into()),
     }))

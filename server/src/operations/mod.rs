@@ -27,7 +27,6 @@ use crate::identity::lockout::Lockouts;
 use crate::identity::public_key::PublicKeyError;
 use crate::identity::registry::Credential;
 use crate::identity::token::TokenError;
-use crate::keys::cursor::CursorSeal;
 use crate::model::{AccessRequest, Decision, EntityUid};
 use crate::pdp::{Pdp, PdpError, permitted};
 use crate::policy::Diagnostic;
@@ -49,8 +48,6 @@ pub(crate) struct Operations {
     pub(crate) four_eyes: bool,
     /// How long issued certificates are good for.
     pub(crate) certificate_lifetime: Duration,
-    /// Seals where a page of what is permitted ends.
-    pub(crate) cursors: CursorSeal,
     /// Turns to make a page of what is permitted.
     pub(crate) pages: tokio::sync::Semaphore,
     /// How long access tokens are good for.
