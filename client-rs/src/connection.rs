@@ -15,7 +15,9 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::dpop::Possession;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -27,6 +29,8 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub struct Connection {
     current: Arc<ArcSwap<Channel>>,
     timeout: Duration,
+    /// What proves each call, where no client certificate does.
+    possession: Option<Arc<Possession>>,
 }
 
 impl Connection {
@@ -34,7 +38,14 @@ impl Connection {
         Self {
             current: Arc::new(ArcSwap::from_pointee(channel)),
             timeout,
+            possession: None,
         }
+    }
+
+    /// The same, with a proof of a key in each call.
+    pub(crate) fn proving(mut self, possession: Arc<Possession>) -> Self {
+        self.possession = Some(possession);
+        self
     }
 
     /// The same channel with another deadline.
@@ -42,6 +53,7 @@ impl Connection {
         Self {
             current: Arc::clone(&self.current),
             timeout,
+            possession: self.possession.clone(),
         }
     }
 
@@ -71,8 +83,17 @@ impl Service<Request<Body>> for Connection {
             .headers_mut()
             .entry(GRPC_TIMEOUT)
             .or_insert_with(|| header(self.timeout));
+        let proving = self.possession.clone().map(|p| (p, self.clone()));
         Box::pin(async move {
-            let answered = timeout_at(deadline, channel.oneshot(request)).await;
+            let answer = async {
+                match &proving {
+                    Some((possession, connection)) => {
+                        possession.call(connection, channel, request).await
+                    }
+                    None => Ok(channel.oneshot(request).await?),
+                }
+            };
+            let answered = timeout_at(deadline, answer).await;
             let response = answered.map_err(|_| too_late())??;
             Ok(response.map(|inner| Body::new(DeadlineBody::new(inner, deadline))))
         })

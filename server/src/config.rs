@@ -41,7 +41,11 @@ pub struct Config {
     pub log_level: String,
     /// Where to send OpenTelemetry traces (OTLP over gRPC); without it nowhere.
     pub otlp_endpoint: Option<String>,
-    /// Plain text instead of TLS. Loopback only; nobody can authenticate over it.
+    /// Development: takes a provider's token without a proof of a key, for a bearer token
+    /// that anybody can use who sees it. Loopback only.
+    pub development_bearer: bool,
+    /// Plain text instead of TLS. Loopback only; nobody can authenticate over it but by a
+    /// proof of possession.
     pub plaintext: bool,
     /// How long calls in flight may take to end after a stop signal.
     pub drain_timeout_ms: u64,
@@ -103,6 +107,7 @@ impl Default for Config {
             log_format: LogFormat::Human,
             log_level: "info".to_owned(),
             otlp_endpoint: None,
+            development_bearer: false,
             plaintext: false,
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
@@ -157,7 +162,7 @@ pub enum ConfigError {
 }
 
 /// Variables that belong to the clients and the tools, not to the server.
-const FOREIGN_VARIABLES: [&str; 9] = [
+const FOREIGN_VARIABLES: [&str; 10] = [
     "join_token",
     "venv",
     "cedar_corpus",
@@ -166,6 +171,7 @@ const FOREIGN_VARIABLES: [&str; 9] = [
     "server",
     "bin",
     "log",
+    "test_oidc_provider",
     "test_postgres_url",
 ];
 
@@ -209,6 +215,13 @@ impl Config {
             return bad(
                 "plaintext",
                 "is for loopback only; listen on 127.0.0.1 or use TLS",
+            );
+        }
+        if self.development_bearer && !self.listen.ip().is_loopback() {
+            return bad(
+                "development_bearer",
+                "is for loopback only; listen on 127.0.0.1, or leave it out and have clients \
+                 prove their keys",
             );
         }
         let is_authority = |name: &String| {
@@ -299,10 +312,88 @@ mod tests {
         assert!(error.contains("message_bytes"), "{error}");
     }
 
+    const ISSUER: &str = r#"
+[[issuers]]
+issuer = "https://Login.example/Tenant"
+audiences = ["zta"]
+principal = "user"
+groups_claim = "groups"
+[issuers.roles]
+"/Crew/Researchers.EU" = ["researcher"]
+[issuers.required_claims]
+Tid = "T"
+"#;
+
+    #[test]
+    fn an_issuer_is_read_as_it_is_written() {
+        let config = read(ISSUER).expect("read");
+        let issuer = &config.issuers[0];
+        assert_eq!(issuer.issuer, "https://Login.example/Tenant");
+        assert_eq!(issuer.roles["/Crew/Researchers.EU"], ["researcher"]);
+        assert_eq!(issuer.required_claims["Tid"], "T");
+        assert_eq!(
+            (&*issuer.id_claim, issuer.principal),
+            ("sub", IssuerPrincipal::User)
+        );
+        assert!(issuer.token_types.is_empty() && issuer.algorithms.len() == 4);
+    }
+
+    #[test]
+    fn an_issuer_that_cannot_be_trusted_refuses_the_start() {
+        for (old, new, why) in [
+            ("https://", "http://", "`https` URL"),
+            ("Tenant", "Tenant?x", "`https` URL"),
+            ("https://Login", "https://me@Login", "`https` URL"),
+            ("[\"zta\"]", "[]", "whatever service"),
+            ("[\"zta\"]", "[\"\"]", "whatever service"),
+            ("audiences", "audience", "audience"),
+            ("principal = \"user\"", "", "principal"),
+            ("\"user\"", "\"agent\"", "agent"),
+            (
+                "\"user\"",
+                "\"user\"\nalgorithms = [\"none\"]",
+                "algorithms",
+            ),
+            (
+                "\"user\"",
+                "\"user\"\nalgorithms = [\"RS256\", \"HS256\"]",
+                "algorithms",
+            ),
+            ("\"user\"", "\"user\"\nalgorithms = []", "algorithms"),
+            ("\"user\"", "\"user\"\njwks_uri = \"http://a\"", "jwks_uri"),
+            ("\"user\"", "\"user\"\nhosts = [\"https://a\"]", "hosts"),
+            (
+                "\"user\"",
+                "\"user\"\nkeys_stale_max_s = 86401",
+                "keys_stale_max_s",
+            ),
+            (
+                "\"user\"",
+                "\"user\"\ntoken_age_max_s = 0",
+                "token_age_max_s",
+            ),
+            ("groups_claim = \"groups\"", "", "groups_claim"),
+        ] {
+            assert!(ISSUER.contains(old), "{old}");
+            let error = read(&ISSUER.replacen(old, new, 1))
+                .expect_err(new)
+                .to_string();
+            assert!(error.contains(why), "{new}: {error}");
+        }
+        let twice = read(&format!("{ISSUER}{ISSUER}"))
+            .expect_err("twice")
+            .to_string();
+        assert!(twice.contains("no issuer twice"), "{twice}");
+    }
+
     #[test]
     fn what_cannot_be_used_says_what_to_do() {
         for (text, why) in [
             ("plaintext = true\nlisten = \"0.0.0.0:1\"", "loopback only"),
+            (
+                "development_bearer = true\nlisten = \"0.0.0.0:1\"",
+                "loopback only",
+            ),
             ("token_lifetime_s = 601", "10 to 600"),
             ("external_names = [\"https://a\"]", "zta.example.com"),
             ("database_url = \"mysql://x\"", "postgres://"),

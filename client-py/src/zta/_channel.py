@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from zta._dpop import Possession
 from zta._errors import RpcError, from_grpc
 from zta._identity import Credential
 
@@ -39,18 +40,19 @@ _sources: weakref.WeakSet[ConnectionSource] = weakref.WeakSet()
 class Connection:
     """A channel made with one certificate."""
 
-    def __init__(self, credential: Credential) -> None:
+    def __init__(self, credential: Credential, possession: Possession | None) -> None:
         self.credential = credential
+        self.possession = possession
         self.leases = 0
         self.retired = False
         self._callables: dict[tuple[str, str], Any] = {}
-        self.channel = grpc.secure_channel(
-            credential.endpoint,
-            grpc.ssl_channel_credentials(
+        if possession is None:
+            secured = grpc.ssl_channel_credentials(
                 credential.ca_pem, credential.key_pem, credential.certificate_pem
-            ),
-            options=OPTIONS,
-        )
+            )
+        else:
+            secured = possession.channel_credentials(credential)
+        self.channel = grpc.secure_channel(credential.endpoint, secured, options=OPTIONS)
 
     def callable(self, kind: str, method: str, serializer: Any, deserializer: Any) -> Any:
         """The channel's multicallable for a method, made once."""
@@ -64,13 +66,24 @@ class Connection:
 class ConnectionSource:
     """Owns the current connection of one credential."""
 
-    def __init__(self, credential: Credential, on_use: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        credential: Credential,
+        on_use: Callable[[], None],
+        possession: Possession | None = None,
+    ) -> None:
         self._credential = credential
         self._on_use = on_use
+        self._possession = possession
         self._lock = threading.Lock()
         self._current: Connection | None = None
         self._closed = False
         _sources.add(self)
+
+    @property
+    def proves(self) -> bool:
+        """Whether each call carries a proof of the key."""
+        return self._possession is not None
 
     def acquire(self) -> Connection:
         """Lease the current connection; each lease is given back by `release`."""
@@ -79,7 +92,7 @@ class ConnectionSource:
             if self._closed:
                 raise RpcError(grpc.StatusCode.CANCELLED, "the client is closed")
             if self._current is None:
-                self._current = Connection(self._credential)
+                self._current = Connection(self._credential, self._possession)
             self._current.leases += 1
             return self._current
 
@@ -164,14 +177,28 @@ class _BlockingMethod(_Method):
     def __call__(self, request: Any, **options: Any) -> Any:
         with self._source.lease() as connection:
             try:
+                if connection.possession is not None:
+                    return self._proven(connection, request, self._options(options))
                 return self._on(connection)(request, **self._options(options))
             except grpc.RpcError as error:
                 raise from_grpc(error) from None
+
+    def _proven(self, connection: Connection, request: Any, options: dict[str, Any]) -> Any:
+        """The call with a proof of the key; one without a nonce is made again with it."""
+        possession = connection.possession
+        assert possession is not None
+        own = list(options.pop("metadata", None) or ())
+
+        def invoke(metadata: list[tuple[str, str]]) -> Any:
+            return self._on(connection).with_call(request, metadata=own + metadata, **options)
+
+        return possession.call(connection, self._method, invoke)
 
     def future(self, request: Any, **options: Any) -> grpc.Future[Any]:
         """Start the call; the lease ends with it."""
         connection = self._source.acquire()
         try:
+            _unproven(connection)
             call = self._on(connection).future(request, **self._options(options))
         except BaseException:
             self._source.release(connection)
@@ -186,6 +213,10 @@ class _AwaitableMethod(_BlockingMethod):
 
     async def __call__(self, request: Any, **options: Any) -> Any:
         options = self._options(options)
+        if self._source.proves:
+            # A proof may need a login first, and a nonce a second attempt.
+            call = super().__call__
+            return await asyncio.to_thread(call, request, **options)
         return await wait_for(self.future(request, **options), options["timeout"])
 
 
@@ -195,12 +226,21 @@ class _StreamMethod(_Method):
     def __call__(self, request: Any, **options: Any) -> Any:
         connection = self._source.acquire()
         try:
+            _unproven(connection)
             call = self._on(connection)(request, **options)
         except BaseException:
             self._source.release(connection)
             raise
         call.add_done_callback(lambda _call: self._source.release(connection))
         return call
+
+
+def _unproven(connection: Connection) -> None:
+    if connection.possession is not None:
+        raise RpcError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "a client with dpop=True makes unary calls only, and no `.future` of them",
+        )
 
 
 async def wait_for(call: grpc.Future[Any], timeout_s: float) -> Any:

@@ -34,7 +34,7 @@ use crate::replica::Replica;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
 use issuers::Provider;
 use material::Material;
 use tasks::{Ready, Tasks};
@@ -182,6 +182,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         metrics: metrics.clone(),
         pages: Pages {
             readiness: Arc::new(move || shown.borrow().clone()),
+            notice: config.development_bearer.then_some(DEVELOPMENT_NOTICE),
             metrics: Arc::new(move || metrics.text()),
             ca_pem: Arc::from(material.ca.certificate_pem()),
         },
@@ -265,7 +266,7 @@ fn operations(
     let pdp = Arc::new(Pdp {
         replica,
         audit: audit.clone(),
-        tokens: material.token_authority().map_err(start_error)?,
+        tokens: material.token_authority(config).map_err(start_error)?,
         proofs: DpopVerifier::new(&config.external_names).map_err(start_error)?,
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
@@ -294,7 +295,9 @@ fn accept(
     tasks: &mut Tasks,
 ) -> Result<crate::api::tls::Incoming, AppError> {
     let (acceptor, incoming) = if config.plaintext {
-        tracing::warn!("plain text: no TLS, so nobody can authenticate; for development only");
+        tracing::warn!(
+            "plain text: no TLS, so nobody can authenticate but by a proof of possession"
+        );
         Acceptor::plaintext(listener).map_err(start_error)?
     } else {
         let reload = material.tls(clock()).map_err(start_error)?;

@@ -6,6 +6,7 @@ mod contain;
 mod delegation;
 mod dpop;
 mod enroll;
+mod oidc;
 mod rpcs;
 mod tokens;
 

@@ -44,6 +44,8 @@ pub(crate) enum Confirmation {
     Certificate([u8; 32]),
     /// The thumbprint (RFC 7638) of a key that is proved with each use (`jkt`, RFC 9449).
     Key([u8; 32]),
+    /// Nothing: a bearer token of the development mode, refused by every other server.
+    Nothing,
 }
 
 /// A party of a token: its subject, or one who acts for it.
@@ -169,6 +171,7 @@ impl AccessToken {
                 }
                 Ok(())
             }
+            (Confirmation::Nothing, Possession::Nothing) => Ok(()),
             (Confirmation::Key(bound), Possession::Key(key)) => {
                 same(bound, &key.thumbprint)?;
                 let covered = key.token_sha256.as_ref().ok_or(TokenError::Binding)?;
@@ -185,6 +188,7 @@ pub(super) fn claims_json(grant: &Grant) -> Map<String, Value> {
     let cnf = match &grant.confirmation {
         Confirmation::Certificate(hash) => json!({"x5t#S256": URL_SAFE_NO_PAD.encode(hash)}),
         Confirmation::Key(thumbprint) => json!({"jkt": URL_SAFE_NO_PAD.encode(thumbprint)}),
+        Confirmation::Nothing => json!({}),
     };
     claims.insert("cnf".to_owned(), cnf);
     let auth_time = grant.auth_time.unix_timestamp();
@@ -258,9 +262,15 @@ pub(super) fn moment(
         .ok_or(TokenError::Claim(name))
 }
 
-/// A `cnf` claim that has one method and no other.
+/// A `cnf` claim that has one method and no other or, in the development mode, none.
 fn confirmation(claim: Option<&Value>) -> Option<Confirmation> {
-    let methods = claim?.as_object().filter(|methods| methods.len() == 1)?;
+    let methods = claim?.as_object()?;
+    if methods.is_empty() {
+        return Some(Confirmation::Nothing);
+    }
+    if methods.len() > 1 {
+        return None;
+    }
     let (method, hash) = methods.iter().next()?;
     let hash = URL_SAFE_NO_PAD
         .decode(hash.as_str()?)
