@@ -22,7 +22,8 @@ def public_names(module: Path) -> list[str]:
     """The names that a generated module defines, read from its type stub."""
     text = module.with_suffix(".pyi").read_text()
     found = re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE)
-    found += re.findall(r"^([A-Z][A-Z0-9_]+): ", text, re.MULTILINE)
+    # A type and no more: a line of a docstring may begin with a status code and a colon.
+    found += re.findall(r"^([A-Z][A-Z0-9_]+): [\w.]+(?:  #.*)?$", text, re.MULTILINE)
     skipped = ("_", "DESCRIPTOR", "GRPC_")
     return sorted({name for name in found if not name.startswith(skipped)})
 

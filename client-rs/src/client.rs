@@ -18,10 +18,12 @@ use zta_proto::v1::{
     self, agent_service_client::AgentServiceClient, audit_service_client::AuditServiceClient,
     authentication_service_client::AuthenticationServiceClient,
     authorization_service_client::AuthorizationServiceClient,
+    certificate_authority_service_client::CertificateAuthorityServiceClient,
     entity_service_client::EntityServiceClient, policy_service_client::PolicyServiceClient,
 };
 
 use crate::{
+    acting::Acting,
     connection::Connection,
     credential::{Credential, certificates},
     decision::Decision,
@@ -44,6 +46,8 @@ const POLICY_BYTES_MAX: usize = 72 << 20;
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// The channel that its calls take: that of `inner`, on somebody's behalf or not.
+    connection: Connection,
 }
 
 #[derive(Debug)]
@@ -228,6 +232,7 @@ impl Client {
         proxied: Option<Proxied>,
     ) -> Self {
         Self {
+            connection: connection.clone(),
             inner: Arc::new(Inner {
                 address,
                 connection,
@@ -246,37 +251,40 @@ impl Client {
 
     /// `AgentService`: the registry of agents.
     pub fn agents(&self) -> AgentServiceClient<Connection> {
-        self.inner
-            .agents()
-            .max_decoding_message_size(ANSWER_BYTES_MAX)
+        AgentServiceClient::new(self.connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// `PolicyService`: policy sets and their revisions.
     pub fn policies(&self) -> PolicyServiceClient<Connection> {
-        PolicyServiceClient::new(self.inner.connection.clone())
+        PolicyServiceClient::new(self.connection.clone())
             .max_decoding_message_size(POLICY_BYTES_MAX)
+    }
+
+    /// `CertificateAuthorityService`: the CAs of the trust domain.
+    pub fn certificate_authorities(&self) -> CertificateAuthorityServiceClient<Connection> {
+        CertificateAuthorityServiceClient::new(self.inner.connection.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// `EntityService`: what policies know beside the registry.
     pub fn entities(&self) -> EntityServiceClient<Connection> {
-        EntityServiceClient::new(self.inner.connection.clone())
+        EntityServiceClient::new(self.connection.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// `AuditService`: the log.
     pub fn audit(&self) -> AuditServiceClient<Connection> {
-        AuditServiceClient::new(self.inner.connection.clone())
-            .max_decoding_message_size(ANSWER_BYTES_MAX)
+        AuditServiceClient::new(self.connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// `AuthorizationService`: decisions.
     pub fn authorization(&self) -> AuthorizationServiceClient<Connection> {
-        AuthorizationServiceClient::new(self.inner.connection.clone())
+        AuthorizationServiceClient::new(self.connection.clone())
     }
 
     /// `AuthenticationService`: access tokens. See [`Self::authenticate`].
     pub fn authentication(&self) -> AuthenticationServiceClient<Connection> {
-        AuthenticationServiceClient::new(self.inner.connection.clone())
+        AuthenticationServiceClient::new(self.connection.clone())
     }
 
     /// Has one request decided. A deny is an answer; for an enforcement point an error is
@@ -285,7 +293,7 @@ impl Client {
     /// # Errors
     /// There is no decision.
     pub async fn authorize(&self, request: v1::AuthorizeRequest) -> Result<Decision, Error> {
-        self.authorize_within(request, self.inner.connection.timeout())
+        self.authorize_within(request, self.connection.timeout())
             .await
     }
 
@@ -294,7 +302,7 @@ impl Client {
         request: v1::AuthorizeRequest,
         timeout: Duration,
     ) -> Result<Decision, Error> {
-        let connection = self.inner.connection.with_timeout(timeout);
+        let connection = self.connection.with_timeout(timeout);
         let mut authorization = AuthorizationServiceClient::new(connection);
         let asked = async {
             // A connection that the server closed may be noticed only by the call that
@@ -330,6 +338,45 @@ impl Client {
         });
         let request = v1::AuthenticateRequest { proof: Some(proof) };
         Ok(authentication.authenticate(request).await?.into_inner())
+    }
+
+    /// Lets an agent (by name or SPIFFE ID) act on this client's behalf, if policy permits
+    /// `delegate` on it: for the actions in `scope`, as `action` or `action:resource` (none:
+    /// whatever both may do), for as long as `lifetime` says, at most an hour and no longer
+    /// than this client's certificate. The grant is worth something to that agent only.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn delegate(
+        &self,
+        agent: &str,
+        scope: &[&str],
+        lifetime: Duration,
+    ) -> Result<String, Error> {
+        let delegate = v1::Delegate {
+            agent: agent.to_owned(),
+            scope: scope.iter().map(|&entry| entry.to_owned()).collect(),
+            lifetime_s: u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX),
+            note: String::new(),
+        };
+        let request = v1::ExchangeTokenRequest {
+            exchange: Some(v1::exchange_token_request::Exchange::Delegate(delegate)),
+        };
+        let answer = self.authentication().exchange_token(request).await?;
+        Ok(answer.into_inner().token)
+    }
+
+    /// This client, acting on the behalf of whoever made the grant: each of its calls is
+    /// made with a token for it, which is kept fresh while the grant lives. After that its
+    /// calls fail; none of them is ever made on the client's own behalf. Nothing is sent
+    /// before the first call.
+    #[must_use]
+    pub fn act_for(&self, grant: &str) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            // Not on top of what it acts for now: a grant names the whole chain.
+            connection: self.inner.connection.acting(Arc::new(Acting::new(grant))),
+        }
     }
 
     /// Renews the certificate now and goes on with the new one.

@@ -9,13 +9,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _};
 
-use crate::dpop::Possession;
+use crate::{acting::Acting, dpop::Possession};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -31,6 +31,8 @@ pub struct Connection {
     timeout: Duration,
     /// What proves each call, where no client certificate does.
     possession: Option<Arc<Possession>>,
+    /// On whose behalf its calls are made.
+    acting: Option<Arc<Acting>>,
 }
 
 impl Connection {
@@ -39,6 +41,7 @@ impl Connection {
             current: Arc::new(ArcSwap::from_pointee(channel)),
             timeout,
             possession: None,
+            acting: None,
         }
     }
 
@@ -54,6 +57,23 @@ impl Connection {
             current: Arc::clone(&self.current),
             timeout,
             possession: self.possession.clone(),
+            acting: self.acting.clone(),
+        }
+    }
+
+    /// The same channel, on somebody's behalf.
+    pub(crate) fn acting(&self, acting: Arc<Acting>) -> Self {
+        Self {
+            acting: Some(acting),
+            ..self.clone()
+        }
+    }
+
+    /// The same channel, on the client's own behalf.
+    fn own(&self) -> Self {
+        Self {
+            acting: None,
+            ..self.clone()
         }
     }
 
@@ -77,27 +97,45 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let channel = Channel::clone(&self.current.load());
+        let channel = self.current.load_full();
+        let acting = self.acting.clone();
         let deadline = Instant::now() + self.timeout;
         request
             .headers_mut()
             .entry(GRPC_TIMEOUT)
             .or_insert_with(|| header(self.timeout));
-        let proving = self.possession.clone().map(|p| (p, self.clone()));
+        let proving = self.possession.clone().map(|p| (p, self.own()));
         Box::pin(async move {
-            let answer = async {
-                match &proving {
-                    Some((possession, connection)) => {
-                        possession.call(connection, channel, request).await
-                    }
-                    None => Ok(channel.oneshot(request).await?),
+            let token = match acting {
+                None => None,
+                Some(acting) => {
+                    let via = proving.as_ref().map(|(_, connection)| connection.clone());
+                    Some(acting.token(&channel, via, deadline).await?)
                 }
+            };
+            let channel = Channel::clone(&channel);
+            let answer = async {
+                if let Some((possession, connection)) = &proving {
+                    return possession.call(connection, channel, request, token).await;
+                }
+                if let Some(token) = &token {
+                    let header = secret(&format!("Bearer {token}"))?;
+                    request.headers_mut().insert(AUTHORIZATION, header);
+                }
+                Ok(channel.oneshot(request).await?)
             };
             let answered = timeout_at(deadline, answer).await;
             let response = answered.map_err(|_| too_late())??;
             Ok(response.map(|inner| Body::new(DeadlineBody::new(inner, deadline))))
         })
     }
+}
+
+/// A header value that no log shows.
+pub(crate) fn secret(text: &str) -> Result<HeaderValue, BoxError> {
+    let mut value = HeaderValue::from_str(text)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// As the protocol has it: at most eight digits and a unit.

@@ -14,7 +14,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
+use http::{HeaderMap, Request, Response, request::Parts};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use tonic::{Status, body::Body, transport::Channel};
@@ -23,7 +23,7 @@ use tower::ServiceExt as _;
 use zta_proto::v1::{self, authentication_service_client::AuthenticationServiceClient};
 
 use crate::{
-    connection::{BoxError, Connection},
+    connection::{BoxError, Connection, secret},
     credential::Credential,
     renewal::now,
 };
@@ -83,20 +83,23 @@ impl Possession {
     }
 
     /// Makes a call with a proof. One that is refused for want of a nonce, or because its
-    /// token has ended, is made again: the server did nothing.
+    /// token has ended, is made again: the server did nothing. `acting` is the token of a
+    /// call on somebody's behalf.
     pub(crate) async fn call(
         &self,
         connection: &Connection,
         channel: Channel,
         request: Request<Body>,
+        acting: Option<Arc<str>>,
     ) -> Result<Response<Body>, BoxError> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let path = parts.uri.path().to_owned();
         for attempt in 1.. {
-            let token = match path == LOGIN {
-                true => None,
-                false => Some(self.token(connection).await?),
+            let token = match &acting {
+                _ if path == LOGIN => None,
+                Some(token) => Some(Arc::clone(token)),
+                None => Some(self.token(connection).await?),
             };
             let request = self.proven(&parts, &body, &path, token.as_deref())?;
             let answer = channel.clone().oneshot(request).await?;
@@ -137,12 +140,13 @@ impl Possession {
         let reason = status.get_details_error_info().map(|info| info.reason);
         match reason.as_deref() {
             Some("NONCE_REQUIRED") => true,
-            Some("TOKEN_EXPIRED" | "TOKEN_INVALID") if token.is_some() => {
+            Some("TOKEN_EXPIRED" | "TOKEN_INVALID") => {
                 let mut state = self.state();
-                if state.token.as_ref().map(|t| &*t.text) == token {
+                let is_own = token.is_some() && state.token.as_ref().map(|t| &*t.text) == token;
+                if is_own {
                     state.token = None;
                 }
-                true
+                is_own
             }
             _ => false,
         }
@@ -222,11 +226,4 @@ impl Possession {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A header value that no log shows.
-fn secret(text: &str) -> Result<HeaderValue, BoxError> {
-    let mut value = HeaderValue::from_str(text)?;
-    value.set_sensitive(true);
-    Ok(value)
 }

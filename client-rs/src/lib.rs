@@ -55,6 +55,7 @@
 //! # }
 //! ```
 
+mod acting;
 pub mod arguments;
 mod client;
 mod connection;

@@ -109,6 +109,24 @@ CREATE TABLE certificates (
 );
 CREATE INDEX certificates_instance ON certificates (instance_id);
 
+-- The CAs since the first one was replaced: which one signs (`active`), and which are
+-- trusted beside it. `chain` is PEM: the CA's own certificate first, the trust anchor last.
+CREATE TABLE certificate_authorities (
+    id             text COLLATE "C" PRIMARY KEY,
+    log_id         uuid        NOT NULL,
+    key_name       text        NOT NULL,
+    chain          text        NOT NULL,
+    state          text        NOT NULL,
+    prepare_time   timestamptz NOT NULL,
+    activate_time  timestamptz,
+    supersede_time timestamptz,
+    retire_time    timestamptz,
+    epoch          bigint      NOT NULL
+);
+CREATE INDEX certificate_authorities_epoch ON certificate_authorities (epoch);
+CREATE UNIQUE INDEX certificate_authorities_active ON certificate_authorities (state)
+    WHERE state = 'active';
+
 CREATE TABLE join_tokens (
     id            text COLLATE "C" PRIMARY KEY,
     log_id        uuid NOT NULL,

@@ -120,6 +120,24 @@ CREATE TABLE certificates (
 ) STRICT;
 CREATE INDEX certificates_instance ON certificates (instance_id);
 
+-- The CAs since the first one was replaced: which one signs (`active`), and which are
+-- trusted beside it. `chain` is PEM: the CA's own certificate first, the trust anchor last.
+CREATE TABLE certificate_authorities (
+    id             TEXT PRIMARY KEY,
+    log_id         TEXT NOT NULL,
+    key_name       TEXT NOT NULL,
+    chain          TEXT NOT NULL,
+    state          TEXT NOT NULL,
+    prepare_time   TEXT NOT NULL,
+    activate_time  TEXT,
+    supersede_time TEXT,
+    retire_time    TEXT,
+    epoch          INTEGER NOT NULL
+) STRICT;
+CREATE INDEX certificate_authorities_epoch ON certificate_authorities (epoch);
+CREATE UNIQUE INDEX certificate_authorities_active ON certificate_authorities (state)
+    WHERE state = 'active';
+
 CREATE TABLE join_tokens (
     id            TEXT PRIMARY KEY,
     log_id        TEXT NOT NULL,

@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 mod issuer;
 
-use issuer::ISSUERS_MAX;
 pub use issuer::{IssuerConfig, IssuerPrincipal};
 
 /// What the server is told.
@@ -33,6 +32,21 @@ pub struct Config {
     pub database_url_file: Option<PathBuf>,
     /// The file with the secret that wraps the keys of a fleet; needed with Postgres.
     pub keyring_file: Option<PathBuf>,
+    /// The file with the passphrase that private keys in files are encrypted with: those
+    /// below `data_dir`, and `ca_key_file`. Unset, the systemd credential
+    /// `zta-key-passphrase` is taken if there is one; without either, keys are in clear
+    /// text, mode 0600. Encrypt keys that exist with `zta keys encrypt`.
+    pub key_passphrase_file: Option<PathBuf>,
+    /// The CA that signs, if not one that the server makes: PEM with the intermediate
+    /// first, then the rest of its chain up to and including the trust anchor.
+    pub ca_certificate_file: Option<PathBuf>,
+    /// The key of `ca_certificate_file`: PKCS#8 PEM, ECDSA P-256, mode 0600.
+    pub ca_key_file: Option<PathBuf>,
+    /// The CA that takes the place of the one in `ca_certificate_file`, likewise: from
+    /// `zta ca prepare` until the old one is retired.
+    pub ca_next_certificate_file: Option<PathBuf>,
+    /// The key of `ca_next_certificate_file`.
+    pub ca_next_key_file: Option<PathBuf>,
     /// The policies of the first start; without it the built-in ones.
     pub policy_dir: Option<PathBuf>,
     /// `human` or `json`.
@@ -103,6 +117,11 @@ impl Default for Config {
             database_url: None,
             database_url_file: None,
             keyring_file: None,
+            key_passphrase_file: None,
+            ca_certificate_file: None,
+            ca_key_file: None,
+            ca_next_certificate_file: None,
+            ca_next_key_file: None,
             policy_dir: None,
             log_format: LogFormat::Human,
             log_level: "info".to_owned(),
@@ -161,6 +180,11 @@ pub enum ConfigError {
     },
 }
 
+/// Where systemd puts the credentials of a service.
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+/// The credential that is the passphrase of key files.
+const PASSPHRASE_CREDENTIAL: &str = "zta-key-passphrase";
+
 /// Variables that belong to the clients and the tools, not to the server.
 const FOREIGN_VARIABLES: [&str; 10] = [
     "join_token",
@@ -200,7 +224,11 @@ impl Config {
             .with_list_parse_key("external_names")
             .with_list_parse_key("redact")
             .source(Some(own));
-        let config: Self = builder.add_source(variables).build()?.try_deserialize()?;
+        let mut config: Self = builder.add_source(variables).build()?.try_deserialize()?;
+        if config.key_passphrase_file.is_none() {
+            let credentials = std::env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from);
+            config.key_passphrase_file = credentials.and_then(|d| passphrase_in(&d));
+        }
         config.usable()
     }
 
@@ -217,29 +245,8 @@ impl Config {
                 "is for loopback only; listen on 127.0.0.1 or use TLS",
             );
         }
-        if self.development_bearer && !self.listen.ip().is_loopback() {
-            return bad(
-                "development_bearer",
-                "is for loopback only; listen on 127.0.0.1, or leave it out and have clients \
-                 prove their keys",
-            );
-        }
-        let is_authority = |name: &String| {
-            let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-            !name.is_empty() && name.chars().all(fits)
-        };
-        if !self.external_names.iter().all(is_authority) {
-            return bad(
-                "external_names",
-                "has an entry that is not `host` or `host:port`, such as `zta.example.com`",
-            );
-        }
-        if let Some(why) = self.issuers.iter().find_map(IssuerConfig::defect) {
-            return bad("issuers", &why);
-        }
-        let names: std::collections::BTreeSet<_> = self.issuers.iter().map(|i| &i.issuer).collect();
-        if names.len() != self.issuers.len() || names.len() > ISSUERS_MAX {
-            return bad("issuers", "must be at most 32, and no issuer twice");
+        if let Some((key, why)) = self.identity_defect() {
+            return bad(key, &why);
         }
         if !(60..=86_400).contains(&self.certificate_lifetime_s) {
             return bad("certificate_lifetime_s", "must be 60 to 86400");
@@ -250,6 +257,7 @@ impl Config {
         if !(1..=8).contains(&self.delegation_depth_max) {
             return bad("delegation_depth_max", "must be 1 to 8");
         }
+        self.require_ca_pairs()?;
         if let Some(file) = &self.database_url_file {
             if self.database_url.is_some() {
                 return bad(
@@ -283,10 +291,42 @@ impl Config {
         Ok(self)
     }
 
+    /// A CA's certificates and its key come together.
+    fn require_ca_pairs(&self) -> Result<(), ConfigError> {
+        let pairs = [
+            (
+                ("ca_certificate_file", &self.ca_certificate_file),
+                ("ca_key_file", &self.ca_key_file),
+            ),
+            (
+                ("ca_next_certificate_file", &self.ca_next_certificate_file),
+                ("ca_next_key_file", &self.ca_next_key_file),
+            ),
+        ];
+        for pair in pairs {
+            let (key, other) = match pair {
+                ((other, Some(_)), (key, None)) | ((key, None), (other, Some(_))) => (key, other),
+                _ => continue,
+            };
+            return Err(ConfigError::Value {
+                key,
+                why: format!("is missing beside `{other}`"),
+            });
+        }
+        Ok(())
+    }
+
     /// The embedded store's file.
     pub fn sqlite_path(&self) -> PathBuf {
         self.data_dir.join("zta.db")
     }
+}
+
+/// The passphrase among systemd's credentials, if it is there. One that cannot be looked
+/// at counts as there, so that the start is refused and not made without it.
+fn passphrase_in(credentials: &Path) -> Option<PathBuf> {
+    let file = credentials.join(PASSPHRASE_CREDENTIAL);
+    file.try_exists().unwrap_or(true).then_some(file)
 }
 
 #[cfg(test)]
@@ -312,80 +352,6 @@ mod tests {
         assert!(error.contains("message_bytes"), "{error}");
     }
 
-    const ISSUER: &str = r#"
-[[issuers]]
-issuer = "https://Login.example/Tenant"
-audiences = ["zta"]
-principal = "user"
-groups_claim = "groups"
-[issuers.roles]
-"/Crew/Researchers.EU" = ["researcher"]
-[issuers.required_claims]
-Tid = "T"
-"#;
-
-    #[test]
-    fn an_issuer_is_read_as_it_is_written() {
-        let config = read(ISSUER).expect("read");
-        let issuer = &config.issuers[0];
-        assert_eq!(issuer.issuer, "https://Login.example/Tenant");
-        assert_eq!(issuer.roles["/Crew/Researchers.EU"], ["researcher"]);
-        assert_eq!(issuer.required_claims["Tid"], "T");
-        assert_eq!(
-            (&*issuer.id_claim, issuer.principal),
-            ("sub", IssuerPrincipal::User)
-        );
-        assert!(issuer.token_types.is_empty() && issuer.algorithms.len() == 4);
-    }
-
-    #[test]
-    fn an_issuer_that_cannot_be_trusted_refuses_the_start() {
-        for (old, new, why) in [
-            ("https://", "http://", "`https` URL"),
-            ("Tenant", "Tenant?x", "`https` URL"),
-            ("https://Login", "https://me@Login", "`https` URL"),
-            ("[\"zta\"]", "[]", "whatever service"),
-            ("[\"zta\"]", "[\"\"]", "whatever service"),
-            ("audiences", "audience", "audience"),
-            ("principal = \"user\"", "", "principal"),
-            ("\"user\"", "\"agent\"", "agent"),
-            (
-                "\"user\"",
-                "\"user\"\nalgorithms = [\"none\"]",
-                "algorithms",
-            ),
-            (
-                "\"user\"",
-                "\"user\"\nalgorithms = [\"RS256\", \"HS256\"]",
-                "algorithms",
-            ),
-            ("\"user\"", "\"user\"\nalgorithms = []", "algorithms"),
-            ("\"user\"", "\"user\"\njwks_uri = \"http://a\"", "jwks_uri"),
-            ("\"user\"", "\"user\"\nhosts = [\"https://a\"]", "hosts"),
-            (
-                "\"user\"",
-                "\"user\"\nkeys_stale_max_s = 86401",
-                "keys_stale_max_s",
-            ),
-            (
-                "\"user\"",
-                "\"user\"\ntoken_age_max_s = 0",
-                "token_age_max_s",
-            ),
-            ("groups_claim = \"groups\"", "", "groups_claim"),
-        ] {
-            assert!(ISSUER.contains(old), "{old}");
-            let error = read(&ISSUER.replacen(old, new, 1))
-                .expect_err(new)
-                .to_string();
-            assert!(error.contains(why), "{new}: {error}");
-        }
-        let twice = read(&format!("{ISSUER}{ISSUER}"))
-            .expect_err("twice")
-            .to_string();
-        assert!(twice.contains("no issuer twice"), "{twice}");
-    }
-
     #[test]
     fn what_cannot_be_used_says_what_to_do() {
         for (text, why) in [
@@ -396,6 +362,8 @@ Tid = "T"
             ),
             ("token_lifetime_s = 601", "10 to 600"),
             ("external_names = [\"https://a\"]", "zta.example.com"),
+            ("ca_certificate_file = \"ca.pem\"", "ca_key_file"),
+            ("ca_key_file = \"ca.key\"", "ca_certificate_file"),
             ("database_url = \"mysql://x\"", "postgres://"),
             (
                 "database_url = \"postgres://zta:changeme@db/zta\"",
@@ -405,5 +373,14 @@ Tid = "T"
             let error = read(text).expect_err(text).to_string();
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn the_systemd_credential_is_taken_where_it_exists() {
+        let credentials = tempfile::tempdir().expect("a folder");
+        assert_eq!(passphrase_in(credentials.path()), None);
+        let file = credentials.path().join("zta-key-passphrase");
+        std::fs::write(&file, "x").expect("written");
+        assert_eq!(passphrase_in(credentials.path()), Some(file));
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::identity::registry::Registry;
+use crate::model::authority::{self, AuthorityRecord};
 use crate::model::revision::{Digest, FileChange, RevisionNews};
 use crate::model::{EntityPage, EntityVersion, PrincipalKind, RevisionMeta, SourceFile};
 use crate::policy::{
@@ -43,6 +44,8 @@ pub(crate) struct State {
     pub(crate) registry: Arc<Registry>,
     /// `None` before the first revision is applied; then nothing is decided.
     pub(crate) revision: Option<Arc<ActiveRevision>>,
+    /// The CAs on record, in the order in which they were prepared.
+    pub(crate) authorities: Arc<[AuthorityRecord]>,
     /// Stored entities, read by the schema of the revision.
     pub(crate) entities: EntityMap,
 }
@@ -124,6 +127,7 @@ impl Replica {
             epoch: 0,
             registry: Arc::default(),
             revision: None,
+            authorities: Arc::default(),
             entities: EntityMap::default(),
         };
         Self {
@@ -150,6 +154,11 @@ impl Replica {
     pub(crate) async fn loaded(&self) {
         // The sender is our own, so it cannot be gone.
         let _ = self.states.subscribe().wait_for(|states| *states > 0).await;
+    }
+
+    /// Tells whoever waits of each new state.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.states.subscribe()
     }
 
     /// The newest state. No lock.
@@ -294,6 +303,7 @@ impl Replica {
 
     async fn advance(&self, state: Arc<State>, changes: Changes) -> Result<State, StoreError> {
         let registry = Arc::new(state.registry.with(&changes));
+        let authorities = authority::with(&state.authorities, &changes.authorities);
         let revision = match changes.revision {
             None => state.revision.clone(),
             Some(news) => Some(Arc::new(self.revision(&state, news).await?)),
@@ -310,6 +320,7 @@ impl Replica {
             epoch: changes.epoch,
             registry,
             revision,
+            authorities,
             entities,
         })
     }

@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from zta._acting import Acting
 from zta._dpop import Possession
 from zta._errors import RpcError, from_grpc
 from zta._identity import Credential
@@ -157,9 +158,9 @@ class _Method:
     """A method on whatever connection is current when it is called."""
 
     def __init__(
-        self, source: ConnectionSource, timeout_s: float, kind: str, method: str, codec: Any
+        self, on: tuple[ConnectionSource, float, Acting | None], kind: str, method: str, codec: Any
     ) -> None:
-        self._source, self._timeout_s = source, timeout_s
+        self._source, self._timeout_s, self._acting = on
         self._kind, self._method, self._codec = kind, method, codec
 
     def _on(self, connection: Connection) -> Any:
@@ -170,6 +171,15 @@ class _Method:
             options["timeout"] = self._timeout_s
         return options
 
+    def _on_behalf(self, connection: Connection, options: dict[str, Any]) -> dict[str, Any]:
+        """Add on whose behalf the call is made; without a token there is no call."""
+        if self._acting is None:
+            return options
+        timeout_s = options.get("timeout") or self._timeout_s
+        header = self._acting.authorization(connection, timeout_s)
+        metadata = (*(options.get("metadata") or ()), ("authorization", header))
+        return {**options, "metadata": metadata}
+
 
 class _BlockingMethod(_Method):
     """Unary-unary, as grpc has it but raising RpcError."""
@@ -177,29 +187,35 @@ class _BlockingMethod(_Method):
     def __call__(self, request: Any, **options: Any) -> Any:
         with self._source.lease() as connection:
             try:
+                options = self._options(options)
                 if connection.possession is not None:
-                    return self._proven(connection, request, self._options(options))
-                return self._on(connection)(request, **self._options(options))
+                    return self._proven(connection, request, options)
+                options = self._on_behalf(connection, options)
+                return self._on(connection)(request, **options)
             except grpc.RpcError as error:
                 raise from_grpc(error) from None
 
     def _proven(self, connection: Connection, request: Any, options: dict[str, Any]) -> Any:
         """The call with a proof of the key; one without a nonce is made again with it."""
         possession = connection.possession
-        assert possession is not None
+        if possession is None:
+            raise ValueError("this connection proves no key")
+        acting = self._acting
+        token = acting.token(connection, options["timeout"]) if acting is not None else None
         own = list(options.pop("metadata", None) or ())
 
         def invoke(metadata: list[tuple[str, str]]) -> Any:
             return self._on(connection).with_call(request, metadata=own + metadata, **options)
 
-        return possession.call(connection, self._method, invoke)
+        return possession.call(connection, self._method, invoke, token)
 
     def future(self, request: Any, **options: Any) -> grpc.Future[Any]:
         """Start the call; the lease ends with it."""
         connection = self._source.acquire()
         try:
             _unproven(connection)
-            call = self._on(connection).future(request, **self._options(options))
+            options = self._on_behalf(connection, self._options(options))
+            call = self._on(connection).future(request, **options)
         except BaseException:
             self._source.release(connection)
             raise
@@ -217,7 +233,15 @@ class _AwaitableMethod(_BlockingMethod):
             # A proof may need a login first, and a nonce a second attempt.
             call = super().__call__
             return await asyncio.to_thread(call, request, **options)
+        if self._acting is not None:
+            # A token that has to be asked for first must not hold up the loop.
+            await asyncio.to_thread(self._warm, self._acting, options["timeout"])
         return await wait_for(self.future(request, **options), options["timeout"])
+
+    def _warm(self, acting: Acting, timeout_s: float) -> None:
+        with self._source.lease() as connection:
+            if not acting.is_fresh(connection):
+                acting.authorization(connection, timeout_s)
 
 
 class _StreamMethod(_Method):
@@ -227,7 +251,7 @@ class _StreamMethod(_Method):
         connection = self._source.acquire()
         try:
             _unproven(connection)
-            call = self._on(connection)(request, **options)
+            call = self._on(connection)(request, **self._on_behalf(connection, options))
         except BaseException:
             self._source.release(connection)
             raise
@@ -274,8 +298,15 @@ async def wait_for(call: grpc.Future[Any], timeout_s: float) -> Any:
 class RenewingChannel(grpc.Channel):
     """A `grpc.Channel` for any generated stub, always on the current certificate."""
 
-    def __init__(self, source: ConnectionSource, timeout_s: float, *, awaitable: bool) -> None:
-        self._source, self._timeout_s = source, timeout_s
+    def __init__(
+        self,
+        source: ConnectionSource,
+        timeout_s: float,
+        *,
+        awaitable: bool,
+        acting: Acting | None = None,
+    ) -> None:
+        self._source, self._on = source, (source, timeout_s, acting)
         self._unary = _AwaitableMethod if awaitable else _BlockingMethod
 
     def unary_unary(
@@ -287,11 +318,11 @@ class RenewingChannel(grpc.Channel):
     ) -> Any:
         """A unary method."""
         codec = (request_serializer, response_deserializer)
-        return self._unary(self._source, self._timeout_s, "unary_unary", method, codec)
+        return self._unary(self._on, "unary_unary", method, codec)
 
     def _stream(self, kind: str, method: str, serializer: Any, deserializer: Any) -> Any:
         codec = (serializer, deserializer)
-        return _StreamMethod(self._source, self._timeout_s, kind, method, codec)
+        return _StreamMethod(self._on, kind, method, codec)
 
     def unary_stream(
         self,

@@ -17,11 +17,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from zta import v1
+from zta._acting import Acting
 from zta._channel import RenewingChannel
 from zta._dpop import Possession
 from zta._errors import CredentialError, RpcError
 from zta._identity import KEY, Credential, load_key
-from zta._messages import Decision, Session, ToolCall, authorize_request, read_decision
+from zta._messages import (
+    Decision,
+    Session,
+    ToolCall,
+    authorize_request,
+    delegate_request,
+    read_decision,
+)
 from zta._renewal import Renewer
 
 _CHALLENGE_CONTEXT = b"zta-challenge-v1\0"
@@ -40,14 +48,17 @@ class _Base:
         dpop: bool = False,
         server_roots: bytes | None = None,
         sharing: _Base | None = None,
+        acting: Acting | None = None,
     ) -> None:
         """Use a credential folder (or `ZTA_CREDENTIAL`) and its server (or `server`, `ZTA_SERVER`).
 
         With `dpop`, for a server behind a proxy that ends TLS: no client certificate is shown,
         each call carries a proof of the key instead; `server_roots` are the CAs (PEM) of the
-        proxy's certificate. `timeout_ms` bounds each call that names no timeout of its own. With `sharing`, the
-        identity and the connection are those of another client, which closes them.
+        proxy's certificate. `timeout_ms` bounds each call that names no timeout of its own. With
+        `sharing`, the identity and the connection are those of another client, which closes them;
+        with `acting`, each call is made on somebody's behalf.
         """
+        self._acting = acting
         self._timeout_s: float
         self._renewer: Renewer
         if sharing is not None:
@@ -73,7 +84,9 @@ class _Base:
         return self._renewer.credential
 
     def _channel(self, *, awaitable: bool) -> RenewingChannel:
-        return RenewingChannel(self._renewer.source, self._timeout_s, awaitable=awaitable)
+        return RenewingChannel(
+            self._renewer.source, self._timeout_s, awaitable=awaitable, acting=self._acting
+        )
 
     def _requests(
         self, calls: Sequence[ToolCall | v1.AuthorizeRequest], session: Session | None
@@ -138,6 +151,8 @@ class Client(_Base):
         timeout_ms: int = _TIMEOUT_MS,
         dpop: bool = False,
         server_roots: bytes | None = None,
+        sharing: _Base | None = None,
+        acting: Acting | None = None,
     ) -> None:
         """See `_Base`: a credential folder, and its server unless another is named."""
         super().__init__(
@@ -146,6 +161,8 @@ class Client(_Base):
             timeout_ms=timeout_ms,
             dpop=dpop,
             server_roots=server_roots,
+            sharing=sharing,
+            acting=acting,
         )
         self.channel: grpc.Channel = self._channel(awaitable=False)
         """An authenticated channel for any stub of `zta.v1`; it renews itself."""
@@ -195,6 +212,25 @@ class Client(_Base):
         challenge = self.authentication.GetChallenge(v1.GetChallengeRequest()).challenge
         return self.authentication.Authenticate(self._signed(challenge))
 
+    def delegate(self, agent: str, *, scope: Sequence[str] = (), lifetime_s: int = 0) -> str:
+        """Let an agent (name or SPIFFE ID) act on this client's behalf; return the grant for it.
+
+        Policy must permit `delegate` on it. `scope` names what for, as `action` or
+        `action:resource`; empty means whatever both may do. `lifetime_s` is at most 3600, which
+        0 means, and never longer than this client's certificate. Raises RpcError.
+        """
+        request = delegate_request(agent, scope, lifetime_s)
+        return self.authentication.ExchangeToken(request).token
+
+    def act_for(self, grant: str) -> Client:
+        """Return this client acting on the behalf of whoever made the grant.
+
+        Each of its calls is made with a token for it, kept fresh while the grant lives; after
+        that they raise RpcError. None is ever made on the client's own behalf. It shares this
+        client's connection, which this client closes.
+        """
+        return Client(sharing=self, acting=Acting(grant))
+
     def close(self) -> None:
         """Stop renewing and close the connection."""
         self._renewer.close()
@@ -223,6 +259,7 @@ class AsyncClient(_Base):
         dpop: bool = False,
         server_roots: bytes | None = None,
         sharing: _Base | None = None,
+        acting: Acting | None = None,
     ) -> None:
         """See `_Base`: a credential folder, and its server unless another is named."""
         super().__init__(
@@ -232,6 +269,7 @@ class AsyncClient(_Base):
             dpop=dpop,
             server_roots=server_roots,
             sharing=sharing,
+            acting=acting,
         )
         self.channel: Any = self._channel(awaitable=True)
         """For any stub of `zta.v1`: its unary methods return awaitables."""
@@ -297,6 +335,15 @@ class AsyncClient(_Base):
         """Sign a challenge for an access token that is bound to this client's certificate."""
         challenge = (await self.authentication.GetChallenge(v1.GetChallengeRequest())).challenge
         return await self.authentication.Authenticate(self._signed(challenge))
+
+    async def delegate(self, agent: str, *, scope: Sequence[str] = (), lifetime_s: int = 0) -> str:
+        """Let an agent act on this client's behalf; see `Client.delegate`."""
+        request = delegate_request(agent, scope, lifetime_s)
+        return (await self.authentication.ExchangeToken(request)).token
+
+    def act_for(self, grant: str) -> AsyncClient:
+        """Return this client acting on the behalf of the grant's maker; see `Client.act_for`."""
+        return AsyncClient(sharing=self, acting=Acting(grant))
 
     async def aclose(self) -> None:
         """Stop renewing and close the connection."""

@@ -7,7 +7,6 @@ by its key, and proves the key again with each call: a token that is stolen is w
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import json
 import secrets
@@ -30,9 +29,7 @@ _NONCE = "dpop-nonce"
 _COORDINATE_BYTES = 32
 # A token is replaced before it ends, so that no call meets its end on the way.
 _TOKEN_MARGIN_S = 30.0
-_AGAIN = frozenset({"NONCE_REQUIRED", "TOKEN_EXPIRED", "TOKEN_INVALID"})
 _ATTEMPTS = 3
-_UTC = datetime.timezone.utc
 
 Metadata = list[tuple[str, str]]
 
@@ -51,10 +48,21 @@ class Possession:
         """TLS that shows no certificate."""
         return grpc.ssl_channel_credentials(self.server_roots or credential.ca_pem)
 
-    def call(self, connection: Any, method: str, invoke: Callable[[Metadata], Any]) -> Any:
-        """Make a call with its proof; `invoke` returns grpc's (answer, call) or raises."""
+    def call(
+        self,
+        connection: Any,
+        method: str,
+        invoke: Callable[[Metadata], Any],
+        acting: str | None = None,
+    ) -> Any:
+        """Make a call with its proof; `invoke` returns grpc's (answer, call) or raises.
+
+        `acting` is the token of a call on somebody's behalf.
+        """
         for attempt in range(_ATTEMPTS):
-            token = None if method == _LOGIN else self._valid_token(connection)
+            token = acting
+            if token is None and method != _LOGIN:
+                token = self._valid_token(connection)
             try:
                 answer, call = invoke(self._metadata(connection.credential, method, token))
             except grpc.RpcError as error:
@@ -74,10 +82,11 @@ class Possession:
         reason = from_grpc(error).reason
         if reason in {"TOKEN_EXPIRED", "TOKEN_INVALID"}:
             with self._lock:
-                if self._token is not None and self._token[0] == token:
+                is_own = self._token is not None and self._token[0] == token
+                if is_own:
                     self._token = None
-            return token is not None
-        return reason in _AGAIN
+            return is_own
+        return reason == "NONCE_REQUIRED"
 
     def _take_nonce(self, metadata: Any) -> None:
         nonce = dict(metadata or ()).get(_NONCE)
@@ -115,7 +124,9 @@ class Possession:
         )
         if not answer.access_token:
             raise RpcError(grpc.StatusCode.INTERNAL, "the answer to the login has no token")
-        return answer.access_token, answer.expire_time.ToDatetime(_UTC).timestamp() - _margin(answer)
+        end = answer.expire_time.seconds
+        margin_s = min(_TOKEN_MARGIN_S, max(0.0, (end - time.time()) / 4))
+        return answer.access_token, end - margin_s
 
     def _proof(self, credential: Credential, method: str, token: str | None) -> str:
         key = load_key(credential.key_pem, credential.folder / KEY)
@@ -142,11 +153,6 @@ class Possession:
         r, s = decode_dss_signature(signature)
         fixed = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
         return f"{text}.{_encode(fixed)}"
-
-
-def _margin(answer: v1.AuthenticateResponse) -> float:
-    left_s = answer.expire_time.ToDatetime(_UTC).timestamp() - time.time()
-    return min(_TOKEN_MARGIN_S, max(0.0, left_s / 4))
 
 
 def _encode(data: bytes) -> str:

@@ -15,6 +15,7 @@ import contextvars
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +35,9 @@ logger = logging.getLogger("zta")
 IDENTITY_REFUSED = "the agent's identity was not accepted"
 _TIMEOUT_MS = 1_000
 _IDENTITY_CODES = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+_ACTING_MAX = 256  # grants whose tokens are kept
 _Target = TypeVar("_Target")
+_ClientT = TypeVar("_ClientT", Client, AsyncClient)
 
 Observer = Callable[[str, ToolCall, Decision], None]
 """Sees the agent's name, the call and its decision."""
@@ -82,6 +85,9 @@ class Guard:
         self._async_clients = {
             agent: AsyncClient(sharing=client) for agent, client in self._clients.items()
         }
+        self._acting_lock = threading.Lock()
+        self._acting_clients: dict[tuple[str, str], Client] = {}
+        self._acting_async_clients: dict[tuple[str, str], AsyncClient] = {}
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], **options: Any) -> Guard:
@@ -105,13 +111,16 @@ class Guard:
         session_id: str = "",
         task_id: str = "",
         at_least_as_fresh: str = "",
+        grants: Mapping[str, str] | None = None,
     ) -> Iterator[None]:
         """Name the user, the session and the task of the calls inside the block.
 
         With `at_least_as_fresh`, the `consistency_token` of another answer, they are decided no
-        earlier than that state of the log.
+        earlier than that state of the log. `grants` says by the agents' names on whose behalf they
+        act: the grants of `Client.delegate`. What the one they act for may not, they may not then.
         """
-        own = {self._session_key: Session(user, session_id, task_id, at_least_as_fresh)}
+        session = Session(user, session_id, task_id, at_least_as_fresh, dict(grants or {}))
+        own = {self._session_key: session}
         token = _sessions.set({**(_sessions.get() or {}), **own})
         try:
             yield
@@ -126,7 +135,11 @@ class Guard:
         """Decide one execution of a tool. Raises no Exception, ever."""
         try:
             request = self._request(agent, call, session)
-            decision = self._clients[agent].authorize(request)
+            grant = self._grant(agent, session)
+            client = self._clients[agent]
+            if grant is not None:
+                client = self._acting(self._acting_clients, client, agent, grant)
+            decision = client.authorize(request)
             self._carry_out(agent, call, decision)
         except Exception as error:  # noqa: BLE001 - a framework may take an exception for an allow
             decision = _denied(agent, error)
@@ -138,7 +151,11 @@ class Guard:
         """Decide one execution of a tool from any event loop. Raises no Exception, ever."""
         try:
             request = self._request(agent, call, session)
-            decision = await self._async_clients[agent].authorize(request)
+            grant = self._grant(agent, session)
+            client = self._async_clients[agent]
+            if grant is not None:
+                client = self._acting(self._acting_async_clients, client, agent, grant)
+            decision = await client.authorize(request)
             self._carry_out(agent, call, decision)
         except Exception as error:  # noqa: BLE001 - a framework may take an exception for an allow
             decision = _denied(agent, error)
@@ -150,6 +167,23 @@ class Guard:
         return authorize_request(
             call, session or self.current_session(), agent, tuple(self._obligations)
         )
+
+    def _grant(self, agent: str, session: Session | None) -> str | None:
+        # A block's grant holds whatever session an adapter was installed with: without it, the
+        # call would be decided on the agent's own behalf.
+        own = session.grants.get(agent) if session is not None else None
+        return own or self.current_session().grants.get(agent)
+
+    def _acting(
+        self, clients: dict[tuple[str, str], _ClientT], client: _ClientT, agent: str, grant: str
+    ) -> _ClientT:
+        """Return the client of an agent for a grant, kept for its token."""
+        with self._acting_lock:
+            if (agent, grant) not in clients:
+                while len(clients) >= _ACTING_MAX:
+                    del clients[next(iter(clients))]
+                clients[agent, grant] = client.act_for(grant)
+            return clients[agent, grant]
 
     def _carry_out(self, agent: str, call: ToolCall, decision: Decision) -> None:
         if decision.allowed:

@@ -43,6 +43,8 @@ class Session:
     task_id: str = ""
     at_least_as_fresh: str = ""
     """The `consistency_token` of another answer: decide no earlier than that state of the log."""
+    grants: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """For agents of a guard, by name: the grant of the one on whose behalf it acts."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class Decision:
 def refused(message: str, reason: str) -> Decision:
     """A deny that the guard gives without an answer of the server."""
     return Decision(allowed=False, message=_sentence(message), reason=reason)
+
+
+def delegate_request(agent: str, scope: Sequence[str], lifetime_s: int) -> v1.ExchangeTokenRequest:
+    """Build the request to let an agent act on the caller's behalf."""
+    delegate = v1.Delegate(agent=agent, scope=scope, lifetime_s=lifetime_s)
+    return v1.ExchangeTokenRequest(delegate=delegate)
 
 
 def authorize_request(

@@ -1,8 +1,10 @@
-//! The plain HTTP paths beside gRPC: `/livez`, `/readyz`, `/metrics` and `/ca.pem`.
+//! The plain HTTP paths beside gRPC: `/livez`, `/readyz`, `/metrics`, `/ca.pem`, `/crl.der`
+//! and `/crl.pem`.
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -20,8 +22,18 @@ pub(crate) struct Pages {
     pub(crate) notice: Option<&'static str>,
     /// For `/metrics`, in Prometheus' text format.
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// For `/ca.pem`.
-    pub(crate) ca_pem: Arc<str>,
+    /// For `/ca.pem`: the trust bundle.
+    pub(crate) ca_pem: Arc<dyn Fn() -> String + Send + Sync>,
+    /// For `/crl.der` and `/crl.pem`; `None` before the first list is signed.
+    pub(crate) crl: Arc<dyn Fn() -> Option<Arc<RevocationLists>> + Send + Sync>,
+}
+
+/// The revocation lists in force.
+pub(crate) struct RevocationLists {
+    /// That of the CA that signs.
+    pub(crate) der: Vec<u8>,
+    /// Those of all CAs that are trusted, that of the one that signs first.
+    pub(crate) pem: String,
 }
 
 /// The routes.
@@ -31,6 +43,8 @@ pub(crate) fn routes(pages: Pages) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/ca.pem", get(ca))
+        .route("/crl.der", get(crl_der))
+        .route("/crl.pem", get(crl_pem))
         .with_state(pages)
 }
 
@@ -51,11 +65,31 @@ async fn metrics(State(pages): State<Pages>) -> Response {
 }
 
 async fn ca(State(pages): State<Pages>) -> Response {
-    typed("application/x-pem-file", pages.ca_pem.to_string())
+    typed("application/x-pem-file", (pages.ca_pem)())
 }
 
-fn typed(content_type: &'static str, body: String) -> Response {
+async fn crl_der(State(pages): State<Pages>) -> Response {
+    match (pages.crl)() {
+        Some(lists) => typed("application/pkix-crl", lists.der.clone()),
+        None => no_list(),
+    }
+}
+
+async fn crl_pem(State(pages): State<Pages>) -> Response {
+    match (pages.crl)() {
+        Some(lists) => typed("application/x-pem-file", lists.pem.clone()),
+        None => no_list(),
+    }
+}
+
+/// Not an empty list, which would say that nobody is revoked.
+fn no_list() -> Response {
+    let text = "no revocation list is signed yet\n";
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+fn typed(content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    (headers, body).into_response()
+    (headers, body.into()).into_response()
 }

@@ -11,6 +11,7 @@ use zta_proto::v1::agent_service_server::AgentServiceServer;
 use zta_proto::v1::audit_service_server::AuditServiceServer;
 use zta_proto::v1::authentication_service_server::AuthenticationServiceServer;
 use zta_proto::v1::authorization_service_server::AuthorizationServiceServer;
+use zta_proto::v1::certificate_authority_service_server::CertificateAuthorityServiceServer;
 use zta_proto::v1::entity_service_server::EntityServiceServer;
 use zta_proto::v1::policy_service_server::PolicyServiceServer;
 
@@ -18,6 +19,7 @@ use super::gate::Gate;
 use super::grpc::agents::AgentDoor;
 use super::grpc::audit::AuditDoor;
 use super::grpc::authentication::AuthenticationDoor;
+use super::grpc::authorities::AuthorityDoor;
 use super::grpc::authorization::AuthorizationDoor;
 use super::grpc::entities::EntityDoor;
 use super::grpc::policies::PolicyDoor;
@@ -75,6 +77,10 @@ impl Doors {
             )
             .add_service(
                 AgentServiceServer::new(AgentDoor(operations()))
+                    .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
+            )
+            .add_service(
+                CertificateAuthorityServiceServer::new(AuthorityDoor(operations()))
                     .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
             )
             .add_service(

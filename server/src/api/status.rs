@@ -153,6 +153,7 @@ fn authentication(error: &AuthenticationError, message: String) -> Status {
     let reason = match error {
         AuthenticationError::CredentialMissing => ErrorReason::CredentialMissing,
         AuthenticationError::CertificateExpired => ErrorReason::CertificateExpired,
+        AuthenticationError::IssuerRetired => ErrorReason::IssuerRetired,
         AuthenticationError::KeyUnknown => ErrorReason::KeyUnknown,
         AuthenticationError::ProofMissing => ErrorReason::ProofMissing,
         AuthenticationError::PrincipalUnknown | AuthenticationError::CertificateUntrusted => {
@@ -230,6 +231,7 @@ fn conflict(error: &Conflict, message: String) -> Status {
         }
         Conflict::KeyEnrolled => precondition(ErrorReason::StateConflict, "key"),
         Conflict::KeyRevoked => precondition(ErrorReason::Revoked, "key"),
+        Conflict::Authority(_) => precondition(ErrorReason::StateConflict, "certificate authority"),
         Conflict::Revision { .. } => precondition(ErrorReason::RevisionConflict, "revision"),
     }
 }

@@ -17,6 +17,7 @@ use super::material::{Material, private_dir};
 use super::{AppError, start_error};
 use crate::audit::{Audit, Record};
 use crate::config::Config;
+use crate::identity::ca::CaChain;
 use crate::identity::peer::PeerCertificate;
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::{PrincipalName, SpiffeId, TrustDomain};
@@ -84,6 +85,7 @@ pub(super) async fn create(
     let id = SpiffeId::user(trust_domain, &name);
     let certificate = material
         .ca
+        .signing()
         .issue_svid(&public, &id, LIFETIME, now)
         .map_err(start_error)?;
     let user = UserRecord {
@@ -107,7 +109,7 @@ pub(super) async fn create(
     let key_pem = key.pkcs8_pem().map_err(start_error)?;
     write_private(&dir.join("key.pem"), &key_pem).map_err(start_error)?;
     write_private(&dir.join("cert.pem"), &certificate.pem()).map_err(start_error)?;
-    write_private(&dir.join("ca.pem"), &material.ca.certificate_pem()).map_err(start_error)?;
+    write_private(&dir.join("ca.pem"), &material.ca.current().bundle_pem()).map_err(start_error)?;
     let first = FirstStart {
         credential_dir: dir,
         spiffe_id: id.as_str().to_owned(),
@@ -166,7 +168,8 @@ pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Issues the next certificate for the key in the folder, if there is one there, it is
-/// still enrolled, and its certificate has less than half of its life left.
+/// still enrolled, and its certificate has less than half of its life left or is from
+/// another CA than the one that signs now. Keeps the trust bundle beside it current.
 ///
 /// # Errors
 /// Why it could not; the credential is as it was.
@@ -178,8 +181,16 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     let key = zeroize::Zeroizing::new(key);
     let now = (pdp.clock)();
     let current = std::fs::read_to_string(dir.join("cert.pem")).unwrap_or_default();
-    let current = pem::decode("CERTIFICATE", &current);
-    let current = current.and_then(|der| PeerCertificate::from_der(&der).ok());
+    // The first of the file: intermediates follow it.
+    let current = CaChain::from_pem(current.as_bytes()).ok();
+    let current = current.filter(|chain| material.ca.signing().issued(chain.own()));
+    let current = current.and_then(|chain| PeerCertificate::from_der(chain.own()).ok());
+    // The bundle first: a new certificate beside an old one might not reach the server.
+    let bundle = material.ca.current().bundle_pem();
+    let known = std::fs::read_to_string(dir.join("ca.pem")).unwrap_or_default();
+    if known != bundle {
+        write_private(&dir.join("ca.pem"), &bundle).map_err(|e| e.to_string())?;
+    }
     if current.is_some_and(|c| c.not_after() - now > LIFETIME / 2) {
         return Ok(());
     }
@@ -200,6 +211,7 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     let id = SpiffeId::parse(&user.spiffe_id).map_err(|e| e.to_string())?;
     let certificate = material
         .ca
+        .signing()
         .issue_svid(&public, &id, LIFETIME, now)
         .map_err(|e| e.to_string())?;
     let mut event = pdp

@@ -8,22 +8,24 @@ use rustls::time_provider::DefaultTimeProvider;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{AppError, start_error};
+use super::{AppError, operator_ca, start_error};
 use crate::api::tls::{TlsConfigError, TlsMaterial, TlsReload};
 use crate::audit::checkpoint::{self, VerifierKey};
 use crate::config::Config;
-use crate::identity::ca::Ca;
+use crate::identity::authorities::{Authorities, CaKeys};
+use crate::identity::ca::{Ca, CaChain, CaError};
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::TrustDomain;
 use crate::identity::token::{TokenAuthority, TokenError};
 use crate::keys::{
-    KeyName, KeyService, KeyringSecret, LocalKeys, SigningKey, WrappedKeyStore, WrappedKeys,
+    KeyName, KeyService, KeyringSecret, LocalKeys, Passphrase, SigningKey, WrappedKeyStore,
+    WrappedKeys,
 };
 use crate::store::{SharedStore, StoreError};
 
 /// How long the server's own certificate is good for; renewed at half of it.
 pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::days(14);
-/// The CA certificate's name among the blobs. The first one stored is the one.
+/// The CA's chain among the blobs, in PEM. The first one stored is the one.
 const CA_BLOB: &str = "ca_certificate";
 
 /// The log's public key among the blobs.
@@ -35,7 +37,7 @@ const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// Keys and certificates.
 #[derive(Clone)]
 pub(super) struct Material {
-    pub(super) ca: Arc<Ca>,
+    pub(super) ca: Authorities,
     pub(super) log_key: Arc<dyn SigningKey>,
     /// The log's name in checkpoints.
     pub(super) origin: String,
@@ -57,23 +59,9 @@ impl Material {
             .map_err(|e| AppError::Start(format!("configuration: `trust_domain`: {e}")))?;
         let keys = key_service(config, store, log_id)?;
         let key = async |name| keys.load_or_create(name).await.map_err(start_error);
-        let ca_key = key(KeyName::Ca).await?;
-        let fresh = Ca::create(&ca_key, &trust_domain, now).map_err(start_error)?;
-        // Two replicas that start together make two roots; the first one stored wins.
-        let der = store.put_blob_if_absent(CA_BLOB, &fresh).await?;
-        let ca = Ca::load(ca_key, der, &trust_domain).map_err(|e| {
-            AppError::Start(format!(
-                "the stored CA does not fit this configuration: {e}"
-            ))
-        })?;
-        let mut server_names: Vec<String> = LOCAL_NAMES.map(str::to_owned).to_vec();
-        server_names.extend(
-            config
-                .server_names
-                .iter()
-                .filter(|n| !n.is_empty())
-                .cloned(),
-        );
+        let server_names = server_names(config);
+        let brought = operator_ca::load(config, &trust_domain, &server_names, now)?;
+        let ca = authorities(config, store, log_id, trust_domain, brought, now).await?;
         let origin = checkpoint::origin(&config.trust_domain, log_id);
         let log_key = key(KeyName::Log).await?;
         let vkey = VerifierKey::from_spki(origin.clone(), log_key.public_key_spki_der())
@@ -87,7 +75,7 @@ impl Material {
             return Err(AppError::Start(text.to_owned()));
         }
         Ok(Self {
-            ca: Arc::new(ca),
+            ca,
             log_key,
             origin,
             vkey,
@@ -120,15 +108,57 @@ impl Material {
             .map_err(|e| e.to_string())?;
         let certificate = self
             .ca
+            .signing()
             .issue_server(&key, &self.server_names, SERVER_CERTIFICATE_LIFETIME, now)
             .map_err(|e| e.to_string())?;
         Ok(TlsMaterial {
-            chain: vec![certificate.der],
+            chain: certificate.chain(),
             key: Arc::clone(&self.server_key),
-            client_roots: vec![self.ca.certificate_der().to_vec()],
+            client_roots: self.ca.current().issuers(),
             time: Arc::new(DefaultTimeProvider),
         })
     }
+}
+
+/// The names of the server's certificate.
+fn server_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = LOCAL_NAMES.map(str::to_owned).to_vec();
+    let further = config.server_names.iter().filter(|n| !n.is_empty());
+    names.extend(further.cloned());
+    names
+}
+
+/// The CAs of this log, made if it has none yet.
+async fn authorities(
+    config: &Config,
+    store: &SharedStore,
+    log_id: Uuid,
+    trust_domain: TrustDomain,
+    brought: Vec<Ca>,
+    now: OffsetDateTime,
+) -> Result<Authorities, AppError> {
+    let misfit = |e: CaError| {
+        AppError::Start(format!(
+            "the stored CA does not fit this configuration (see `ca_certificate_file` and \
+             `trust_domain`): {e}"
+        ))
+    };
+    let keys = CaKeys::new(trust_domain, key_service(config, store, log_id)?, brought);
+    let stored = match store.get_blob(CA_BLOB).await? {
+        Some(stored) => stored,
+        None => {
+            let fresh = keys.first(now).await.map_err(start_error)?;
+            // Two replicas that start together make two roots; the first one stored wins.
+            let fresh = fresh.pem();
+            store.put_blob_if_absent(CA_BLOB, fresh.as_bytes()).await?
+        }
+    };
+    let chain = CaChain::from_pem(&stored).map_err(|e| misfit(e.into()))?;
+    let first = keys.first_record(&chain).map_err(misfit)?;
+    let records = store.authorities().await?;
+    Authorities::start(keys, first, &records)
+        .await
+        .map_err(misfit)
 }
 
 /// Files beside the embedded store; sealed rows of the database in a fleet.
@@ -138,9 +168,8 @@ pub(super) fn key_service(
     log_id: Uuid,
 ) -> Result<Box<dyn KeyService>, AppError> {
     if config.database_url.is_none() {
-        return Ok(Box::new(
-            LocalKeys::open(&config.data_dir).map_err(start_error)?,
-        ));
+        let keys = LocalKeys::open(&config.data_dir, passphrase(config)?).map_err(start_error)?;
+        return Ok(Box::new(keys));
     }
     let file = config.keyring_file.as_deref().ok_or_else(|| {
         AppError::Start(
@@ -153,6 +182,15 @@ pub(super) fn key_service(
     let sealed = Sealed(Arc::clone(store));
     let keys = WrappedKeys::new(sealed, &secret, &log_id.to_string()).map_err(start_error)?;
     Ok(Box::new(keys))
+}
+
+/// What private keys in files are encrypted with, if that is configured.
+pub(super) fn passphrase(config: &Config) -> Result<Option<Arc<Passphrase>>, AppError> {
+    let file = config.key_passphrase_file.as_deref();
+    let passphrase = file.map(Passphrase::from_file).transpose();
+    passphrase
+        .map(|passphrase| passphrase.map(Arc::new))
+        .map_err(|e| AppError::Start(format!("configuration: `key_passphrase_file`: {e}")))
 }
 
 /// The store's blobs as the rows that sealed keys lie in.

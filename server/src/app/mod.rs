@@ -2,9 +2,12 @@
 //! drains. The wall clock is read here and nowhere else.
 
 mod administrator;
+mod authorities;
 mod bootstrap;
 mod issuers;
 mod material;
+mod operator_ca;
+mod revocations;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -17,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::api::http::Pages;
 use crate::api::server::Doors;
-use crate::api::tls::{Acceptor, Limits as TlsLimits};
+use crate::api::tls::{Acceptor, Incoming, Limits as TlsLimits, TlsReload};
 use crate::audit::Audit;
 use crate::audit::checkpoint::{self, VerifierKey};
 use crate::audit::throttle::Throttle;
@@ -25,7 +28,7 @@ use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
 use crate::identity::dpop::DpopVerifier;
-use crate::keys::KeyName;
+use crate::keys::{KeyName, LocalKeys};
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::operations::issuers::Issuers;
@@ -35,7 +38,6 @@ use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
-use issuers::Provider;
 use material::Material;
 use tasks::{Ready, Tasks};
 
@@ -99,6 +101,30 @@ pub async fn migrate(config: &Config) -> Result<(), AppError> {
     Ok(())
 }
 
+/// Encrypts the private keys that this configuration keeps in files and that are in clear
+/// text, and answers which those were. The server is not to run meanwhile.
+///
+/// # Errors
+/// No passphrase is configured, or a file holds no key that can be encrypted with it.
+pub fn encrypt_keys(config: &Config) -> Result<Vec<std::path::PathBuf>, AppError> {
+    let passphrase = material::passphrase(config)?.ok_or_else(|| {
+        let text = "no passphrase is configured; name the file with it in `key_passphrase_file`";
+        AppError::Start(text.to_owned())
+    })?;
+    let mut encrypted = Vec::new();
+    if config.database_url.is_none() {
+        let keys = LocalKeys::encrypt(&config.data_dir, &passphrase).map_err(start_error)?;
+        encrypted.extend(keys);
+    }
+    for path in operator_ca::key_files(config) {
+        let file = operator_ca::key_file(path);
+        if file.encrypt(&passphrase).map_err(start_error)? {
+            encrypted.push(path.to_owned());
+        }
+    }
+    Ok(encrypted)
+}
+
 /// Verifies the whole log of this configuration's store. Returns the proof and the log's
 /// public key in the note format. Without `vkey` the key is taken from where the server
 /// keeps its own; an auditor who trusts neither brings the one published before.
@@ -155,18 +181,10 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let (audit, sequencer) = Audit::new(head.log_id, Arc::clone(&store));
     tasks.spawn("the audit writer", sequencer.run());
     let replica = Arc::new(Replica::new(Arc::clone(&store)));
-    let providers = config.issuers.iter().map(Provider::new);
-    let providers = providers.collect::<Result<Vec<_>, _>>()?;
-    let issuers = Issuers::new(providers.iter().map(Provider::issuer));
+    let issuers = issuers::follow(&config, &clock, &mut tasks)?;
     let parts = (&store, &audit, replica, issuers);
     let operations = operations(&config, parts, &material, &clock)?;
     let pdp = Arc::clone(&operations.pdp);
-    for provider in providers {
-        tasks.spawn(
-            "the keys of an issuer",
-            provider.keep_fresh(Arc::clone(&clock)),
-        );
-    }
     let (ready, health) = tasks.watch_readiness(&store, &pdp);
     let shown = ready.clone();
 
@@ -176,7 +194,9 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         .await
         .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr().map_err(start_error)?;
-    let incoming = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
+    let (incoming, reload) = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
+    let (publish, lists) = watch::channel(None);
+    let authorities = material.ca.clone();
     let doors = Doors {
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
@@ -184,7 +204,8 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             readiness: Arc::new(move || shown.borrow().clone()),
             notice: config.development_bearer.then_some(DEVELOPMENT_NOTICE),
             metrics: Arc::new(move || metrics.text()),
-            ca_pem: Arc::from(material.ca.certificate_pem()),
+            ca_pem: Arc::new(move || authorities.current().bundle_pem()),
+            crl: Arc::new(move || lists.borrow().clone()),
         },
         limits: config.limits.clone(),
         spans: config.otlp_endpoint.is_some(),
@@ -203,8 +224,11 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         loaded = load(&config, &store, &material, &pdp, now) => {
             let first = loaded?;
             become_ready(ready).await;
-            keep_up(&config, &store, &material, &pdp, &mut tasks);
+            tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
+            keep_up(&store, &material, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
+            // After the announcement: both write the bundle.
+            tasks.follow_authorities(&config, &pdp, &material, reload);
             tokio::select! {
                 part = tasks.first_end() => Err(AppError::PartEnded(part)),
                 () = &mut stop => Ok(()),
@@ -240,13 +264,7 @@ async fn load(
 }
 
 /// The background work of a server that has its state.
-fn keep_up(
-    config: &Config,
-    store: &SharedStore,
-    material: &Material,
-    pdp: &Arc<Pdp>,
-    tasks: &mut Tasks,
-) {
+fn keep_up(store: &SharedStore, material: &Material, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
     tasks.sign_checkpoints(
         store,
@@ -254,7 +272,6 @@ fn keep_up(
         material.origin.clone(),
     );
     tasks.summarize_refusals(Arc::clone(pdp));
-    tasks.refresh_administrator(config.clone(), Arc::clone(pdp), material.clone());
 }
 
 fn operations(
@@ -275,7 +292,7 @@ fn operations(
     Ok(Arc::new(Operations {
         pdp,
         store: Arc::clone(store),
-        ca: Arc::clone(&material.ca),
+        ca: material.ca.clone(),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         issuers,
         delegation_depth_max: config.delegation_depth_max,
@@ -293,7 +310,8 @@ fn accept(
     pdp: &Arc<Pdp>,
     listener: TcpListener,
     tasks: &mut Tasks,
-) -> Result<crate::api::tls::Incoming, AppError> {
+) -> Result<(Incoming, Option<TlsReload>), AppError> {
+    let mut shown = None;
     let (acceptor, incoming) = if config.plaintext {
         tracing::warn!(
             "plain text: no TLS, so nobody can authenticate but by a proof of possession"
@@ -302,6 +320,7 @@ fn accept(
     } else {
         let reload = material.tls(clock()).map_err(start_error)?;
         tasks.renew_server_certificate(material.clone(), reload.clone(), Arc::clone(clock));
+        shown = Some(reload.clone());
         let report = tasks.record_handshake_failures(Arc::clone(pdp));
         let trust_domain = material.ca.trust_domain().clone();
         Acceptor::tls(listener, reload, trust_domain, TlsLimits::default(), report)
@@ -311,7 +330,7 @@ fn accept(
         acceptor.run(signal).await;
         Ok(())
     });
-    Ok(incoming)
+    Ok((incoming, shown))
 }
 
 /// Says where the server is and, on the first start, how to go on.
@@ -322,12 +341,7 @@ fn announce(
     material: &Material,
 ) -> Result<(), AppError> {
     material::private_dir(&config.data_dir).map_err(start_error)?;
-    // For `zta health`, which trusts nothing else.
-    std::fs::write(
-        config.data_dir.join("ca.pem"),
-        material.ca.certificate_pem(),
-    )
-    .map_err(start_error)?;
+    authorities::write_bundle(config, material).map_err(start_error)?;
     administrator::refresh_endpoint(config, address).map_err(start_error)?;
     // Last: who waits for this file may use everything else.
     let endpoint = config.data_dir.join("endpoint");

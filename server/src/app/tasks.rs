@@ -9,12 +9,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
 
-use super::administrator;
 use super::material::{Material, SERVER_CERTIFICATE_LIFETIME};
 use crate::api::server::Health;
 use crate::api::tls::{FailedHandshake, TlsReload};
 use crate::audit::{Record, checkpoint};
-use crate::config::Config;
 use crate::identity::registry::Credential;
 use crate::keys::SigningKey;
 use crate::model::EventType;
@@ -26,8 +24,6 @@ use crate::store::SharedStore;
 const HANDSHAKES_QUEUED_MAX: usize = 1024;
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the administrator's certificate is looked at.
-const ADMINISTRATOR_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long the store may take to show that it can be written.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -199,23 +195,6 @@ impl Tasks {
                         Duration::from_secs(60)
                     }
                 };
-            }
-        });
-    }
-
-    /// Keeps the first administrator's certificate fresh while its folder is here.
-    pub(super) fn refresh_administrator(
-        &mut self,
-        config: Config,
-        pdp: Arc<Pdp>,
-        material: Material,
-    ) {
-        self.spawn("the renewal of the administrator's certificate", async move {
-            loop {
-                if let Err(error) = administrator::refresh(&config, &pdp, &material).await {
-                    tracing::warn!(%error, "the administrator's certificate could not be renewed");
-                }
-                tokio::time::sleep(ADMINISTRATOR_INTERVAL).await;
             }
         });
     }

@@ -3,12 +3,15 @@
 
 mod agent;
 mod audit;
+mod ca;
 mod entity;
 mod explain;
 mod health;
+mod keys;
 mod policy;
 mod proposal;
 mod serve;
+mod token;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -55,12 +58,21 @@ enum Command {
     Migrate,
     /// Say whether the server of this configuration is ready.
     Health,
+    /// Look after the server's private keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Replace the certificate authority.
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Check, apply and look at policies.
     #[command(subcommand)]
     Policy(policy::Command),
     /// Register, enrol and contain agents.
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Let agents act on somebody's behalf.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Put, look at and delete entities.
     #[command(subcommand)]
     Entity(entity::Command),
@@ -125,9 +137,12 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Serve => serve::serve(&options).await,
         Command::Migrate => serve::migrate(&options).await,
         Command::Health => health::health(&options).await,
+        Command::Keys(command) => keys::run(&options, &command),
+        Command::Ca(command) => ca::run(&options, command).await,
         Command::Policy(command) => policy::run(&options, command).await,
         Command::Agent(command) => agent::run(&options, command).await,
         Command::Entity(command) => entity::run(&options, command).await,
+        Command::Token(command) => token::run(&options, command).await,
         Command::Audit(command) => audit::run(&options, command).await,
     }
 }

@@ -3,6 +3,13 @@
 //! It certifies exactly what the server has decided: the name, the lifetime and
 //! the usages come from arguments, and of the one who asks only the public key
 //! is taken (see [`PublicKey::from_csr`]).
+//!
+//! It is a root of its own ([`Ca::create`]) or an intermediate that the operator brings
+//! with its [`chain`]. What it issues then comes with the certificates that lead to the
+//! trust anchor, which is the one that clients hold.
+
+mod chain;
+pub(crate) mod crl;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,20 +17,23 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-    SignatureAlgorithm,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SerialNumber, SignatureAlgorithm,
 };
 use rustls::pki_types::{CertificateDer, DnsName};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
 
+pub(crate) use chain::{CaChain, ChainError};
+
+use super::peer::is_signed_by;
 use super::public_key::PublicKey;
 use super::sha256;
 use super::spiffe::{SpiffeId, TrustDomain};
-use crate::keys::{KeyAlgorithm, SigningKey, pem};
+use crate::keys::{KeyAlgorithm, KeyError, SigningKey, pem};
 use crate::model::change::CertificateRecord;
 
 /// The lifetime of a principal's certificate unless configured otherwise.
@@ -58,6 +68,23 @@ pub(crate) enum CaError {
     /// The CA's own time has passed or not begun.
     #[error("the CA certificate does not hold at this time")]
     OutsideValidity,
+    /// The operator's chain cannot be used.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The key of a CA on record is not to be found.
+    #[error(
+        "the key of the CA `{0}` is not here; restore it, or put the operator's files with it back"
+    )]
+    KeyMissing(String),
+    /// The CA in force was brought by the operator, who brought no next one.
+    #[error(
+        "the CA that signs was brought by the operator; bring the next one in \
+         `ca_next_certificate_file` and `ca_next_key_file`, or ask for a root of the server's own"
+    )]
+    NothingBrought,
+    /// A key could not be loaded or made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A lifetime that is not positive or too long.
     #[error("a certificate's lifetime is more than 0 and at most {max}")]
     Lifetime {
@@ -83,6 +110,8 @@ pub(crate) enum CaError {
 pub(crate) struct IssuedCertificate {
     /// The certificate.
     pub(crate) der: Vec<u8>,
+    /// What leads from it to the trust anchor, without the anchor.
+    pub(crate) intermediates: Vec<Vec<u8>>,
     /// Its serial number, in lower-case hex, for the record.
     pub(crate) serial: String,
     /// The first moment at which it holds.
@@ -92,9 +121,19 @@ pub(crate) struct IssuedCertificate {
 }
 
 impl IssuedCertificate {
-    /// The certificate as PEM.
+    /// The certificate as PEM, followed by its intermediates.
     pub(crate) fn pem(&self) -> String {
-        certificate_pem(&self.der)
+        self.chain()
+            .iter()
+            .map(|der| certificate_pem(der))
+            .collect()
+    }
+
+    /// The certificate, followed by its intermediates.
+    pub(crate) fn chain(&self) -> Vec<Vec<u8>> {
+        let mut chain = vec![self.der.clone()];
+        chain.extend(self.intermediates.iter().cloned());
+        chain
     }
 
     /// What is stored of it.
@@ -110,24 +149,41 @@ impl IssuedCertificate {
 /// A CA, ready to sign.
 pub(crate) struct Ca {
     issuer: Issuer<'static, CaKey>,
-    der: Vec<u8>,
+    chain: CaChain,
+    /// How its certificates and lists name its key.
+    key_identifier: KeyIdMethod,
     trust_domain: TrustDomain,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
 }
 
 impl Ca {
-    /// A new self-signed root certificate (DER) for `key`, good for ten years.
-    ///
-    /// Each call makes another one: the caller stores the first and loads that
-    /// ever after, or principals enrolled under different roots cannot meet.
+    /// The first root of a trust domain.
+    #[cfg(test)]
     pub(crate) fn create(
         key: &Arc<dyn SigningKey>,
         trust_domain: &TrustDomain,
         now: OffsetDateTime,
     ) -> Result<Vec<u8>, CaError> {
+        Self::create_root(key, trust_domain, 1, now)
+    }
+
+    /// A new self-signed root certificate (DER) for `key`, good for ten years. Its number
+    /// is in its name: a verifier may tell CAs apart by their names alone.
+    ///
+    /// Each call makes another one: the caller stores the first and loads that
+    /// ever after, or principals enrolled under different roots cannot meet.
+    pub(crate) fn create_root(
+        key: &Arc<dyn SigningKey>,
+        trust_domain: &TrustDomain,
+        number: u16,
+        now: OffsetDateTime,
+    ) -> Result<Vec<u8>, CaError> {
         let key = CaKey::new(Arc::clone(key))?;
-        let mut common_name = format!("ZTA CA {trust_domain}");
+        let mut common_name = match number {
+            0 | 1 => format!("ZTA CA {trust_domain}"),
+            _ => format!("ZTA CA {number} {trust_domain}"),
+        };
         common_name.truncate(COMMON_NAME_LEN_MAX);
         let (mut params, _) = parameters(&common_name, now, now + CA_LIFETIME)?;
         params.subject_alt_names = vec![uri_name(&trust_domain.uri())?];
@@ -136,46 +192,76 @@ impl Ca {
         Ok(params.self_signed(&key)?.der().to_vec())
     }
 
-    /// The CA of a stored certificate and its key.
+    /// The CA of a stored root and its key.
     pub(crate) fn load(
         key: Arc<dyn SigningKey>,
         der: Vec<u8>,
         trust_domain: &TrustDomain,
     ) -> Result<Self, CaError> {
         let key = CaKey::new(key)?;
-        let (not_before, not_after) = read_root(&der, &key, trust_domain)?;
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(der.as_slice()), key)?;
+        require_own_root(&der, trust_domain)?;
+        Self::new(key, CaChain::root(der), trust_domain)
+    }
+
+    /// The CA of an operator's chain and its key. [`Self::verify_chain`] says whether what
+    /// it issues is of use to anybody.
+    pub(crate) fn load_chain(
+        key: Arc<dyn SigningKey>,
+        chain: CaChain,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, CaError> {
+        Self::new(CaKey::new(key)?, chain, trust_domain)
+    }
+
+    fn new(key: CaKey, chain: CaChain, trust_domain: &TrustDomain) -> Result<Self, CaError> {
+        let (rest, own) = X509Certificate::from_der(chain.own()).map_err(|_| CaError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(CaError::Malformed);
+        }
+        if own.public_key().raw != key.key.public_key_spki_der() {
+            return Err(CaError::OtherKey);
+        }
+        let (not_before, not_after) = chain.validity()?;
+        let key_identifier = subject_key_identifier(&own);
+        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(chain.own()), key)?;
         Ok(Self {
             issuer,
-            der,
             trust_domain: trust_domain.clone(),
             not_before,
             not_after,
+            key_identifier,
+            chain,
         })
     }
 
-    /// The root certificate.
+    /// Its certificates.
+    pub(crate) fn chain(&self) -> &CaChain {
+        &self.chain
+    }
+
+    /// Its own certificate.
+    #[cfg(test)]
     pub(crate) fn certificate_der(&self) -> &[u8] {
-        &self.der
+        self.chain.own()
     }
 
-    /// The root certificate as PEM.
-    pub(crate) fn certificate_pem(&self) -> String {
-        certificate_pem(&self.der)
+    /// Whether it signed the certificate in `der`.
+    pub(crate) fn issued(&self, der: &[u8]) -> bool {
+        is_signed_by(der, &self.issuer.key().public_key)
     }
 
-    /// SHA-256 of the root certificate: what a join token carries.
+    /// SHA-256 of the trust anchor: what a join token carries.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
-        sha256(&self.der)
+        sha256(self.chain.anchor())
     }
 
     /// The trust domain whose principals it certifies.
+    #[cfg(test)]
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The last moment at which the root holds.
-    #[cfg(test)]
+    /// The last moment at which its whole chain holds.
     pub(crate) fn not_after(&self) -> OffsetDateTime {
         self.not_after
     }
@@ -251,7 +337,7 @@ impl Ca {
         if now < self.not_before || now >= self.not_after {
             return Err(CaError::OutsideValidity);
         }
-        // A leaf that outlived its root would fail in the field at a time nobody expects.
+        // A leaf that outlived its CA would fail in the field at a time nobody expects.
         let not_after = (now + lifetime).min(self.not_after);
         let (mut params, serial) = parameters(common_name, now, not_after)?;
         params.subject_alt_names = names;
@@ -262,6 +348,7 @@ impl Ca {
         let certificate = params.signed_by(&SubjectKey(key), &self.issuer)?;
         Ok(IssuedCertificate {
             der: certificate.der().to_vec(),
+            intermediates: self.chain.intermediates().to_vec(),
             serial,
             not_before: params.not_before,
             not_after: params.not_after,
@@ -304,20 +391,24 @@ fn parameters(
     Ok((params, hex::encode(serial)))
 }
 
-/// The validity of a root certificate that fits key and trust domain.
-fn read_root(
-    der: &[u8],
-    key: &CaKey,
-    trust_domain: &TrustDomain,
-) -> Result<(OffsetDateTime, OffsetDateTime), CaError> {
-    let (rest, root) = X509Certificate::from_der(der).map_err(|_| CaError::Malformed)?;
+/// The name of the CA's key in what it signs: that of its certificate, if it has one.
+fn subject_key_identifier(own: &X509Certificate<'_>) -> KeyIdMethod {
+    let found = own
+        .iter_extensions()
+        .find_map(|e| match e.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+    found.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
+}
+
+/// A root that this server made for this trust domain.
+fn require_own_root(der: &[u8], trust_domain: &TrustDomain) -> Result<(), CaError> {
+    let (_, root) = X509Certificate::from_der(der).map_err(|_| CaError::Malformed)?;
     let usage = root.key_usage().map_err(|_| CaError::Malformed)?;
     let signs = usage.is_some_and(|usage| usage.value.key_cert_sign());
-    if !rest.is_empty() || !root.is_ca() || !signs {
+    if !root.is_ca() || !signs {
         return Err(CaError::Malformed);
-    }
-    if root.public_key().raw != key.key.public_key_spki_der() {
-        return Err(CaError::OtherKey);
     }
     let names = root
         .subject_alternative_name()
@@ -326,14 +417,11 @@ fn read_root(
     let is_own = names.is_some_and(|names| {
         names.value.general_names.as_slice() == [GeneralName::URI(own_uri.as_str())]
     });
-    if !is_own {
-        return Err(CaError::OtherTrustDomain(trust_domain.clone()));
+    if is_own {
+        Ok(())
+    } else {
+        Err(CaError::OtherTrustDomain(trust_domain.clone()))
     }
-    let validity = root.validity();
-    Ok((
-        validity.not_before.to_datetime(),
-        validity.not_after.to_datetime(),
-    ))
 }
 
 fn uri_name(uri: &str) -> Result<SanType, CaError> {

@@ -3,6 +3,7 @@
 //! Everything here is pure: keys, stored records and `now` come in as
 //! arguments, and values or named errors go out.
 
+pub(crate) mod authorities;
 pub(crate) mod ca;
 pub(crate) mod challenge;
 pub(crate) mod dpop;

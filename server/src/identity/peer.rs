@@ -48,6 +48,7 @@ pub(crate) struct PeerCertificate {
     certificate_sha256: [u8; 32],
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
+    issuer: Option<String>,
 }
 
 impl PeerCertificate {
@@ -69,7 +70,19 @@ impl PeerCertificate {
             certificate_sha256: sha256(der),
             not_before: validity.not_before.to_datetime(),
             not_after: validity.not_after.to_datetime(),
+            issuer: None,
         })
+    }
+
+    /// The same certificate, with the CA whose signature the TLS layer has verified.
+    pub(crate) fn issued_by(mut self, issuer: String) -> Self {
+        self.issuer = Some(issuer);
+        self
+    }
+
+    /// The CA that issued it: SHA-256 of its certificate, in hex.
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
     }
 
     /// Whom the certificate names.
@@ -113,6 +126,14 @@ impl PeerCertificate {
     pub(crate) fn verify_signature(&self, message: &[u8], signature: &[u8]) -> bool {
         self.public_key.verifies(message, signature)
     }
+}
+
+/// Whether the certificate in `der` was signed with this key.
+pub(crate) fn is_signed_by(der: &[u8], key: &PublicKey) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
+        let signature = &certificate.signature_value.data;
+        key.verifies(certificate.tbs_certificate.as_ref(), signature)
+    })
 }
 
 fn require_leaf(certificate: &X509Certificate<'_>) -> Result<(), PeerError> {

@@ -1,7 +1,7 @@
 //! The registry as this replica holds it in memory: who exists, in which state, and
 //! which keys are theirs. Immutable; a change makes a new one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -81,6 +81,9 @@ pub(crate) enum AuthenticationError {
     /// Not valid at this time.
     #[error("the client certificate has expired or is not valid yet; renew it")]
     CertificateExpired,
+    /// From a CA that is trusted no more.
+    #[error("the CA that issued the client certificate is retired; enrol again")]
+    IssuerRetired,
     /// The key is not enrolled.
     #[error("the key of the client certificate is not enrolled here")]
     KeyUnknown,
@@ -139,6 +142,8 @@ pub(crate) struct Registry {
     agents: BTreeMap<String, Arc<AgentRecord>>,
     users: HashMap<String, Arc<UserRecord>>,
     keys: HashMap<[u8; 32], Arc<Instance>>,
+    /// CAs that are trusted no more, by the SHA-256 of their certificates, in hex.
+    retired_cas: HashSet<String>,
 }
 
 impl Registry {
@@ -156,6 +161,8 @@ impl Registry {
             next.keys
                 .insert(instance.key_sha256, Arc::new(instance.clone()));
         }
+        let retired = changes.authorities.iter().filter(|ca| !ca.is_trusted());
+        next.retired_cas.extend(retired.map(|ca| ca.id.clone()));
         next
     }
 
@@ -202,7 +209,7 @@ impl Registry {
     ) -> Result<Caller, AuthenticationError> {
         match &credential.token {
             None => {
-                let certificate = current(credential, now)?;
+                let certificate = self.current(credential, now)?;
                 let principal = self.principal(certificate)?;
                 let (proved, end) = (credential.handshake_time, certificate.not_after());
                 Ok(Caller::direct(principal, proved, end))
@@ -211,6 +218,24 @@ impl Registry {
                 let token = token.as_ref().map_err(Clone::clone)?;
                 self.by_token(token, credential, tokens, now)
             }
+        }
+    }
+
+    /// The connection's certificate, if it holds now and its CA is trusted now.
+    fn current<'a>(
+        &self,
+        credential: &'a Credential,
+        now: OffsetDateTime,
+    ) -> Result<&'a PeerCertificate, AuthenticationError> {
+        let certificate = credential.certificate.as_deref();
+        let certificate = certificate.ok_or(AuthenticationError::CredentialMissing)?;
+        if !certificate.holds_at(now) {
+            return Err(AuthenticationError::CertificateExpired);
+        }
+        let retired = |issuer: &str| self.retired_cas.contains(issuer);
+        match certificate.issuer().is_some_and(retired) {
+            true => Err(AuthenticationError::IssuerRetired),
+            false => Ok(certificate),
         }
     }
 
@@ -229,7 +254,7 @@ impl Registry {
                 (unbound_holder(verified.holder())?, verified, "development")
             }
             TokenScheme::Bearer => {
-                let certificate = current(credential, now)?;
+                let certificate = self.current(credential, now)?;
                 let principal = self.principal(certificate)?;
                 let possession = Possession::Certificate(certificate);
                 let verified = tokens.verify(&token.text, &possession, now)?;
@@ -345,19 +370,6 @@ impl Registry {
             true => self.enrolled(instance),
             false => Err(AuthenticationError::PrincipalUnknown),
         }
-    }
-}
-
-/// The connection's certificate, if it holds now.
-fn current(
-    credential: &Credential,
-    now: OffsetDateTime,
-) -> Result<&PeerCertificate, AuthenticationError> {
-    let certificate = credential.certificate.as_deref();
-    let certificate = certificate.ok_or(AuthenticationError::CredentialMissing)?;
-    match certificate.holds_at(now) {
-        true => Ok(certificate),
-        false => Err(AuthenticationError::CertificateExpired),
     }
 }
 

@@ -17,7 +17,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf;
 use zeroize::Zeroizing;
 
-use super::{KeyError, KeyName, KeyService, SigningKey, SoftwareKey};
+use super::{KeyError, KeyName, KeyService, SigningKey, SoftwareKey, is_placeholder};
 
 const VERSION: u8 = 1;
 const WRAPPING_KEY_LEN: usize = 32;
@@ -66,12 +66,7 @@ impl KeyringSecret {
         if distinct.iter().filter(|seen| **seen).count() < 10 {
             return Err(KeyError::WeakSecret("repeats a few characters"));
         }
-        let lower = Zeroizing::new(trimmed.to_ascii_lowercase());
-        let placeholders: [&[u8]; 4] = [b"changeme", b"change-me", b"change_me", b"placeholder"];
-        if placeholders
-            .iter()
-            .any(|word| lower.windows(word.len()).any(|window| window == *word))
-        {
+        if is_placeholder(trimmed) {
             return Err(KeyError::WeakSecret("is a placeholder"));
         }
         Ok(Self(Zeroizing::new(trimmed.to_vec())))
@@ -112,7 +107,7 @@ impl<S: WrappedKeyStore> WrappedKeys<S> {
     /// What a sealed key is bound to. No name holds a NUL, so the parts cannot shift.
     fn binding(&self, name: KeyName) -> Aad<Vec<u8>> {
         let mut bytes = b"zta-sealed-key\0".to_vec();
-        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(name.text().as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(self.log_id.as_bytes());
         Aad::from(bytes)
@@ -154,14 +149,14 @@ impl<S: WrappedKeyStore> WrappedKeys<S> {
 #[async_trait]
 impl<S: WrappedKeyStore> KeyService for WrappedKeys<S> {
     async fn load_or_create(&self, name: KeyName) -> Result<Arc<dyn SigningKey>, KeyError> {
-        let stored = self.store.get(name.as_str()).await.map_err(store_error)?;
+        let stored = self.store.get(&name.text()).await.map_err(store_error)?;
         let sealed = match stored {
             Some(sealed) => sealed,
             None => {
                 let ours = self.seal(name, &SoftwareKey::generate(name.algorithm())?)?;
                 // A replica that starts at the same time may win; its key is then ours too.
                 self.store
-                    .put_if_absent(name.as_str(), ours)
+                    .put_if_absent(&name.text(), ours)
                     .await
                     .map_err(store_error)?
             }
@@ -170,7 +165,7 @@ impl<S: WrappedKeyStore> KeyService for WrappedKeys<S> {
     }
 
     async fn existing(&self, name: KeyName) -> Result<Option<Arc<dyn SigningKey>>, KeyError> {
-        let stored = self.store.get(name.as_str()).await.map_err(store_error)?;
+        let stored = self.store.get(&name.text()).await.map_err(store_error)?;
         let open = |sealed: Vec<u8>| Ok(Arc::new(self.open(name, &sealed)?) as Arc<dyn SigningKey>);
         stored.map(open).transpose()
     }
@@ -236,7 +231,7 @@ mod tests {
             let (first, second) = tokio::join!(a.load_or_create(name), b.load_or_create(name));
             let (first, second) = (first.expect("a key"), second.expect("the key"));
             assert_eq!(first.public_key_spki_der(), second.public_key_spki_der());
-            let row = table.rows()[name.as_str()].clone();
+            let row = table.rows()[&*name.text()].clone();
             assert!(SoftwareKey::from_pkcs8(name.algorithm(), &row[1 + NONCE_LEN..]).is_none());
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::authority::AuthorityRecord;
 use super::entity::StoredEntity;
 use super::principal::{AgentRecord, AgentState, Instance, UserRecord};
 use super::proposal::{NewProposal, OPEN_MAX, ProposalState};
@@ -95,6 +96,28 @@ pub enum Change {
     PutEntities(Arc<[StoredEntity]>),
     /// Entities that are stored, each uid once. Never conflicts, likewise.
     DeleteEntities(Arc<[EntityUid]>),
+    /// A CA that is trusted from now on. Conflicts when it is on record.
+    PrepareAuthority {
+        /// The CA that signs now: put on record if it is not there yet.
+        signing: Box<AuthorityRecord>,
+        /// The new one.
+        next: Box<AuthorityRecord>,
+    },
+    /// The prepared CA signs from now on, and the one that did does no more. Conflicts
+    /// when it is not prepared.
+    ActivateAuthority {
+        /// The CA.
+        id: String,
+        /// Now.
+        time: OffsetDateTime,
+    },
+    /// A CA is trusted no more. Conflicts when it signs, or is not trusted.
+    RetireAuthority {
+        /// The CA.
+        id: String,
+        /// Now.
+        time: OffsetDateTime,
+    },
 }
 
 impl Change {
@@ -136,6 +159,9 @@ pub enum Conflict {
         /// The one in force.
         in_force: u64,
     },
+    /// The CA's state does not allow the change.
+    #[error("{0}")]
+    Authority(String),
     /// The user exists already.
     #[error("the user exists already")]
     UserExists,

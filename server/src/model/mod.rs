@@ -2,6 +2,7 @@
 //! is imported here and everything else may import it.
 
 pub mod arguments;
+pub mod authority;
 pub mod canonical;
 pub mod change;
 pub mod decision;
@@ -13,6 +14,7 @@ pub mod redaction;
 pub mod request;
 pub mod revision;
 
+pub use authority::{AuthorityRecord, AuthorityState};
 pub use change::{Change, Conflict};
 pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
 pub use entity::{EntityCursor, EntityPage, EntityVersion, GivenEntity, StoredEntity};

@@ -153,8 +153,8 @@ impl Operations {
         agent: &str,
     ) -> Result<(JoinToken, OffsetDateTime, Decision), OperationError> {
         let agent_id = self.agent_id(agent)?;
-        let token =
-            JoinToken::create(self.ca.fingerprint()).map_err(|_| OperationError::JoinToken)?;
+        let token = JoinToken::create(self.ca.signing().fingerprint())
+            .map_err(|_| OperationError::JoinToken)?;
         let stored = token.stored();
         let request = AccessRequest::new(
             EntityUid::action("create_join_token"),
@@ -198,9 +198,10 @@ impl Operations {
             return Err(OperationError::JoinToken);
         };
         let id = SpiffeId::parse(&stored.agent_id).map_err(|_| OperationError::JoinToken)?;
-        let certificate = self
-            .ca
-            .issue_svid(&key, &id, self.certificate_lifetime, now)?;
+        let certificate =
+            self.ca
+                .signing()
+                .issue_svid(&key, &id, self.certificate_lifetime, now)?;
         let instance = Instance {
             id: Uuid::new_v4(),
             principal_id: stored.agent_id.clone(),
@@ -278,8 +279,8 @@ impl Operations {
             let Some(instance) = state.registry.instance(&key.sha256()) else {
                 return Err(OperationError::Signature);
             };
-            let lifetime = self.certificate_lifetime;
-            let issued = self.ca.issue_svid(&key, &spiffe_id, lifetime, now)?;
+            let ca = self.ca.signing();
+            let issued = ca.issue_svid(&key, &spiffe_id, self.certificate_lifetime, now)?;
             let mut event = self.issuance(EventType::Renewed, &issued, instance.id, now);
             event.actor = Some(caller.principal.uid());
             event.source = credential.source;

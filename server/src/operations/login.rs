@@ -38,8 +38,8 @@ impl Operations {
     ) -> Result<LoggedIn, OperationError> {
         let now = (self.pdp.clock)();
         let proof = self.proof_of(credential, now).await?;
-        let roots = [self.ca.certificate_der()];
-        let certificate = match svid::verify(der, &roots, self.ca.trust_domain(), now) {
+        let issuers = self.ca.current().issuers();
+        let certificate = match svid::verify(der, &issuers, self.ca.trust_domain(), now) {
             Ok(certificate) => certificate,
             Err(error) => return Err(self.refuse(credential, error, now).await?),
         };

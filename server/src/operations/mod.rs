@@ -4,6 +4,7 @@
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
+pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod delegation;
 pub(crate) mod entities;
@@ -18,7 +19,8 @@ use serde_json::{Map, Value};
 use time::Duration;
 
 use self::issuers::Issuers;
-use crate::identity::ca::{Ca, CaError};
+use crate::identity::authorities::Authorities;
+use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
 use crate::identity::public_key::PublicKeyError;
 use crate::identity::registry::Credential;
@@ -32,7 +34,7 @@ use crate::store::{SharedStore, StoreError};
 pub(crate) struct Operations {
     pub(crate) pdp: Arc<Pdp>,
     pub(crate) store: SharedStore,
-    pub(crate) ca: Arc<Ca>,
+    pub(crate) ca: Authorities,
     pub(crate) challenges: ChallengeMemory,
     /// Whose tokens are taken for a login.
     pub(crate) issuers: Issuers,

@@ -19,8 +19,8 @@ use crate::model::event::Inputs;
 use crate::model::proposal::{Proposal, ProposalMeta};
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
-    AgentRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage, EntityUid, Instance,
-    RevisionMeta, StoredEntity, UserRecord,
+    AgentRecord, AuthorityRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage,
+    EntityUid, Instance, RevisionMeta, StoredEntity, UserRecord,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -104,6 +104,8 @@ pub struct Changes {
     pub users: Vec<UserRecord>,
     /// Keys that are new or changed.
     pub instances: Vec<Instance>,
+    /// CAs that are new or changed.
+    pub authorities: Vec<AuthorityRecord>,
     /// The revision in force, if it is another one than before. Without texts.
     pub revision: Option<RevisionNews>,
     /// The first page of what changed among the entities; the others come from
@@ -198,11 +200,36 @@ pub trait RegistryStore: Send + Sync {
     /// The change feed: everything after `epoch`, with what the revision in force has
     /// different from `known_revision`, if it is not that one.
     async fn changes_since(&self, epoch: u64, known_revision: u64) -> Result<Changes, StoreError>;
+    /// The CAs on record, in the order in which they were prepared. None before the first
+    /// one was replaced.
+    async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError>;
     /// A join token by its public part, whether used or not.
     async fn join_token(
         &self,
         id: &str,
     ) -> Result<Option<crate::model::change::JoinTokenRecord>, StoreError>;
+}
+
+/// Certificates that are revoked, read in one snapshot of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedCertificates {
+    /// The log's size in that snapshot.
+    pub size: u64,
+    /// Serial numbers in lower-case hex, sorted.
+    pub serials: Vec<String>,
+}
+
+/// Certificates that were issued.
+#[async_trait]
+pub trait CertificateStore: Send + Sync {
+    /// Those that hold at `now` and whose key or agent is revoked, at most `limit`.
+    async fn revoked_certificates(
+        &self,
+        now: OffsetDateTime,
+        limit: u32,
+    ) -> Result<RevokedCertificates, StoreError>;
+    /// Forgets those that ended before `time`; how many.
+    async fn forget_certificates(&self, time: OffsetDateTime) -> Result<u64, StoreError>;
 }
 
 /// Policy revisions.
@@ -259,7 +286,9 @@ pub trait BlobStore: Send + Sync {
 
 /// A whole store.
 #[async_trait]
-pub trait Store: AuditStore + RegistryStore + PolicyStore + EntityStore + BlobStore {
+pub trait Store:
+    AuditStore + RegistryStore + CertificateStore + PolicyStore + EntityStore + BlobStore
+{
     /// Brings the schema up to date.
     async fn migrate(&self) -> Result<(), StoreError>;
     /// Returns when another replica may have changed something, at the latest after a

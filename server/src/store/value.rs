@@ -72,6 +72,12 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
             refuse_uid(&entity.uid)
         }),
         Change::DeleteEntities(uids) => uids.iter().try_for_each(refuse_uid),
+        Change::PrepareAuthority { signing, next } => [signing, next]
+            .into_iter()
+            .try_for_each(|ca| refuse_nul([&ca.id, &ca.key, &ca.chain_pem])),
+        Change::ActivateAuthority { id, .. } | Change::RetireAuthority { id, .. } => {
+            refuse_nul([id])
+        }
     }
 }
 

@@ -6,7 +6,12 @@ mod contain;
 mod delegation;
 mod dpop;
 mod enroll;
+mod intermediate;
+mod keys;
 mod oidc;
+mod openssl;
+mod revocation_list;
+mod rotation;
 mod rpcs;
 mod tokens;
 

@@ -1,6 +1,8 @@
 //! The conformance suite of the store: one list, run for each database in one loop.
 //! A case that nobody lists is dead code, which the lints refuse.
 
+mod authorities;
+mod certificates;
 mod changes;
 mod documented;
 mod entities;
@@ -42,6 +44,8 @@ fn cases() -> Vec<Case> {
         case("changes::enroll_races", changes::enroll_races),
         case("changes::renew", changes::renew),
         case("changes::states", changes::states),
+        case("certificates::revoked", certificates::revoked),
+        case("authorities::steps", authorities::steps),
         case("revisions::round_trip", revisions::round_trip),
         case("revisions::news", revisions::news),
         case("revisions::a_large_one", revisions::a_large_one),

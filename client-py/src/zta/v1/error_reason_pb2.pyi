@@ -59,6 +59,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAUTHENTICATED: the proof has no good nonce of this replica; try again with the one in the metadata `dpop-nonce`."""
     ERROR_REASON_IDENTITY_TOKEN_INVALID: _ErrorReason.ValueType  # 18
     """UNAUTHENTICATED: the token of the identity provider is not accepted. The record says why."""
+    ERROR_REASON_ISSUER_RETIRED: _ErrorReason.ValueType  # 19
+    """UNAUTHENTICATED: the CA that issued the certificate is trusted no more; enrol again."""
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT: a field of the request is missing or malformed (see BadRequest)."""
     ERROR_REASON_ACTION_UNKNOWN: _ErrorReason.ValueType  # 21
@@ -82,8 +84,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_CONSISTENCY_TOKEN_INVALID: _ErrorReason.ValueType  # 37
     """INVALID_ARGUMENT: a consistency token that is not of this log."""
     ERROR_REASON_DELEGATION_INVALID: _ErrorReason.ValueType  # 39
-    """UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
-    FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+    """UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller; or, as
+    a failed precondition, nobody could act by the grant that is asked for.
     """
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
@@ -162,6 +164,8 @@ ERROR_REASON_NONCE_REQUIRED: ErrorReason.ValueType  # 17
 """UNAUTHENTICATED: the proof has no good nonce of this replica; try again with the one in the metadata `dpop-nonce`."""
 ERROR_REASON_IDENTITY_TOKEN_INVALID: ErrorReason.ValueType  # 18
 """UNAUTHENTICATED: the token of the identity provider is not accepted. The record says why."""
+ERROR_REASON_ISSUER_RETIRED: ErrorReason.ValueType  # 19
+"""UNAUTHENTICATED: the CA that issued the certificate is trusted no more; enrol again."""
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT: a field of the request is missing or malformed (see BadRequest)."""
 ERROR_REASON_ACTION_UNKNOWN: ErrorReason.ValueType  # 21
@@ -185,8 +189,8 @@ ERROR_REASON_ENTITY_STORED: ErrorReason.ValueType  # 29
 ERROR_REASON_CONSISTENCY_TOKEN_INVALID: ErrorReason.ValueType  # 37
 """INVALID_ARGUMENT: a consistency token that is not of this log."""
 ERROR_REASON_DELEGATION_INVALID: ErrorReason.ValueType  # 39
-"""UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller.
-FAILED_PRECONDITION: nobody could act by the grant that is asked for.
+"""UNAUTHENTICATED: a grant to act on somebody's behalf is no good for this caller; or, as
+a failed precondition, nobody could act by the grant that is asked for.
 """
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""

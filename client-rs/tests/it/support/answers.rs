@@ -117,6 +117,13 @@ impl AuthorizationService for Answers {
 
 #[tonic::async_trait]
 impl AuthenticationService for Answers {
+    async fn exchange_token(
+        &self,
+        _: Request<v1::ExchangeTokenRequest>,
+    ) -> Answer<v1::ExchangeTokenResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn get_challenge(
         &self,
         _: Request<v1::GetChallengeRequest>,

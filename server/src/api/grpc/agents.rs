@@ -54,7 +54,7 @@ impl AgentDoor {
     fn certificate(&self, issued: &Issued) -> v1::Certificate {
         v1::Certificate {
             certificate_pem: issued.certificate.pem(),
-            ca_bundle_pem: self.0.ca.certificate_pem(),
+            ca_bundle_pem: self.0.ca.current().bundle_pem(),
             not_before: timestamp(issued.certificate.not_before),
             not_after: timestamp(issued.certificate.not_after),
             spiffe_id: issued.spiffe_id.clone(),

@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod authentication;
+pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod entities;
 mod explain;

@@ -14,14 +14,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use rustls::{CertificateError, ServerConfig};
+use rustls::CertificateError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 
-use super::config::TlsReload;
+use super::config::{Current, TlsReload};
 use super::connection::{Connection, PeerInfo};
 use crate::audit::throttle::network_of;
 use crate::identity::peer::{PeerCertificate, PeerError};
@@ -311,10 +311,10 @@ async fn secure(
 async fn handshake(
     socket: TcpStream,
     source: SocketAddr,
-    config: Arc<ServerConfig>,
+    current: Arc<Current>,
     trust_domain: &TrustDomain,
 ) -> Result<Connection, HandshakeFailure> {
-    let stream = TlsAcceptor::from(config)
+    let stream = TlsAcceptor::from(Arc::clone(&current.config))
         .accept(socket)
         .await
         .map_err(|error| HandshakeFailure::of(&error))?;
@@ -330,7 +330,9 @@ async fn handshake(
             if !peer.spiffe_id().is_in(trust_domain) {
                 return Err(HandshakeFailure::ForeignTrustDomain);
             }
-            Some(Arc::new(peer))
+            let issuer = current.issuer_of(der);
+            let issuer = issuer.ok_or(HandshakeFailure::CertificateUntrusted)?;
+            Some(Arc::new(peer.issued_by(issuer.to_owned())))
         }
     };
     Ok(Connection::tls(

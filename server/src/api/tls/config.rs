@@ -10,7 +10,12 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, Signer, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
+use crate::identity::ca::CaChain;
+use crate::identity::peer::is_signed_by;
+use crate::identity::public_key::PublicKey;
 use crate::keys::{KeyAlgorithm, SigningKey};
 
 /// Why a TLS configuration cannot be built.
@@ -19,6 +24,9 @@ pub(crate) enum TlsConfigError {
     /// The server's key is not ECDSA P-256.
     #[error("the server's TLS key is not ECDSA P-256")]
     KeyUnsupported,
+    /// A CA that clients are believed by has another key.
+    #[error("a CA's certificate cannot be read, or its key is not ECDSA P-256")]
+    IssuerUnsupported,
     /// The certificate is not the key's, or a certificate cannot be read.
     #[error("the TLS material does not fit together: {0}")]
     Material(#[from] rustls::Error),
@@ -44,24 +52,65 @@ pub(crate) struct TlsMaterial {
 /// It is replaced as a whole, never in parts: with only the verifier replaced, a
 /// client that the new one refuses came back by session resumption.
 #[derive(Clone, Debug)]
-pub(crate) struct TlsReload(Arc<ArcSwap<ServerConfig>>);
+pub(crate) struct TlsReload(Arc<ArcSwap<Current>>);
 
 impl TlsReload {
     /// Starts with `material`.
     pub(crate) fn new(material: TlsMaterial) -> Result<Self, TlsConfigError> {
-        let config = server_config(material)?;
-        Ok(Self(Arc::new(ArcSwap::from_pointee(config))))
+        Ok(Self(Arc::new(ArcSwap::from_pointee(Current::new(
+            material,
+        )?))))
     }
 
     /// Uses `material` from the next handshake on; on an error the old stays in force.
     pub(crate) fn replace(&self, material: TlsMaterial) -> Result<(), TlsConfigError> {
-        self.0.store(Arc::new(server_config(material)?));
+        self.0.store(Arc::new(Current::new(material)?));
         Ok(())
     }
 
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
+    pub(super) fn current(&self) -> Arc<Current> {
         self.0.load_full()
     }
+}
+
+/// One configuration, with the CAs that it believes clients by.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) config: Arc<ServerConfig>,
+    issuers: Vec<Issuer>,
+}
+
+#[derive(Debug)]
+struct Issuer {
+    id: String,
+    key: PublicKey,
+}
+
+impl Current {
+    fn new(material: TlsMaterial) -> Result<Self, TlsConfigError> {
+        let issuers = material.client_roots.iter().map(|der| issuer(der));
+        let issuers = issuers.collect::<Result<_, _>>()?;
+        let config = Arc::new(server_config(material)?);
+        Ok(Self { config, issuers })
+    }
+
+    /// The CA that signed this client certificate. The library says only that one did;
+    /// which one it was is looked at again on each call.
+    pub(super) fn issuer_of(&self, der: &[u8]) -> Option<&str> {
+        let mut issuers = self.issuers.iter();
+        let found = issuers.find(|issuer| is_signed_by(der, &issuer.key));
+        found.map(|issuer| issuer.id.as_str())
+    }
+}
+
+fn issuer(der: &[u8]) -> Result<Issuer, TlsConfigError> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|_| TlsConfigError::IssuerUnsupported)?;
+    let key = PublicKey::from_spki(certificate.public_key().raw);
+    Ok(Issuer {
+        id: CaChain::root(der.to_vec()).id_hex(),
+        key: key.map_err(|_| TlsConfigError::IssuerUnsupported)?,
+    })
 }
 
 fn server_config(material: TlsMaterial) -> Result<ServerConfig, TlsConfigError> {
@@ -73,6 +122,12 @@ fn server_config(material: TlsMaterial) -> Result<ServerConfig, TlsConfigError> 
     let mut roots = RootCertStore::empty();
     for der in material.client_roots {
         roots.add(CertificateDer::from(der))?;
+    }
+    for root in &mut roots.roots {
+        // The chain was refused at the start if its constraints leave no room for the trust
+        // domain, and the acceptor holds every client to that. The library would refuse
+        // every SPIFFE ID below a CA that has a constraint on URIs.
+        root.name_constraints = None;
     }
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))

@@ -3,7 +3,6 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, client::WebPkiServerVerifier};
 use time::macros::datetime;
-use x509_parser::extensions::ParsedExtension;
 
 use super::*;
 use crate::identity::peer::PeerCertificate;
@@ -20,7 +19,7 @@ fn trust_domain() -> TrustDomain {
     TrustDomain::parse("zta.local").expect("a trust domain")
 }
 
-fn ca() -> Ca {
+pub(super) fn ca() -> Ca {
     let key = signing_key(KeyAlgorithm::EcdsaP256);
     let der = Ca::create(&key, &trust_domain(), NOW).expect("a root");
     Ca::load(key, der, &trust_domain()).expect("its CA")

@@ -14,7 +14,7 @@ use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserReco
 use crate::store::StoreError;
 use crate::store::value::{FilesOf, corrupt, signed, unsigned};
 
-type Applied = Result<Result<(), Conflict>, StoreError>;
+pub(super) type Applied = Result<Result<(), Conflict>, StoreError>;
 
 /// Makes a change, or leaves nothing behind.
 pub(super) async fn apply(
@@ -96,13 +96,20 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
             super::entities::delete(tx, at.log_id, at.epoch, uids).await?;
             Ok(Ok(()))
         }
+        Change::PrepareAuthority { signing, next } => {
+            super::authorities::prepare(tx, at, signing, next).await
+        }
+        Change::ActivateAuthority { id, time } => {
+            super::authorities::activate(tx, at, id, *time).await
+        }
+        Change::RetireAuthority { id, time } => super::authorities::retire(tx, at, id, *time).await,
     }
 }
 
 /// Which log, and the epoch that changed rows get.
-struct At {
-    log_id: Uuid,
-    epoch: i64,
+pub(super) struct At {
+    pub(super) log_id: Uuid,
+    pub(super) epoch: i64,
 }
 
 async fn register_agent(tx: &mut PgConnection, at: &At, agent: &AgentRecord) -> Applied {

@@ -6,6 +6,8 @@
 //! connection, whose `synchronous_commit` is on whatever the server's default is.
 
 mod audit;
+mod authorities;
+mod certificates;
 mod changes;
 mod entities;
 mod error;

@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::error::translate;
 use crate::model::change::JoinTokenRecord;
-use crate::model::{AgentRecord, AgentState, Instance, UserRecord};
+use crate::model::{AgentRecord, AgentState, AuthorityRecord, Instance, UserRecord};
 use crate::store::value::{corrupt, digest, no_head, refuse_nul, signed, unsigned};
 use crate::store::{Changes, ENTITY_PAGE, RegistryStore, StoreError};
 
@@ -46,6 +46,7 @@ impl RegistryStore for PostgresStore {
             .map_err(translate)?;
         let newest: Option<i64> = head.try_get("newest").map_err(translate)?;
         let newest = unsigned(newest.unwrap_or(0))?;
+        let authorities = super::authorities::since(&mut tx, since).await?;
         let revision = super::policy::news(&mut tx, newest, known_revision).await?;
         let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
         let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
@@ -55,9 +56,15 @@ impl RegistryStore for PostgresStore {
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
+            authorities,
             revision,
             entities,
         })
+    }
+
+    async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError> {
+        let mut connection = self.readers.acquire().await.map_err(translate)?;
+        super::authorities::since(&mut connection, -1).await
     }
 
     async fn join_token(&self, id: &str) -> Result<Option<JoinTokenRecord>, StoreError> {

@@ -13,7 +13,7 @@ use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserReco
 use crate::store::StoreError;
 use crate::store::value::{FilesOf, corrupt, signed, unsigned};
 
-type Applied = Result<Result<(), Conflict>, StoreError>;
+pub(super) type Applied = Result<Result<(), Conflict>, StoreError>;
 
 pub(super) async fn apply(
     tx: &mut SqliteConnection,
@@ -76,13 +76,22 @@ pub(super) async fn apply(
             super::entities::delete(tx, &at.log_id, at.epoch, uids).await?;
             Ok(Ok(()))
         }
+        Change::PrepareAuthority { signing, next } => {
+            super::authorities::prepare(tx, &at, signing, next).await
+        }
+        Change::ActivateAuthority { id, time } => {
+            super::authorities::activate(tx, &at, id, *time).await
+        }
+        Change::RetireAuthority { id, time } => {
+            super::authorities::retire(tx, &at, id, *time).await
+        }
     }
 }
 
 /// Which log, and the epoch that changed rows get.
-struct At {
-    log_id: String,
-    epoch: i64,
+pub(super) struct At {
+    pub(super) log_id: String,
+    pub(super) epoch: i64,
 }
 
 async fn register_agent(tx: &mut SqliteConnection, at: &At, agent: &AgentRecord) -> Applied {

@@ -2,7 +2,9 @@
 //! commits with `BEGIN IMMEDIATE` and `synchronous=FULL`, and a pool of readers (WAL).
 
 mod audit;
+mod authorities;
 mod backfill;
+mod certificates;
 mod changes;
 mod entities;
 mod events;

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::{SqliteStore, parse_list, parse_time, translate};
 use crate::model::change::JoinTokenRecord;
-use crate::model::{AgentRecord, AgentState, Instance, UserRecord};
+use crate::model::{AgentRecord, AgentState, AuthorityRecord, Instance, UserRecord};
 use crate::store::value::{corrupt, digest, no_head, parse_uuid, refuse_nul, signed, unsigned};
 use crate::store::{Changes, ENTITY_PAGE, RegistryStore, StoreError};
 
@@ -36,6 +36,7 @@ impl RegistryStore for SqliteStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(translate)?;
+        let authorities = super::authorities::since(&mut tx, since).await?;
         let revision = super::policy::news(&mut tx, known_revision).await?;
         let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
         let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
@@ -45,9 +46,15 @@ impl RegistryStore for SqliteStore {
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
+            authorities,
             revision,
             entities,
         })
+    }
+
+    async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError> {
+        let mut connection = self.readers.acquire().await.map_err(translate)?;
+        super::authorities::since(&mut connection, -1).await
     }
 
     async fn join_token(&self, id: &str) -> Result<Option<JoinTokenRecord>, StoreError> {

@@ -1,5 +1,7 @@
 //! Acting on somebody's behalf: every party must be permitted, and every hop needs a key.
 
+mod clients;
+
 use tonic::Status;
 use zta_client::{Client, Credential, v1};
 
@@ -52,10 +54,7 @@ async fn serve(database: Database) -> Server {
     };
     let mut entities = vec![group];
     entities.extend(["search", "short", "personal"].map(shared));
-    let put = v1::EntityServicePutRequest {
-        entities,
-        ..Default::default()
-    };
+    let put = v1::EntityServicePutRequest { entities };
     server.admin().entities().put(put).await.expect("put");
     server
 }

@@ -161,18 +161,16 @@ async fn an_outage_of_the_provider_is_outlived_for_a_while() {
     login(&mut service, &identity)
         .await
         .expect("stale keys serve");
-    eventually("the end of stale keys", async || {
+    let ended = eventually("the end of stale keys", async || {
         tokio::time::sleep(Duration::from_millis(500)).await;
         // Each with a key of its own: one key may not log in that often.
         match login(&mut stranger(&proxy), &identity).await {
             Ok(_) => Err("still serving"),
-            Err(status) => Ok(assert_eq!(
-                crate::support::rpc::reason(&status),
-                "IDENTITY_TOKEN_INVALID"
-            )),
+            Err(status) => Ok(crate::support::rpc::reason(&status)),
         }
     })
     .await;
+    assert_eq!(ended, "IDENTITY_TOKEN_INVALID");
     assert!(refusals(&server.admin(), "could not be fetched").await > 0);
     provider.act(json!({"act": "away", "is": false}));
     let back = async {

@@ -13,7 +13,7 @@ use super::support::{Db, NOW, change, decision, finish, prepared};
 
 const AGENT: &str = "spiffe://zta.local/agent/research";
 
-fn agent(id: &str) -> AgentRecord {
+pub(super) fn agent(id: &str) -> AgentRecord {
     AgentRecord {
         id: id.to_owned(),
         name: format!("name of {id}"),
@@ -24,7 +24,7 @@ fn agent(id: &str) -> AgentRecord {
     }
 }
 
-fn instance(n: u128, principal: &str) -> Instance {
+pub(super) fn instance(n: u128, principal: &str) -> Instance {
     Instance {
         id: Uuid::from_u128(n),
         principal_id: principal.to_owned(),
@@ -36,7 +36,7 @@ fn instance(n: u128, principal: &str) -> Instance {
 }
 
 /// The `m`th certificate of key `n`.
-fn certificate(n: u128, m: u32) -> CertificateRecord {
+pub(super) fn certificate(n: u128, m: u32) -> CertificateRecord {
     CertificateRecord {
         serial: format!("{n:x}-{m}"),
         instance_id: Uuid::from_u128(n),
@@ -44,7 +44,7 @@ fn certificate(n: u128, m: u32) -> CertificateRecord {
     }
 }
 
-fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
+pub(super) fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
     JoinTokenRecord {
         id: id.to_owned(),
         secret_sha256: sha256(id.as_bytes()),
@@ -54,7 +54,7 @@ fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
     }
 }
 
-fn enroll_at(token_id: &str, instance: Instance, now: time::OffsetDateTime) -> Change {
+pub(super) fn enroll_at(token_id: &str, instance: Instance, now: time::OffsetDateTime) -> Change {
     Change::Enroll {
         token_id: token_id.to_owned(),
         certificate: CertificateRecord {

@@ -40,6 +40,8 @@ pub(crate) async fn examples(db: Db) {
         name: "notify".to_owned(),
         policy: "researchers-search".to_owned(),
     }];
+    let subject = serde_json::json!({"type": "ZTA::User", "id": "https://idp.example#alice"});
+    let event = event.with_detail("delegation", serde_json::json!({"subject": subject}));
     let allowed = with_inputs(&event, "{}");
     let mut event = decision("spiffe://zta.local/agent/writing", 1);
     event.effect = Some(Effect::Deny);
@@ -70,8 +72,8 @@ pub(crate) async fn examples(db: Db) {
     finish(tx, &batch, true).await.expect("commit");
 
     let expected: &[usize] = match db.kind {
-        Kind::Sqlite => &[1, 1, 1, 1, 1, 2, 1, 1, 1],
-        Kind::Postgres => &[1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 0],
+        Kind::Sqlite => &[1, 1, 1, 1, 1, 2, 1, 1, 1, 1],
+        Kind::Postgres => &[1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 0, 1],
     };
     let queries = queries(db.kind);
     assert_eq!(queries.len(), expected.len(), "an example without a test");

@@ -116,20 +116,33 @@ pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
     answer.expect("an HTTP answer")
 }
 
+/// GETs a path; the head and the body as they are.
+pub(crate) async fn get_raw(server: &Server, path: &str) -> (String, Vec<u8>) {
+    let ca = server.data().join("ca.pem");
+    let answer = raw(server.endpoint(), &ca, path).await;
+    answer.expect("an HTTP answer")
+}
+
 /// Likewise, of a server that may not be up yet.
 pub(crate) async fn get_at(
     endpoint: &str,
     ca: &Path,
     path: &str,
 ) -> std::io::Result<(u16, String)> {
+    let (head, body) = raw(endpoint, ca, path).await?;
+    let body = String::from_utf8(body).expect("text");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    Ok((status.expect("a status"), body))
+}
+
+async fn raw(endpoint: &str, ca: &Path, path: &str) -> std::io::Result<(String, Vec<u8>)> {
     let mut stream = dial(endpoint, ca, None, b"http/1.1").await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
-    let answer = String::from_utf8(answer).expect("text");
-    let parts = answer.split_once("\r\n\r\n");
-    let (head, body) = parts.ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    Ok((status.expect("a status"), body.to_owned()))
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
+    let end = end.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let head = String::from_utf8(answer[..end].to_vec()).expect("text");
+    Ok((head, answer[end + 4..].to_vec()))
 }

@@ -4,6 +4,7 @@
 pub(crate) mod database;
 pub(crate) mod dpop;
 pub(crate) mod http;
+pub(crate) mod openssl;
 pub(crate) mod pki;
 pub(crate) mod provider;
 pub(crate) mod proxy;

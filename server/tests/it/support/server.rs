@@ -187,6 +187,11 @@ impl Server {
         command
     }
 
+    /// Sets a variable for the commands and starts to come.
+    pub(crate) fn set(&mut self, name: &str, value: impl ToString) {
+        self.settings.push((name.to_owned(), value.to_string()));
+    }
+
     /// Runs `zta` to its end.
     pub(crate) fn zta(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("zta runs")
