@@ -228,6 +228,10 @@ impl Credential {
         self.folder.clone().unwrap_or_else(|| "(in memory)".into())
     }
 
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.certificates.clone()
     }

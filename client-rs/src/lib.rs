@@ -61,6 +61,7 @@ mod client;
 mod connection;
 mod credential;
 mod decision;
+mod dpop;
 mod enroll;
 mod error;
 mod folder;

@@ -101,6 +101,14 @@ pub(crate) fn anonymous_channel(
     tls_channel(address, builder(&[root])?.with_no_client_auth())
 }
 
+/// A lazily connected channel without a client certificate, to a proxy of these roots.
+pub(crate) fn proven_channel(
+    address: &Address,
+    roots: &[CertificateDer<'static>],
+) -> Result<Channel, Error> {
+    tls_channel(address, builder(roots)?.with_no_client_auth())
+}
+
 /// A lazily connected channel in plain text. Refuses every address that is not loopback,
 /// at each connection: a name may resolve to another address than it did before.
 pub(crate) fn plaintext_channel(address: &Address) -> Result<Channel, Error> {

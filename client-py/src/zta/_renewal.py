@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from zta import v1
 from zta._channel import ConnectionSource, RenewingChannel
+from zta._dpop import Possession
 from zta._errors import RpcError, ZtaError
 from zta._identity import Credential
 
@@ -33,10 +34,13 @@ class Renewer:
     """Owns the thread that renews one credential; it ends with the client."""
 
     def __init__(
-        self, credential: Credential, now: Callable[[], datetime.datetime] | None = None
+        self,
+        credential: Credential,
+        now: Callable[[], datetime.datetime] | None = None,
+        possession: Possession | None = None,
     ) -> None:
         self.credential = credential
-        self.source = ConnectionSource(credential, self._ensure_running)
+        self.source = ConnectionSource(credential, self._ensure_running, possession)
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
         self._stop = threading.Event()
         self._pid = 0

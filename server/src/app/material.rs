@@ -95,8 +95,10 @@ impl Material {
         CursorSeal::new(&self.cursor_key)
     }
 
-    pub(super) fn token_authority(&self) -> Result<TokenAuthority, TokenError> {
-        TokenAuthority::new(Arc::clone(&self.token_key), self.ca.trust_domain(), None)
+    pub(super) fn token_authority(&self, config: &Config) -> Result<TokenAuthority, TokenError> {
+        let key = Arc::clone(&self.token_key);
+        let authority = TokenAuthority::new(key, self.ca.trust_domain(), None)?;
+        Ok(authority.taking_unbound(config.development_bearer))
     }
 
     /// A TLS configuration with a fresh server certificate.

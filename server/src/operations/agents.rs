@@ -4,6 +4,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::login::proven_identity;
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::audit::{AppendError, Record};
 use crate::identity::ca::IssuedCertificate;
@@ -274,18 +275,12 @@ impl Operations {
                     .await?;
                 return Err(OperationError::Contained(caller.principal.state));
             }
-            let Some(certificate) = &credential.certificate else {
+            let (key, spiffe_id) = proven_identity(&state, &caller, credential)?;
+            let Some(instance) = state.registry.instance(&key.sha256()) else {
                 return Err(OperationError::Signature);
             };
-            let Some(instance) = state.registry.instance(certificate.key_sha256()) else {
-                return Err(OperationError::Signature);
-            };
-            let issued = self.ca.signing().issue_svid(
-                certificate.public_key(),
-                certificate.spiffe_id(),
-                self.certificate_lifetime,
-                now,
-            )?;
+            let ca = self.ca.signing();
+            let issued = ca.issue_svid(&key, &spiffe_id, self.certificate_lifetime, now)?;
             let mut event = self.issuance(EventType::Renewed, &issued, instance.id, now);
             event.actor = Some(caller.principal.uid());
             event.source = credential.source;
@@ -294,7 +289,7 @@ impl Operations {
                 Ok(sequence) => {
                     return Ok(Issued {
                         certificate: issued,
-                        spiffe_id: certificate.spiffe_id().as_str().to_owned(),
+                        spiffe_id: spiffe_id.as_str().to_owned(),
                         instance_id: instance.id,
                         sequence,
                     });

@@ -11,11 +11,14 @@ use super::{OperationError, Operations};
 use crate::audit::Record;
 use crate::identity::dpop::DpopError;
 use crate::identity::possession::ProvenKey;
-use crate::identity::registry::{AuthenticationError, Credential};
+use crate::identity::public_key::PublicKey;
+use crate::identity::registry::{AuthenticationError, Caller, Credential, TokenScheme};
+use crate::identity::spiffe::SpiffeId;
 use crate::identity::svid;
 use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
-use crate::model::{EntityUid, Event, EventType};
+use crate::model::{EntityUid, Event, EventType, PrincipalKind};
 use crate::pdp::PdpError;
+use crate::replica::State;
 
 /// Who logged in, with what it got.
 pub(crate) struct LoggedIn {
@@ -36,8 +39,7 @@ impl Operations {
         let now = (self.pdp.clock)();
         let proof = self.proof_of(credential, now).await?;
         let issuers = self.ca.current().issuers();
-        let roots: Vec<&[u8]> = issuers.iter().map(Vec::as_slice).collect();
-        let certificate = match svid::verify(der, &roots, self.ca.trust_domain(), now) {
+        let certificate = match svid::verify(der, &issuers, self.ca.trust_domain(), now) {
             Ok(certificate) => certificate,
             Err(error) => return Err(self.refuse(credential, error, now).await?),
         };
@@ -83,7 +85,10 @@ impl Operations {
         token: &str,
     ) -> Result<LoggedIn, OperationError> {
         let now = (self.pdp.clock)();
-        let proof = self.proof_of(credential, now).await?;
+        let proof = match &credential.proof {
+            None if self.pdp.tokens.takes_unbound() => None,
+            _ => Some(self.proof_of(credential, now).await?),
+        };
         let identity = match self.issuers.identify(token, &self.pdp.clock).await {
             Ok(identity) => identity,
             Err(error) => return Err(self.refuse_identity(credential, error, now).await?),
@@ -97,11 +102,11 @@ impl Operations {
         let principal = EntityUid::new(party.kind.cedar_type(), &party.id);
         // The key of an enrolled principal speaks for that one only.
         let state = self.pdp.replica.current();
-        if state
-            .registry
-            .instance(&proof.public_key.sha256())
-            .is_some()
-        {
+        let enrolled = |proof: &Arc<ProvenKey>| {
+            let key_sha256 = proof.public_key.sha256();
+            state.registry.instance(&key_sha256).is_some()
+        };
+        if proof.as_ref().is_some_and(enrolled) {
             let error = DpopError::OtherKey.into();
             return Err(self.refuse(credential, error, now).await?);
         }
@@ -110,7 +115,9 @@ impl Operations {
             subject: party,
             actors: Vec::new(),
             scope: Vec::new(),
-            confirmation: Confirmation::Key(proof.thumbprint),
+            confirmation: proof.map_or(Confirmation::Nothing, |proof| {
+                Confirmation::Key(proof.thumbprint)
+            }),
             auth_time: now,
             lifetime: self.token_lifetime,
             not_after: Some(identity.expire_time),
@@ -182,5 +189,30 @@ impl Operations {
     pub(super) async fn record_login(&self, event: Event) -> Result<(), OperationError> {
         let appended = self.pdp.audit.append(Record::fact(event)).await;
         appended.map(drop).map_err(|e| PdpError::Append(e).into())
+    }
+}
+
+/// The key that the caller proved for this call, and the SPIFFE ID that it is enrolled under.
+pub(super) fn proven_identity(
+    state: &State,
+    caller: &Caller,
+    credential: &Credential,
+) -> Result<(PublicKey, SpiffeId), OperationError> {
+    let by_key = matches!(&credential.token, Some(Ok(token)) if token.scheme == TokenScheme::Dpop);
+    match (&credential.proof, &credential.certificate) {
+        (Some(proof), _) if by_key => {
+            let principal = &caller.principal;
+            let id = match state.registry.user(&principal.id) {
+                Some(user) if principal.kind == PrincipalKind::User => &user.spiffe_id,
+                _ => &principal.id,
+            };
+            let id = SpiffeId::parse(id).map_err(|_| OperationError::Signature)?;
+            Ok((proof.public_key.clone(), id))
+        }
+        (_, Some(certificate)) => Ok((
+            certificate.public_key().clone(),
+            certificate.spiffe_id().clone(),
+        )),
+        _ => Err(OperationError::Signature),
     }
 }
