@@ -35,6 +35,7 @@ pub async fn enroll(server: &RealServer, roles: &[&str]) -> Result<Credential> {
         name: policies::AGENT.to_owned(),
         roles: roles.iter().map(ToString::to_string).collect(),
         owner: String::new(),
+        ..Default::default()
     };
     let mut agents = server.admin()?.agents();
     agents

@@ -52,8 +52,11 @@ pub struct Config {
     pub plaintext: bool,
     /// How long calls in flight may take to end after a stop signal.
     pub drain_timeout_ms: u64,
-    /// How long agents' certificates are good for, at most a day.
+    /// How long agents' certificates are good for, at most a day. Less than a minute is
+    /// for tests.
     pub certificate_lifetime_s: u32,
+    /// How often a key may get a new certificate after its last one has expired; 0: never.
+    pub recoveries_max: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
     /// How many agents may act one after the other on somebody's behalf, 1 to 8.
@@ -115,6 +118,7 @@ impl Default for Config {
             plaintext: false,
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
+            recoveries_max: 3,
             token_lifetime_s: 600,
             delegation_depth_max: 4,
             four_eyes: false,
@@ -227,8 +231,11 @@ impl Config {
                 "is for loopback only; listen on 127.0.0.1 or use TLS",
             );
         }
-        if !(60..=86_400).contains(&self.certificate_lifetime_s) {
-            return bad("certificate_lifetime_s", "must be 60 to 86400");
+        if !(2..=86_400).contains(&self.certificate_lifetime_s) {
+            return bad("certificate_lifetime_s", "must be 2 to 86400");
+        }
+        if self.recoveries_max > 1000 {
+            return bad("recoveries_max", "must be 0 to 1000");
         }
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
@@ -336,6 +343,8 @@ mod tests {
         for (text, why) in [
             ("plaintext = true\nlisten = \"0.0.0.0:1\"", "loopback only"),
             ("token_lifetime_s = 601", "10 to 600"),
+            ("certificate_lifetime_s = 1", "2 to 86400"),
+            ("recoveries_max = 1001", "0 to 1000"),
             ("ca_certificate_file = \"ca.pem\"", "ca_key_file"),
             ("ca_key_file = \"ca.key\"", "ca_certificate_file"),
             ("database_url = \"mysql://x\"", "postgres://"),

@@ -19,7 +19,7 @@ use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::token::TokenAuthority;
 use crate::model::redaction::Redaction;
 use crate::model::{
-    AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
+    AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
     Verdict,
 };
 use crate::policy::{EntityError, Facts, Parties as _, PolicyError};
@@ -66,6 +66,9 @@ pub(crate) enum PdpError {
          have somebody else approve the proposal"
     )]
     ApprovalRequired,
+    /// Nobody gives a role to themselves.
+    #[error("nobody changes what is said of themselves; somebody else has to do it")]
+    OwnRecord,
     /// Nobody approves what they wrote.
     #[error("you have a part in this proposal; somebody else has to approve it")]
     OwnProposal,
@@ -224,6 +227,7 @@ impl Pdp {
             };
             match appended {
                 Ok(appended) => {
+                    caller.on_record();
                     if appended.epoch > state.epoch {
                         // Our own change: the next call on this replica sees it.
                         self.replica.catch_up(appended.epoch).await?;
@@ -404,13 +408,19 @@ fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decis
 
 /// A contained agent is denied before any policy is asked.
 pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
-    let (reason, message) = match caller.principal.state {
-        AgentState::Active => return None,
-        AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),
-        AgentState::Isolated => (DenyReason::Isolated, "the agent is isolated"),
-        AgentState::Revoked => (DenyReason::Revoked, "the agent or its key is revoked"),
+    let standing = caller.principal.state;
+    let reason = match standing {
+        Standing::Active => return None,
+        Standing::Suspended => DenyReason::Suspended,
+        Standing::Isolated => DenyReason::Isolated,
+        Standing::Revoked | Standing::Banned | Standing::KeyRevoked => DenyReason::Revoked,
+        Standing::KeyLocked => DenyReason::Locked,
     };
-    Some(Verdict::deny(reason, message, request.action.clone()))
+    Some(Verdict::deny(
+        reason,
+        standing.message(),
+        request.action.clone(),
+    ))
 }
 
 /// What the server knows about a call.

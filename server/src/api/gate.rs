@@ -16,8 +16,11 @@ use super::tls::PeerInfo;
 use crate::identity::registry::{AuthenticationError, Credential};
 use crate::pdp::{Pdp, PdpError};
 
-/// The one RPC of ours that needs no certificate: it leads to the first one.
-const ENROLL: &str = "/zta.v1.AgentService/Enroll";
+/// The RPCs of ours that need no certificate: they lead to one.
+const OPEN: [&str; 2] = [
+    "/zta.v1.AgentService/Enroll",
+    "/zta.v1.AgentService/Recover",
+];
 
 /// The layer.
 #[derive(Clone)]
@@ -61,7 +64,7 @@ where
         let peer = request.extensions().get::<PeerInfo>();
         let known = peer.is_some_and(|p| p.certificate.is_some());
         let path = request.uri().path();
-        if known || path == ENROLL || method(path).is_none() {
+        if known || OPEN.contains(&path) || method(path).is_none() {
             return Box::pin(self.inner.call(request));
         }
         let source = peer.map(|p| p.source.ip());

@@ -6,6 +6,7 @@
 pub(crate) mod authorities;
 pub(crate) mod ca;
 pub(crate) mod challenge;
+pub(crate) mod generation;
 pub(crate) mod join_token;
 pub(crate) mod peer;
 pub(crate) mod possession;

@@ -5,7 +5,7 @@ use crate::audit::Record;
 use crate::identity::challenge::{Challenge, ChallengeError, signed_message};
 use crate::identity::registry::{Caller, Credential};
 use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
-use crate::model::{AgentState, EventType};
+use crate::model::{EventType, Standing};
 use crate::pdp::PdpError;
 
 impl Operations {
@@ -55,13 +55,14 @@ impl Operations {
             return Err(OperationError::Signature);
         }
         let principal = &caller.principal;
+        let state = self.pdp.replica.current();
         let grant = Grant {
             subject: TokenParty::registered(principal.kind, &principal.id),
             actors: Vec::new(),
             scope: Vec::new(),
             confirmation: Confirmation::Certificate(*certificate.certificate_sha256()),
             auth_time: now,
-            lifetime: self.token_lifetime,
+            lifetime: self.token_lifetime(&state, principal),
             not_after: Some(certificate.not_after()),
         };
         let token = self.pdp.tokens.issue(&grant, now)?;
@@ -72,11 +73,13 @@ impl Operations {
         event.actor = Some(caller.principal.uid());
         event.instance = caller.principal.instance;
         event.source = credential.source;
-        self.pdp
-            .audit
-            .append(Record::fact(event))
-            .await
-            .map_err(PdpError::Append)?;
+        let record = Record {
+            rider: caller.rider(),
+            ..Record::fact(event)
+        };
+        let appended = self.pdp.audit.append(record).await;
+        appended.map_err(PdpError::Append)?;
+        caller.on_record();
         Ok((token, caller))
     }
 
@@ -85,7 +88,7 @@ impl Operations {
         let now = (self.pdp.clock)();
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
-        if caller.principal.state != AgentState::Active {
+        if caller.principal.state != Standing::Active {
             self.pdp
                 .record_refusal(credential, "login while contained", now)
                 .await?;

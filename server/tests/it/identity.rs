@@ -8,6 +8,8 @@ mod enroll;
 mod intermediate;
 mod keys;
 mod openssl;
+mod profile;
+mod renewal;
 mod revocation_list;
 mod rotation;
 mod rpcs;

@@ -26,6 +26,10 @@ pub enum EventType {
     Enrolled,
     /// A key got its next certificate.
     Renewed,
+    /// A key got a certificate after its last one had ended.
+    Recovered,
+    /// A key was found in two hands.
+    CloneDetected,
     /// The server started.
     ServerStarted,
     /// The server stopped after draining.
@@ -36,7 +40,7 @@ pub enum EventType {
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Decision,
         Self::PermissionsListed,
         Self::Admin,
@@ -47,6 +51,8 @@ impl EventType {
         Self::LoginFailedSummary,
         Self::Enrolled,
         Self::Renewed,
+        Self::Recovered,
+        Self::CloneDetected,
         Self::ServerStarted,
         Self::ServerStopped,
         Self::LogCreated,
@@ -65,6 +71,8 @@ impl EventType {
             Self::LoginFailedSummary => "login_failed_summary",
             Self::Enrolled => "enrolled",
             Self::Renewed => "renewed",
+            Self::Recovered => "recovered",
+            Self::CloneDetected => "clone_detected",
             Self::ServerStarted => "server_started",
             Self::ServerStopped => "server_stopped",
             Self::LogCreated => "log_created",
