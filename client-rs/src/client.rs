@@ -23,7 +23,7 @@ use zta_proto::v1::{
 
 use crate::{
     acting::Acting, connection::Connection, credential::Credential, decision::Decision,
-    error::Error, renewal, tls,
+    error::Error, proving, renewal, tls,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,12 +52,13 @@ pub(crate) struct Inner {
     /// One renewal at a time in this process; other processes are kept out by the
     /// folder's lock.
     renewing: Mutex<()>,
-    task: OnceLock<AbortHandle>,
+    /// The renewal of the certificate, and the proofs of the key.
+    tasks: OnceLock<[AbortHandle; 2]>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(task) = self.task.get() {
+        for task in self.tasks.get().into_iter().flatten() {
             task.abort();
         }
     }
@@ -104,8 +105,11 @@ impl ClientBuilder {
         let channel = tls::channel(&address, &self.credential)?;
         let client = Client::with(address, channel, self.timeout, Some(self.credential));
         if self.renewal {
-            let task = tokio::spawn(renewal::keep_renewed(Arc::downgrade(&client.inner)));
-            let _ = client.inner.task.set(task.abort_handle());
+            let inner = || Arc::downgrade(&client.inner);
+            let renewed = tokio::spawn(renewal::keep_renewed(inner()));
+            let proved = tokio::spawn(proving::keep_proved(inner()));
+            let tasks = [renewed.abort_handle(), proved.abort_handle()];
+            let _ = client.inner.tasks.set(tasks);
         }
         Ok(client)
     }
@@ -169,7 +173,7 @@ impl Client {
                 connection,
                 credential: credential.map(ArcSwap::from_pointee),
                 renewing: Mutex::new(()),
-                task: OnceLock::new(),
+                tasks: OnceLock::new(),
             }),
         }
     }
@@ -254,20 +258,7 @@ impl Client {
     /// # Errors
     /// The server refuses, or there is no credential to sign with.
     pub async fn authenticate(&self) -> Result<v1::AuthenticateResponse, Error> {
-        let credential = self.inner.required_credential()?;
-        let mut authentication = self.authentication();
-        let challenge = authentication
-            .get_challenge(v1::GetChallengeRequest {})
-            .await?
-            .into_inner()
-            .challenge;
-        let signature = credential.sign_challenge(&challenge)?;
-        let proof = v1::authenticate_request::Proof::SignedChallenge(v1::SignedChallenge {
-            challenge,
-            signature,
-        });
-        let request = v1::AuthenticateRequest { proof: Some(proof) };
-        Ok(authentication.authenticate(request).await?.into_inner())
+        Ok(self.inner.authenticate().await?.0)
     }
 
     /// Lets an agent (by name or SPIFFE ID) act on this client's behalf, if policy permits
@@ -344,6 +335,42 @@ impl Inner {
     fn required_credential(&self) -> Result<Arc<Credential>, Error> {
         self.credential()
             .ok_or_else(|| Error::credential("", "a plain-text client has none"))
+    }
+
+    fn authentication(&self) -> AuthenticationServiceClient<Connection> {
+        AuthenticationServiceClient::new(self.connection.clone())
+    }
+
+    /// A token, and how often the server asks for a proof of the key.
+    async fn authenticate(&self) -> Result<(v1::AuthenticateResponse, Duration), Error> {
+        let credential = self.required_credential()?;
+        let mut authentication = self.authentication();
+        let given = authentication
+            .get_challenge(v1::GetChallengeRequest {})
+            .await?
+            .into_inner();
+        let challenge = given.challenge;
+        let signature = credential.sign_challenge(&challenge)?;
+        let proof = v1::authenticate_request::Proof::SignedChallenge(v1::SignedChallenge {
+            challenge,
+            signature,
+        });
+        let request = v1::AuthenticateRequest { proof: Some(proof) };
+        let answer = authentication.authenticate(request).await?.into_inner();
+        Ok((answer, Duration::from_secs(given.proof_interval_s.into())))
+    }
+
+    /// Proves the key; how often the server asks for it.
+    pub(crate) async fn prove(&self) -> Result<Duration, Error> {
+        Ok(self.authenticate().await?.1)
+    }
+
+    /// How often the server asks for a proof of the key.
+    pub(crate) async fn proof_interval(&self) -> Result<Duration, Error> {
+        let request = v1::GetChallengeRequest {};
+        let answer = self.authentication().get_challenge(request).await?;
+        let seconds = answer.into_inner().proof_interval_s;
+        Ok(Duration::from_secs(seconds.into()))
     }
 
     fn agents(&self) -> AgentServiceClient<Connection> {

@@ -67,6 +67,7 @@ mod folder;
 mod guard;
 mod key;
 mod pinned;
+mod proving;
 mod renewal;
 mod tls;
 

@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+mod issuer;
+
+use issuer::ISSUERS_MAX;
+pub use issuer::{IssuerConfig, IssuerPrincipal};
+
 /// What the server is told.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -19,6 +24,9 @@ pub struct Config {
     pub trust_domain: String,
     /// Further names of the server's certificate: DNS names and IP addresses.
     pub server_names: Vec<String>,
+    /// What callers know the server by where TLS ends before it: `host` or `host:port` of
+    /// the proxy. Proofs of possession (DPoP) name it.
+    pub external_names: Vec<String>,
     /// The Postgres of a fleet; without it the store is embedded.
     pub database_url: Option<String>,
     /// A file that holds `database_url`, for a secret mounted as a file.
@@ -59,6 +67,8 @@ pub struct Config {
     pub recoveries_max: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
+    /// How often the key of an open connection has to be proved again; 0: never.
+    pub key_proof_interval_s: u32,
     /// How many agents may act one after the other on somebody's behalf, 1 to 8.
     pub delegation_depth_max: usize,
     /// Whether policies come into force only when somebody else than their author approves
@@ -66,6 +76,8 @@ pub struct Config {
     pub four_eyes: bool,
     /// Dotted paths of what is never stored of a request's inputs.
     pub redact: Vec<String>,
+    /// Identity providers whose tokens are taken for a login.
+    pub issuers: Vec<IssuerConfig>,
     /// Limits of the door.
     pub limits: Limits,
 }
@@ -82,6 +94,9 @@ pub struct Limits {
     pub entity_message_bytes_max: usize,
     /// Requests in flight on one connection.
     pub streams_per_connection_max: u32,
+    /// Logins of one key that may fail before it is locked out, longer with each further
+    /// one; of one address, ten times as many.
+    pub login_failures_max: u32,
     /// How long one request may take.
     pub request_timeout_ms: u64,
 }
@@ -103,6 +118,7 @@ impl Default for Config {
             data_dir: PathBuf::from("zta-data"),
             trust_domain: "zta.local".to_owned(),
             server_names: Vec::new(),
+            external_names: Vec::new(),
             database_url: None,
             database_url_file: None,
             keyring_file: None,
@@ -120,6 +136,7 @@ impl Default for Config {
             certificate_lifetime_s: 3600,
             recoveries_max: 3,
             token_lifetime_s: 600,
+            key_proof_interval_s: 900,
             delegation_depth_max: 4,
             four_eyes: false,
             redact: [
@@ -135,6 +152,7 @@ impl Default for Config {
             ]
             .map(|key| format!("**.{key}"))
             .to_vec(),
+            issuers: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -147,6 +165,7 @@ impl Default for Limits {
             policy_message_bytes_max: 72 * 1024 * 1024,
             entity_message_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
+            login_failures_max: 5,
             request_timeout_ms: 30_000,
         }
     }
@@ -208,6 +227,7 @@ impl Config {
             .try_parsing(true)
             .list_separator(",")
             .with_list_parse_key("server_names")
+            .with_list_parse_key("external_names")
             .with_list_parse_key("redact")
             .source(Some(own));
         let mut config: Self = builder.add_source(variables).build()?.try_deserialize()?;
@@ -231,6 +251,23 @@ impl Config {
                 "is for loopback only; listen on 127.0.0.1 or use TLS",
             );
         }
+        let is_authority = |name: &String| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+            !name.is_empty() && name.chars().all(fits)
+        };
+        if !self.external_names.iter().all(is_authority) {
+            return bad(
+                "external_names",
+                "has an entry that is not `host` or `host:port`, such as `zta.example.com`",
+            );
+        }
+        if let Some(why) = self.issuers.iter().find_map(IssuerConfig::defect) {
+            return bad("issuers", &why);
+        }
+        let names: std::collections::BTreeSet<_> = self.issuers.iter().map(|i| &i.issuer).collect();
+        if names.len() != self.issuers.len() || names.len() > ISSUERS_MAX {
+            return bad("issuers", "must be at most 32, and no issuer twice");
+        }
         if !(2..=86_400).contains(&self.certificate_lifetime_s) {
             return bad("certificate_lifetime_s", "must be 2 to 86400");
         }
@@ -239,6 +276,9 @@ impl Config {
         }
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
+        }
+        if self.key_proof_interval_s > 86_400 {
+            return bad("key_proof_interval_s", "must be at most 86400; 0 is never");
         }
         if !(1..=8).contains(&self.delegation_depth_max) {
             return bad("delegation_depth_max", "must be 1 to 8");
@@ -302,6 +342,12 @@ impl Config {
         Ok(())
     }
 
+    /// How often the key of an open connection has to be proved again.
+    pub fn key_proof_interval(&self) -> Option<time::Duration> {
+        let seconds = i64::from(self.key_proof_interval_s);
+        (seconds > 0).then(|| time::Duration::seconds(seconds))
+    }
+
     /// The embedded store's file.
     pub fn sqlite_path(&self) -> PathBuf {
         self.data_dir.join("zta.db")
@@ -345,6 +391,7 @@ mod tests {
             ("token_lifetime_s = 601", "10 to 600"),
             ("certificate_lifetime_s = 1", "2 to 86400"),
             ("recoveries_max = 1001", "0 to 1000"),
+            ("external_names = [\"https://a\"]", "zta.example.com"),
             ("ca_certificate_file = \"ca.pem\"", "ca_key_file"),
             ("ca_key_file = \"ca.key\"", "ca_certificate_file"),
             ("database_url = \"mysql://x\"", "postgres://"),

@@ -15,6 +15,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
+use crate::identity::continuous::{self, KeyProofs};
+use crate::identity::dpop::DpopVerifier;
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::token::TokenAuthority;
 use crate::model::redaction::Redaction;
@@ -108,9 +110,12 @@ pub(crate) struct Pdp {
     pub(crate) replica: Arc<Replica>,
     pub(crate) audit: Audit,
     pub(crate) tokens: TokenAuthority,
+    /// Of calls whose TLS ends before this server.
+    pub(crate) proofs: DpopVerifier,
     pub(crate) redaction: Redaction,
     pub(crate) clock: Clock,
     pub(crate) failures: std::sync::Mutex<Throttle>,
+    pub(crate) key_proofs: KeyProofs,
 }
 
 impl Pdp {
@@ -288,13 +293,46 @@ impl Pdp {
             found = registry.authenticate(credential, &self.tokens, now);
         }
         match found {
-            Ok(caller) => Ok(caller),
+            Ok(caller) => self.continuously(credential, caller, now).await,
             Err(error) => {
                 self.record_refusal(credential, &error.to_string(), now)
                     .await?;
                 Err(error.into())
             }
         }
+    }
+
+    /// The caller, suspended if its key was not proved for too long.
+    async fn continuously(
+        &self,
+        credential: &Credential,
+        caller: Caller,
+        now: OffsetDateTime,
+    ) -> Result<Caller, PdpError> {
+        // A proof that comes with the call is as new as can be.
+        let (Some(instance), None) = (caller.principal.instance, &credential.proof) else {
+            return Ok(caller);
+        };
+        let proved = credential.handshake_time.max(caller.auth_time);
+        let continuous::Standing::Missed { first } =
+            self.key_proofs.standing(instance, proved, now)
+        else {
+            return Ok(caller);
+        };
+        if first {
+            let mut event = self.event(EventType::ProofMissed, now);
+            event.actor = Some(caller.principal.uid());
+            event.instance = Some(instance);
+            event.source = credential.source;
+            let appended = self.audit.append(Record::fact(event)).await;
+            appended.map_err(PdpError::Append)?;
+        }
+        let mut caller = caller;
+        if caller.principal.state == Standing::Active {
+            caller.principal.state = Standing::Suspended;
+            caller.proof_missed = true;
+        }
+        Ok(caller)
     }
 
     /// Puts a refused credential on record, singly or in the summary of its second.
@@ -416,11 +454,11 @@ pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verd
         Standing::Revoked | Standing::Banned | Standing::KeyRevoked => DenyReason::Revoked,
         Standing::KeyLocked => DenyReason::Locked,
     };
-    Some(Verdict::deny(
-        reason,
-        standing.message(),
-        request.action.clone(),
-    ))
+    let message = match caller.proof_missed {
+        true => "the key has to be proved again: answer a challenge, or connect anew",
+        false => standing.message(),
+    };
+    Some(Verdict::deny(reason, message, request.action.clone()))
 }
 
 /// What the server knows about a call.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use time::OffsetDateTime;
 use tonic::Request;
 
 use super::tls::PeerInfo;
+use crate::identity::possession::ProvenKey;
 use crate::identity::registry::{Credential, PresentedToken, TokenScheme};
 use crate::identity::token::TokenError;
 
@@ -13,8 +15,25 @@ use crate::identity::token::TokenError;
 /// authenticates it, on every call.
 pub(crate) fn credential<T>(request: &Request<T>, now: OffsetDateTime) -> Credential {
     let peer = request.extensions().get::<PeerInfo>();
-    let token = request.metadata().get("authorization").map(|value| {
-        let text = value.to_str().map_err(|_| TokenError::Malformed)?;
+    Credential {
+        certificate: peer.and_then(|p| p.certificate.clone()),
+        handshake_time: peer.map_or(now, |p| now - p.established.elapsed()),
+        source: peer.map(|p| p.source.ip()),
+        token: presented(request.metadata().as_ref()),
+        proof: request.extensions().get::<Arc<ProvenKey>>().cloned(),
+    }
+}
+
+/// The access token of a call's metadata.
+pub(super) fn presented(headers: &HeaderMap) -> Option<Result<PresentedToken, TokenError>> {
+    let mut values = headers.get_all("authorization").iter();
+    let value = values.next()?;
+    // Two could be one for the proof and another one for the answer.
+    if values.next().is_some() {
+        return Some(Err(TokenError::Malformed));
+    }
+    let text = value.to_str().map_err(|_| TokenError::Malformed);
+    Some(text.and_then(|text| {
         let (scheme, token) = text.split_once(' ').ok_or(TokenError::Malformed)?;
         let scheme = match scheme {
             s if s.eq_ignore_ascii_case("bearer") => TokenScheme::Bearer,
@@ -25,12 +44,5 @@ pub(crate) fn credential<T>(request: &Request<T>, now: OffsetDateTime) -> Creden
             scheme,
             text: Arc::from(token),
         })
-    });
-    Credential {
-        certificate: peer.and_then(|p| p.certificate.clone()),
-        handshake_time: peer.map_or(now, |p| now - p.established.elapsed()),
-        source: peer.map(|p| p.source.ip()),
-        token,
-        proof: None,
-    }
+    }))
 }

@@ -7,20 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use time::OffsetDateTime;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::observe::method;
+use super::proof;
 use super::tls::PeerInfo;
 use crate::identity::registry::{AuthenticationError, Credential};
 use crate::pdp::{Pdp, PdpError};
-
-/// The RPCs of ours that need no certificate: they lead to one.
-const OPEN: [&str; 2] = [
-    "/zta.v1.AgentService/Enroll",
-    "/zta.v1.AgentService/Recover",
-];
 
 /// The layer.
 #[derive(Clone)]
@@ -60,32 +56,59 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<R>) -> Self::Future {
-        let peer = request.extensions().get::<PeerInfo>();
-        let known = peer.is_some_and(|p| p.certificate.is_some());
-        let path = request.uri().path();
-        if known || OPEN.contains(&path) || method(path).is_none() {
+    fn call(&mut self, mut request: Request<R>) -> Self::Future {
+        let Some(path) = method(request.uri().path()) else {
             return Box::pin(self.inner.call(request));
-        }
-        let source = peer.map(|p| p.source.ip());
+        };
+        let now = (self.pdp.clock)();
         let pdp = Arc::clone(&self.pdp);
-        Box::pin(async move {
-            let error = turn_away(&pdp, source).await;
-            Ok(Status::from(error).into_http())
-        })
+        match proof::admit(&pdp, path, &request, now) {
+            Ok(admitted) => {
+                if let Some(key) = admitted.key {
+                    request.extensions_mut().insert(key);
+                }
+                let answer = self.inner.call(request);
+                if !admitted.nonce_is_old {
+                    return Box::pin(answer);
+                }
+                Box::pin(async move {
+                    let mut answer = answer.await?;
+                    proof::add_nonce(answer.headers_mut(), &pdp.proofs, now);
+                    Ok(answer)
+                })
+            }
+            Err(error) => {
+                let peer = request.extensions().get::<PeerInfo>();
+                let credential = Credential {
+                    certificate: peer.and_then(|p| p.certificate.clone()),
+                    ..Credential::none(peer.map(|p| p.source.ip()), now)
+                };
+                let wants_nonce = proof::concerns(request.headers());
+                Box::pin(async move {
+                    let error = turn_away(&pdp, &credential, error, now).await;
+                    let mut answer = Status::from(error).into_http();
+                    if wants_nonce {
+                        proof::add_nonce(answer.headers_mut(), &pdp.proofs, now);
+                    }
+                    Ok(answer)
+                })
+            }
+        }
     }
 }
 
 /// On record, like every refused credential, before the answer is.
-async fn turn_away(pdp: &Pdp, source: Option<std::net::IpAddr>) -> PdpError {
-    let now = (pdp.clock)();
-    let credential = Credential::none(source, now);
-    let missing = AuthenticationError::CredentialMissing;
+async fn turn_away(
+    pdp: &Pdp,
+    credential: &Credential,
+    error: AuthenticationError,
+    now: OffsetDateTime,
+) -> PdpError {
     match pdp
-        .record_refusal(&credential, &missing.to_string(), now)
+        .record_refusal(credential, &error.to_string(), now)
         .await
     {
-        Ok(()) => missing.into(),
+        Ok(()) => error.into(),
         Err(error) => error,
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod observe;
+mod proof;
 pub(crate) mod server;
 pub(crate) mod status;
 pub(crate) mod tls;

@@ -30,8 +30,8 @@ use crate::config::Limits;
 use crate::operations::Operations;
 use crate::telemetry::Metrics;
 
-/// Bytes of a message of those who have proved nothing: a join token and a CSR, the name
-/// of a service.
+/// Bytes of a message of those who have proved nothing yet: a join token and a CSR, the
+/// token of an identity provider, the name of a service.
 const ANONYMOUS_BYTES_MAX: usize = 64 * 1024;
 
 /// Everything that the doors need.
@@ -73,7 +73,7 @@ impl Doors {
             )
             .add_service(
                 AuthenticationServiceServer::new(AuthenticationDoor(operations()))
-                    .max_decoding_message_size(max),
+                    .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
             )
             .add_service(
                 AgentServiceServer::new(AgentDoor(operations()))

@@ -23,7 +23,7 @@ pub(crate) const DOMAIN: &str = "zta";
 /// When to try again after a refusal that passes.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// When there is room for another challenge: they live a minute.
+/// When there is room for another challenge or proof: they live for minutes.
 const CHALLENGE_RETRY: Duration = Duration::from_secs(10);
 
 /// Diagnostics of one status: its headers are bounded. Validate returns all.
@@ -53,6 +53,18 @@ fn retriable(reason: ErrorReason, message: String) -> Status {
     let mut details = ErrorDetails::new();
     details.set_retry_info(Some(RETRY));
     detailed(Code::Unavailable, reason, message, details)
+}
+
+/// There is no room for another challenge or proof of this caller.
+fn rate_limited(message: String) -> Status {
+    later(message, CHALLENGE_RETRY)
+}
+
+fn later(message: String, retry: Duration) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_retry_info(Some(retry));
+    let (code, reason) = (Code::ResourceExhausted, ErrorReason::RateLimited);
+    detailed(code, reason, message, details)
 }
 
 /// A field of the request is no good.
@@ -151,7 +163,12 @@ fn authentication(error: &AuthenticationError, message: String) -> Status {
         AuthenticationError::IssuerRetired => ErrorReason::IssuerRetired,
         AuthenticationError::KeyUnknown => ErrorReason::KeyUnknown,
         AuthenticationError::ProofMissing => ErrorReason::ProofMissing,
-        AuthenticationError::PrincipalUnknown => ErrorReason::PrincipalUnknown,
+        AuthenticationError::PrincipalUnknown | AuthenticationError::CertificateUntrusted => {
+            ErrorReason::PrincipalUnknown
+        }
+        AuthenticationError::Proof(e) if e.passes() => return rate_limited(message),
+        AuthenticationError::Proof(e) if e.wants_nonce() => ErrorReason::NonceRequired,
+        AuthenticationError::Proof(_) => ErrorReason::ProofInvalid,
         AuthenticationError::Token(TokenError::Expired) => ErrorReason::TokenExpired,
         AuthenticationError::Token(TokenError::Binding | TokenError::Subject) => {
             ErrorReason::TokenBinding
@@ -316,14 +333,15 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
-                let mut details = ErrorDetails::new();
-                details.set_retry_info(Some(CHALLENGE_RETRY));
-                detailed(
-                    Code::ResourceExhausted,
-                    ErrorReason::RateLimited,
-                    message,
-                    details,
-                )
+                rate_limited(message)
+            }
+            OperationError::IdentityToken => status(
+                Code::Unauthenticated,
+                ErrorReason::IdentityTokenInvalid,
+                message,
+            ),
+            OperationError::IdentityTokenExpired => {
+                status(Code::Unauthenticated, ErrorReason::TokenExpired, message)
             }
             OperationError::Signature => status(
                 Code::Unauthenticated,
@@ -331,6 +349,9 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
+            OperationError::LockedOut(wait) => {
+                later(message, wait.try_into().unwrap_or(Duration::from_secs(1)))
+            }
             OperationError::DelegationInvalid => status(
                 Code::Unauthenticated,
                 ErrorReason::DelegationInvalid,

@@ -4,6 +4,7 @@
 mod administrator;
 mod authorities;
 mod bootstrap;
+mod issuers;
 mod material;
 mod operator_ca;
 mod revocations;
@@ -26,15 +27,20 @@ use crate::audit::throttle::Throttle;
 use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
+use crate::identity::continuous::KeyProofs;
+use crate::identity::dpop::DpopVerifier;
+use crate::identity::lockout::Lockouts;
 use crate::keys::{KeyName, LocalKeys};
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
+use crate::operations::issuers::Issuers;
 use crate::pdp::{Clock, Pdp};
 use crate::replica::Replica;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::Metrics;
+use issuers::Provider;
 use material::Material;
 use tasks::{Ready, Tasks};
 
@@ -178,8 +184,18 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let (audit, sequencer) = Audit::new(head.log_id, Arc::clone(&store));
     tasks.spawn("the audit writer", sequencer.run());
     let replica = Arc::new(Replica::new(Arc::clone(&store)));
-    let operations = operations(&config, &store, &audit, &material, &clock, replica)?;
+    let providers = config.issuers.iter().map(Provider::new);
+    let providers = providers.collect::<Result<Vec<_>, _>>()?;
+    let issuers = Issuers::new(providers.iter().map(Provider::issuer));
+    let parts = (&store, &audit, replica, issuers);
+    let operations = operations(&config, parts, &material, &clock)?;
     let pdp = Arc::clone(&operations.pdp);
+    for provider in providers {
+        tasks.spawn(
+            "the keys of an issuer",
+            provider.keep_fresh(Arc::clone(&clock)),
+        );
+    }
     let (ready, health) = tasks.watch_readiness(&store, &pdp);
     let shown = ready.clone();
 
@@ -270,25 +286,27 @@ fn keep_up(store: &SharedStore, material: &Material, pdp: &Arc<Pdp>, tasks: &mut
 
 fn operations(
     config: &Config,
-    store: &SharedStore,
-    audit: &Audit,
+    (store, audit, replica, issuers): (&SharedStore, &Audit, Arc<Replica>, Issuers),
     material: &Material,
     clock: &Clock,
-    replica: Arc<Replica>,
 ) -> Result<Arc<Operations>, AppError> {
     let pdp = Arc::new(Pdp {
         replica,
         audit: audit.clone(),
         tokens: material.token_authority().map_err(start_error)?,
+        proofs: DpopVerifier::new(&config.external_names).map_err(start_error)?,
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
+        key_proofs: KeyProofs::new(config.key_proof_interval()),
     });
     Ok(Arc::new(Operations {
         pdp,
         store: Arc::clone(store),
         ca: material.ca.clone(),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
+        issuers,
+        lockouts: Lockouts::new(config.limits.login_failures_max),
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
         certificate_lifetime_max: time::Duration::seconds(config.certificate_lifetime_s.into()),

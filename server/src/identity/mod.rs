@@ -6,13 +6,18 @@
 pub(crate) mod authorities;
 pub(crate) mod ca;
 pub(crate) mod challenge;
+pub(crate) mod continuous;
+pub(crate) mod dpop;
 pub(crate) mod generation;
 pub(crate) mod join_token;
+pub(crate) mod lockout;
+pub(crate) mod oidc;
 pub(crate) mod peer;
 pub(crate) mod possession;
 pub(crate) mod public_key;
 pub(crate) mod registry;
 pub(crate) mod spiffe;
+pub(crate) mod svid;
 pub(crate) mod token;
 
 use aws_lc_rs::digest::{SHA256, digest};

@@ -62,6 +62,11 @@ impl PublicKey {
         Ok(Self { parsed, spki_der })
     }
 
+    /// The key of an uncompressed point: 0x04, x, y.
+    pub(crate) fn from_point(point: &[u8]) -> Result<Self, PublicKeyError> {
+        Self::from_spki(&[&SPKI_PREFIX, point].concat())
+    }
+
     /// The key of a PKCS#10 request that proves possession of it. Whatever else
     /// the request asks for (names, CA, usages) is not even read.
     pub(crate) fn from_csr(der: &[u8]) -> Result<Self, PublicKeyError> {

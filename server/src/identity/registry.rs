@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use time::OffsetDateTime;
 
+use super::dpop::DpopError;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
 use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
@@ -98,6 +99,12 @@ pub(crate) enum AuthenticationError {
     /// A token that is bound to a key comes without a proof of that key.
     #[error("the call has no proof of the key that its access token is bound to")]
     ProofMissing,
+    /// The certificate in the message is not of this deployment's CA, or is no principal's.
+    #[error("the certificate is not one that this server's CA gave to a principal")]
+    CertificateUntrusted,
+    /// The proof of possession is no good.
+    #[error("the proof of possession is refused: {0}")]
+    Proof(#[from] DpopError),
     /// The access token is no good.
     #[error("the access token is refused: {0}")]
     Token(#[from] TokenError),
@@ -116,6 +123,8 @@ pub(crate) struct Caller {
     pub(crate) delegation: Option<Arc<Delegation>>,
     /// When what proved it ends: its token or its certificate.
     pub(crate) expire_time: OffsetDateTime,
+    /// The key has to be proved again: suspended until then.
+    pub(crate) proof_missed: bool,
     /// Its certificate is one that this replica has not seen used.
     first_use: Option<FirstUse>,
 }
@@ -133,6 +142,7 @@ impl Caller {
             auth_time,
             delegation: None,
             expire_time,
+            proof_missed: false,
             first_use: None,
         }
     }
@@ -325,6 +335,7 @@ impl Registry {
             principal,
             method,
             auth_time: verified.auth_time,
+            proof_missed: false,
             expire_time: verified.expire_time,
             first_use,
         })

@@ -1,12 +1,10 @@
 //! Logins: a signed challenge for an access token bound to the client certificate.
 
 use super::{OperationError, Operations};
-use crate::audit::Record;
 use crate::identity::challenge::{Challenge, ChallengeError, signed_message};
 use crate::identity::registry::{Caller, Credential};
 use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
-use crate::model::{EventType, Standing};
-use crate::pdp::PdpError;
+use crate::model::Standing;
 
 impl Operations {
     /// A challenge for the key of the caller's certificate.
@@ -66,29 +64,25 @@ impl Operations {
             not_after: Some(certificate.not_after()),
         };
         let token = self.pdp.tokens.issue(&grant, now)?;
-        let mut event = self
-            .pdp
-            .event(EventType::Login, now)
-            .with_detail("token_id", token.id.as_str());
-        event.actor = Some(caller.principal.uid());
-        event.instance = caller.principal.instance;
-        event.source = credential.source;
-        let record = Record {
-            rider: caller.rider(),
-            ..Record::fact(event)
-        };
-        let appended = self.pdp.audit.append(record).await;
-        appended.map_err(PdpError::Append)?;
-        caller.on_record();
+        let mut event = self.login_event(credential, &token, principal.uid(), now);
+        event.instance = principal.instance;
+        self.record_login(event, Some(&caller)).await?;
+        if let Some(instance) = principal.instance {
+            self.pdp.key_proofs.proved(instance, now);
+        }
         Ok((token, caller))
     }
 
     /// The caller, if it may log in at all.
-    async fn known_caller(&self, credential: &Credential) -> Result<Caller, OperationError> {
+    pub(super) async fn known_caller(
+        &self,
+        credential: &Credential,
+    ) -> Result<Caller, OperationError> {
         let now = (self.pdp.clock)();
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
-        if caller.principal.state != Standing::Active {
+        // Who has to prove its key again comes here to do so.
+        if caller.principal.state != Standing::Active && !caller.proof_missed {
             self.pdp
                 .record_refusal(credential, "login while contained", now)
                 .await?;

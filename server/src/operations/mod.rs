@@ -2,13 +2,16 @@
 //! per service of the API.
 
 pub(crate) mod agents;
+mod attempts;
 pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod delegation;
 pub(crate) mod entities;
+pub(crate) mod issuers;
 pub(crate) mod keys;
+pub(crate) mod login;
 pub(crate) mod policies;
 pub(crate) mod profile;
 pub(crate) mod proposals;
@@ -18,9 +21,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use time::Duration;
 
+use self::issuers::Issuers;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
+use crate::identity::lockout::Lockouts;
 use crate::identity::public_key::PublicKeyError;
 use crate::identity::registry::Credential;
 use crate::identity::token::TokenError;
@@ -36,6 +41,10 @@ pub(crate) struct Operations {
     pub(crate) store: SharedStore,
     pub(crate) ca: Authorities,
     pub(crate) challenges: ChallengeMemory,
+    /// Whose tokens are taken for a login.
+    pub(crate) issuers: Issuers,
+    /// Who keeps failing to log in.
+    pub(crate) lockouts: Lockouts,
     /// How many agents may act one after the other.
     pub(crate) delegation_depth_max: usize,
     /// Whether a policy set needs somebody else's approval.
@@ -76,6 +85,9 @@ pub(crate) enum OperationError {
     /// A grant is no good.
     #[error("the grant is unknown, has expired, or is not the caller's to use; ask for a new one")]
     DelegationInvalid,
+    /// Too many logins have failed.
+    #[error("too many logins have failed; try again in {} s", .0.whole_seconds().max(1))]
+    LockedOut(Duration),
     /// There is no such revision.
     #[error("there is no revision {0}")]
     RevisionNotFound(u64),
@@ -91,6 +103,15 @@ pub(crate) enum OperationError {
     /// No challenge can be given.
     #[error(transparent)]
     Challenge(#[from] ChallengeError),
+    /// The token of an identity provider is no good.
+    #[error(
+        "the identity token is not accepted; the server's record of this login says why \
+         (`zta audit`, `login_failed`)"
+    )]
+    IdentityToken,
+    /// Nothing is wrong with the token of an identity provider but its time.
+    #[error("the identity token has expired; get a new one from its provider")]
+    IdentityTokenExpired,
     /// The signature is not by the certificate's key.
     #[error("the signature does not verify under the certificate's key")]
     Signature,

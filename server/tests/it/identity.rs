@@ -3,10 +3,13 @@
 
 mod certificates;
 mod contain;
+mod continuous;
 mod delegation;
+mod dpop;
 mod enroll;
 mod intermediate;
 mod keys;
+mod lockout;
 mod openssl;
 mod profile;
 mod renewal;

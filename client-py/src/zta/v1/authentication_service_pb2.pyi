@@ -30,8 +30,13 @@ class GetChallengeResponse(google.protobuf.message.Message):
 
     CHALLENGE_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    PROOF_INTERVAL_S_FIELD_NUMBER: builtins.int
     challenge: builtins.bytes
     """32 random bytes."""
+    proof_interval_s: builtins.int
+    """How often, in seconds, a connection's key has to be proved again by Authenticate; until
+    it is, every decision over the connection is a deny with SUSPENDED. 0: never.
+    """
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
@@ -39,9 +44,10 @@ class GetChallengeResponse(google.protobuf.message.Message):
         *,
         challenge: builtins.bytes = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        proof_interval_s: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["challenge", b"challenge", "expire_time", b"expire_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["challenge", b"challenge", "expire_time", b"expire_time", "proof_interval_s", b"proof_interval_s"]) -> None: ...
 
 global___GetChallengeResponse = GetChallengeResponse
 
@@ -50,18 +56,66 @@ class AuthenticateRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SIGNED_CHALLENGE_FIELD_NUMBER: builtins.int
+    CERTIFICATE_FIELD_NUMBER: builtins.int
+    IDENTITY_TOKEN_FIELD_NUMBER: builtins.int
     @property
     def signed_challenge(self) -> global___SignedChallenge: ...
+    @property
+    def certificate(self) -> global___CertificateProof: ...
+    @property
+    def identity_token(self) -> global___IdentityToken: ...
     def __init__(
         self,
         *,
         signed_challenge: global___SignedChallenge | None = ...,
+        certificate: global___CertificateProof | None = ...,
+        identity_token: global___IdentityToken | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["proof", b"proof", "signed_challenge", b"signed_challenge"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["proof", b"proof", "signed_challenge", b"signed_challenge"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["proof", b"proof"]) -> typing.Literal["signed_challenge"] | None: ...
+    def HasField(self, field_name: typing.Literal["certificate", b"certificate", "identity_token", b"identity_token", "proof", b"proof", "signed_challenge", b"signed_challenge"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["certificate", b"certificate", "identity_token", b"identity_token", "proof", b"proof", "signed_challenge", b"signed_challenge"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["proof", b"proof"]) -> typing.Literal["signed_challenge", "certificate", "identity_token"] | None: ...
 
 global___AuthenticateRequest = AuthenticateRequest
+
+@typing.final
+class CertificateProof(google.protobuf.message.Message):
+    """An enrolled principal whose TLS ends before this server. The metadata `dpop` holds a proof
+    by the certificate's key.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATE_DER_FIELD_NUMBER: builtins.int
+    certificate_der: builtins.bytes
+    """The X509-SVID that enrolment or renewal gave."""
+    def __init__(
+        self,
+        *,
+        certificate_der: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_der", b"certificate_der"]) -> None: ...
+
+global___CertificateProof = CertificateProof
+
+@typing.final
+class IdentityToken(google.protobuf.message.Message):
+    """A token of an identity provider that this server is configured for. The metadata `dpop`
+    holds a proof by a key of the caller's choice, which the access token is bound to.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """A signed JWT."""
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["token", b"token"]) -> None: ...
+
+global___IdentityToken = IdentityToken
 
 @typing.final
 class SignedChallenge(google.protobuf.message.Message):
@@ -94,8 +148,10 @@ class AuthenticateResponse(google.protobuf.message.Message):
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
     access_token: builtins.str
-    """A signed JWT (RFC 9068 style), sent in the metadata `authorization: Bearer …`.
-    Worth nothing without the client certificate it is bound to (`cnf`/`x5t#S256`).
+    """A signed JWT (RFC 9068 style). Bound to a client certificate (`cnf`/`x5t#S256`) it is
+    sent in the metadata `authorization: Bearer …` over a connection with that certificate;
+    bound to a key (`cnf`/`jkt`) in `authorization: DPoP …` with a proof by that key in
+    `dpop`. Worth nothing without what it is bound to.
     """
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...

@@ -64,8 +64,10 @@ class AuthenticationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Authenticate(self, request, context):
-        """Exchanges a signed challenge for an access token bound to the client
-        certificate of this connection (RFC 8705).
+        """Exchanges a proof for an access token: a signed challenge for one bound to the client
+        certificate of this connection (RFC 8705); a certificate or an identity token for one
+        bound to the key of the DPoP proof in the metadata of this call (RFC 9449). The latter
+        need no client certificate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,8 +31,10 @@ class AuthenticationServiceStub:
         zta.v1.authentication_service_pb2.AuthenticateRequest,
         zta.v1.authentication_service_pb2.AuthenticateResponse,
     ]
-    """Exchanges a signed challenge for an access token bound to the client
-    certificate of this connection (RFC 8705).
+    """Exchanges a proof for an access token: a signed challenge for one bound to the client
+    certificate of this connection (RFC 8705); a certificate or an identity token for one
+    bound to the key of the DPoP proof in the metadata of this call (RFC 9449). The latter
+    need no client certificate.
     """
 
     ExchangeToken: grpc.UnaryUnaryMultiCallable[
@@ -56,8 +58,10 @@ class AuthenticationServiceAsyncStub:
         zta.v1.authentication_service_pb2.AuthenticateRequest,
         zta.v1.authentication_service_pb2.AuthenticateResponse,
     ]
-    """Exchanges a signed challenge for an access token bound to the client
-    certificate of this connection (RFC 8705).
+    """Exchanges a proof for an access token: a signed challenge for one bound to the client
+    certificate of this connection (RFC 8705); a certificate or an identity token for one
+    bound to the key of the DPoP proof in the metadata of this call (RFC 9449). The latter
+    need no client certificate.
     """
 
     ExchangeToken: grpc.aio.UnaryUnaryMultiCallable[
@@ -85,8 +89,10 @@ class AuthenticationServiceServicer(metaclass=abc.ABCMeta):
         request: zta.v1.authentication_service_pb2.AuthenticateRequest,
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.authentication_service_pb2.AuthenticateResponse, collections.abc.Awaitable[zta.v1.authentication_service_pb2.AuthenticateResponse]]:
-        """Exchanges a signed challenge for an access token bound to the client
-        certificate of this connection (RFC 8705).
+        """Exchanges a proof for an access token: a signed challenge for one bound to the client
+        certificate of this connection (RFC 8705); a certificate or an identity token for one
+        bound to the key of the DPoP proof in the metadata of this call (RFC 9449). The latter
+        need no client certificate.
         """
 
     @abc.abstractmethod

@@ -53,6 +53,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """PERMISSION_DENIED: no policy permits this administrative act."""
     ERROR_REASON_PROOF_MISSING: _ErrorReason.ValueType  # 15
     """UNAUTHENTICATED: the access token is bound to a key, and no proof of that key came with the call."""
+    ERROR_REASON_PROOF_INVALID: _ErrorReason.ValueType  # 16
+    """UNAUTHENTICATED: the proof of possession (DPoP) is malformed, used before, or for another call, token or key."""
+    ERROR_REASON_NONCE_REQUIRED: _ErrorReason.ValueType  # 17
+    """UNAUTHENTICATED: the proof has no good nonce of this replica; try again with the one in the metadata `dpop-nonce`."""
+    ERROR_REASON_IDENTITY_TOKEN_INVALID: _ErrorReason.ValueType  # 18
+    """UNAUTHENTICATED: the token of the identity provider is not accepted. The record says why."""
     ERROR_REASON_ISSUER_RETIRED: _ErrorReason.ValueType  # 19
     """UNAUTHENTICATED: the CA that issued the certificate is trusted no more; enrol again."""
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 20
@@ -156,6 +162,12 @@ ERROR_REASON_NOT_PERMITTED: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED: no policy permits this administrative act."""
 ERROR_REASON_PROOF_MISSING: ErrorReason.ValueType  # 15
 """UNAUTHENTICATED: the access token is bound to a key, and no proof of that key came with the call."""
+ERROR_REASON_PROOF_INVALID: ErrorReason.ValueType  # 16
+"""UNAUTHENTICATED: the proof of possession (DPoP) is malformed, used before, or for another call, token or key."""
+ERROR_REASON_NONCE_REQUIRED: ErrorReason.ValueType  # 17
+"""UNAUTHENTICATED: the proof has no good nonce of this replica; try again with the one in the metadata `dpop-nonce`."""
+ERROR_REASON_IDENTITY_TOKEN_INVALID: ErrorReason.ValueType  # 18
+"""UNAUTHENTICATED: the token of the identity provider is not accepted. The record says why."""
 ERROR_REASON_ISSUER_RETIRED: ErrorReason.ValueType  # 19
 """UNAUTHENTICATED: the CA that issued the certificate is trusted no more; enrol again."""
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 20

@@ -239,7 +239,8 @@ impl AgentService for AgentDoor {
         if csr_der.len() > CSR_BYTES_MAX {
             return Err(limit("csr_der", csr_der.len(), CSR_BYTES_MAX));
         }
-        let (issued, agent) = self.0.enroll(&credential, &join_token, &csr_der).await?;
+        let enroll = self.0.enroll(&credential, &join_token, &csr_der);
+        let (issued, agent) = self.0.attempt(&credential, enroll).await?;
         Ok(Response::new(v1::EnrollResponse {
             certificate: Some(self.certificate(&issued)),
             agent: Some(self.wire(agent)),
@@ -272,7 +273,8 @@ impl AgentService for AgentDoor {
             ));
         }
         let proof = credential.proof.as_deref();
-        let issued = self.0.recover(&credential, &certificate, proof).await?;
+        let recover = self.0.recover(&credential, &certificate, proof);
+        let issued = self.0.attempt(&credential, recover).await?;
         Ok(Response::new(v1::RecoverResponse {
             certificate: Some(self.certificate(&issued)),
             consistency_token: self.token(&issued),

@@ -25,6 +25,9 @@ impl AuthenticationService for AuthenticationDoor {
         Ok(Response::new(v1::GetChallengeResponse {
             challenge: challenge.bytes.to_vec(),
             expire_time: timestamp(challenge.expire_time),
+            proof_interval_s: self.0.pdp.key_proofs.interval().map_or(0, |interval| {
+                u32::try_from(interval.whole_seconds()).unwrap_or(u32::MAX)
+            }),
         }))
     }
 
@@ -53,10 +56,10 @@ impl AuthenticationService for AuthenticationDoor {
             }
             Some(Exchange::Act(wire)) => {
                 let lifetime = seconds(wire.lifetime_s);
-                let exchanged = self
+                let exchange = self
                     .0
-                    .exchange(&credential, &wire.grant, wire.scope, lifetime)
-                    .await?;
+                    .exchange(&credential, &wire.grant, wire.scope, lifetime);
+                let exchanged = self.0.attempt(&credential, exchange).await?;
                 let log_id = self.0.pdp.audit.log_id();
                 v1::ExchangeTokenResponse {
                     token: exchanged.token.token,
@@ -75,20 +78,33 @@ impl AuthenticationService for AuthenticationDoor {
         &self,
         request: Request<v1::AuthenticateRequest>,
     ) -> Result<Response<v1::AuthenticateResponse>, Status> {
+        use v1::authenticate_request::Proof;
         let credential = credential(&request, (self.0.pdp.clock)());
-        let Some(v1::authenticate_request::Proof::SignedChallenge(proof)) =
-            request.into_inner().proof
-        else {
-            return Err(field("proof", "is missing"));
+        let (token, principal) = match request.into_inner().proof {
+            None => return Err(field("proof", "is missing")),
+            Some(Proof::SignedChallenge(proof)) => {
+                let (challenge, signature) = (&proof.challenge, &proof.signature);
+                let login = self.0.authenticate(&credential, challenge, signature);
+                let (token, caller) = self.0.attempt(&credential, login).await?;
+                (token, caller.principal.uid())
+            }
+            Some(Proof::Certificate(proof)) => {
+                let der = &proof.certificate_der;
+                let login = self.0.authenticate_by_certificate(&credential, der);
+                let login = self.0.attempt(&credential, login).await?;
+                (login.token, login.principal)
+            }
+            Some(Proof::IdentityToken(proof)) => {
+                let token = &proof.token;
+                let login = self.0.authenticate_by_identity_token(&credential, token);
+                let login = self.0.attempt(&credential, login).await?;
+                (login.token, login.principal)
+            }
         };
-        let (token, caller) = self
-            .0
-            .authenticate(&credential, &proof.challenge, &proof.signature)
-            .await?;
         Ok(Response::new(v1::AuthenticateResponse {
             access_token: token.token,
             expire_time: timestamp(token.expire_time),
-            principal: Some(wire_uid(&caller.principal.uid())),
+            principal: Some(wire_uid(&principal)),
         }))
     }
 }

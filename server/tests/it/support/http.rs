@@ -22,7 +22,8 @@ pub(crate) async fn connect(server: &Server, protocol: &[u8]) -> TlsStream<TcpSt
         .expect("connects")
 }
 
-async fn dial(
+/// A TLS connection to any server.
+pub(crate) async fn dial(
     endpoint: &str,
     ca: &Path,
     credential: Option<&Path>,

@@ -2,9 +2,11 @@
 //! the few calls that every test makes.
 
 pub(crate) mod database;
+pub(crate) mod dpop;
 pub(crate) mod http;
 pub(crate) mod openssl;
 pub(crate) mod pki;
+pub(crate) mod proxy;
 pub(crate) mod rpc;
 pub(crate) mod server;
 
