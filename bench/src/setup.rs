@@ -43,6 +43,7 @@ pub async fn enroll_as(server: &RealServer, name: &str, roles: &[&str]) -> Resul
         name: name.to_owned(),
         roles: roles.iter().map(ToString::to_string).collect(),
         owner: String::new(),
+        ..Default::default()
     };
     let mut agents = server.admin()?.agents();
     agents
