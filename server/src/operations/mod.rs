@@ -12,6 +12,7 @@ pub(crate) mod issuers;
 pub(crate) mod login;
 pub(crate) mod policies;
 pub(crate) mod proposals;
+pub(crate) mod revocation;
 
 use std::sync::Arc;
 

@@ -55,6 +55,8 @@ from zta.v1.authentication_service_pb2 import (
     GetChallengeRequest,
     GetChallengeResponse,
     IdentityToken,
+    RevokeTokensRequest,
+    RevokeTokensResponse,
     SignedChallenge,
 )
 from zta.v1.authentication_service_pb2_grpc import (
@@ -452,6 +454,8 @@ __all__ = [
     "Revision",
     "RevokeRequest",
     "RevokeResponse",
+    "RevokeTokensRequest",
+    "RevokeTokensResponse",
     "SignedChallenge",
     "SourceFile",
     "SuspendRequest",

@@ -11,6 +11,7 @@ mod events;
 mod policy;
 mod proposals;
 mod registry;
+mod revocations;
 
 use std::path::Path;
 use std::sync::Arc;

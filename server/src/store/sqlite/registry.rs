@@ -37,6 +37,7 @@ impl RegistryStore for SqliteStore {
             .await
             .map_err(translate)?;
         let authorities = super::authorities::since(&mut tx, since).await?;
+        let revocations = super::revocations::since(&mut tx, since).await?;
         let revision = super::policy::news(&mut tx, known_revision).await?;
         let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
         let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
@@ -47,6 +48,7 @@ impl RegistryStore for SqliteStore {
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
             authorities,
+            revocations,
             revision,
             entities,
         })
