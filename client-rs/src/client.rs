@@ -29,7 +29,7 @@ use crate::{
     decision::Decision,
     dpop::Possession,
     error::Error,
-    renewal, tls,
+    proving, renewal, tls,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,7 +59,8 @@ pub(crate) struct Inner {
     /// One renewal at a time in this process; other processes are kept out by the
     /// folder's lock.
     renewing: Mutex<()>,
-    task: OnceLock<AbortHandle>,
+    /// The renewal of the certificate, and the proofs of the key.
+    tasks: OnceLock<Vec<AbortHandle>>,
 }
 
 /// How a server is reached behind a proxy that ends TLS.
@@ -78,7 +79,7 @@ impl Proxied {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(task) = self.task.get() {
+        for task in self.tasks.get().into_iter().flatten() {
             task.abort();
         }
     }
@@ -151,8 +152,15 @@ impl ClientBuilder {
         }
         let client = Client::with(address, connection, Some(self.credential), proxied);
         if self.renewal {
-            let task = tokio::spawn(renewal::keep_renewed(Arc::downgrade(&client.inner)));
-            let _ = client.inner.task.set(task.abort_handle());
+            let inner = || Arc::downgrade(&client.inner);
+            let renewed = tokio::spawn(renewal::keep_renewed(inner()));
+            let mut tasks = vec![renewed.abort_handle()];
+            // Where each call proves the key, nothing else need.
+            if client.inner.proxied.is_none() {
+                let proved = tokio::spawn(proving::keep_proved(inner()));
+                tasks.push(proved.abort_handle());
+            }
+            let _ = client.inner.tasks.set(tasks);
         }
         Ok(client)
     }
@@ -239,7 +247,7 @@ impl Client {
                 proxied,
                 credential: credential.map(ArcSwap::from_pointee),
                 renewing: Mutex::new(()),
-                task: OnceLock::new(),
+                tasks: OnceLock::new(),
             }),
         }
     }
@@ -324,20 +332,7 @@ impl Client {
     /// # Errors
     /// The server refuses, or there is no credential to sign with.
     pub async fn authenticate(&self) -> Result<v1::AuthenticateResponse, Error> {
-        let credential = self.inner.required_credential()?;
-        let mut authentication = self.authentication();
-        let challenge = authentication
-            .get_challenge(v1::GetChallengeRequest {})
-            .await?
-            .into_inner()
-            .challenge;
-        let signature = credential.sign_challenge(&challenge)?;
-        let proof = v1::authenticate_request::Proof::SignedChallenge(v1::SignedChallenge {
-            challenge,
-            signature,
-        });
-        let request = v1::AuthenticateRequest { proof: Some(proof) };
-        Ok(authentication.authenticate(request).await?.into_inner())
+        Ok(self.inner.authenticate().await?.0)
     }
 
     /// Lets an agent (by name or SPIFFE ID) act on this client's behalf, if policy permits
@@ -414,6 +409,42 @@ impl Inner {
     fn required_credential(&self) -> Result<Arc<Credential>, Error> {
         self.credential()
             .ok_or_else(|| Error::credential("", "a plain-text client has none"))
+    }
+
+    fn authentication(&self) -> AuthenticationServiceClient<Connection> {
+        AuthenticationServiceClient::new(self.connection.clone())
+    }
+
+    /// A token, and how often the server asks for a proof of the key.
+    async fn authenticate(&self) -> Result<(v1::AuthenticateResponse, Duration), Error> {
+        let credential = self.required_credential()?;
+        let mut authentication = self.authentication();
+        let given = authentication
+            .get_challenge(v1::GetChallengeRequest {})
+            .await?
+            .into_inner();
+        let challenge = given.challenge;
+        let signature = credential.sign_challenge(&challenge)?;
+        let proof = v1::authenticate_request::Proof::SignedChallenge(v1::SignedChallenge {
+            challenge,
+            signature,
+        });
+        let request = v1::AuthenticateRequest { proof: Some(proof) };
+        let answer = authentication.authenticate(request).await?.into_inner();
+        Ok((answer, Duration::from_secs(given.proof_interval_s.into())))
+    }
+
+    /// Proves the key; how often the server asks for it.
+    pub(crate) async fn prove(&self) -> Result<Duration, Error> {
+        Ok(self.authenticate().await?.1)
+    }
+
+    /// How often the server asks for a proof of the key.
+    pub(crate) async fn proof_interval(&self) -> Result<Duration, Error> {
+        let request = v1::GetChallengeRequest {};
+        let answer = self.authentication().get_challenge(request).await?;
+        let seconds = answer.into_inner().proof_interval_s;
+        Ok(Duration::from_secs(seconds.into()))
     }
 
     fn agents(&self) -> AgentServiceClient<Connection> {

@@ -68,6 +68,7 @@ mod folder;
 mod guard;
 mod key;
 mod pinned;
+mod proving;
 mod renewal;
 mod tls;
 

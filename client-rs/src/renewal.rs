@@ -107,7 +107,7 @@ fn backoff(failures: u32) -> Duration {
 }
 
 /// Without randomness there is no jitter, which does no harm.
-fn random(from: f64, to: f64) -> f64 {
+pub(crate) fn random(from: f64, to: f64) -> f64 {
     let mut bytes = [0; 4];
     let _ = rand::fill(&mut bytes);
     from + (to - from) * (f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX))

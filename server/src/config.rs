@@ -67,6 +67,8 @@ pub struct Config {
     pub certificate_lifetime_s: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
+    /// How often the key of an open connection has to be proved again; 0: never.
+    pub key_proof_interval_s: u32,
     /// How many agents may act one after the other on somebody's behalf, 1 to 8.
     pub delegation_depth_max: usize,
     /// Whether policies come into force only when somebody else than their author approves
@@ -92,6 +94,9 @@ pub struct Limits {
     pub entity_message_bytes_max: usize,
     /// Requests in flight on one connection.
     pub streams_per_connection_max: u32,
+    /// Logins of one key that may fail before it is locked out, longer with each further
+    /// one; of one address, ten times as many.
+    pub login_failures_max: u32,
     /// How long one request may take.
     pub request_timeout_ms: u64,
 }
@@ -131,6 +136,7 @@ impl Default for Config {
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
             token_lifetime_s: 600,
+            key_proof_interval_s: 900,
             delegation_depth_max: 4,
             four_eyes: false,
             redact: [
@@ -159,6 +165,7 @@ impl Default for Limits {
             policy_message_bytes_max: 72 * 1024 * 1024,
             entity_message_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
+            login_failures_max: 5,
             request_timeout_ms: 30_000,
         }
     }
@@ -254,6 +261,9 @@ impl Config {
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
         }
+        if self.key_proof_interval_s > 86_400 {
+            return bad("key_proof_interval_s", "must be at most 86400; 0 is never");
+        }
         if !(1..=8).contains(&self.delegation_depth_max) {
             return bad("delegation_depth_max", "must be 1 to 8");
         }
@@ -314,6 +324,12 @@ impl Config {
             });
         }
         Ok(())
+    }
+
+    /// How often the key of an open connection has to be proved again.
+    pub fn key_proof_interval(&self) -> Option<time::Duration> {
+        let seconds = i64::from(self.key_proof_interval_s);
+        (seconds > 0).then(|| time::Duration::seconds(seconds))
     }
 
     /// The embedded store's file.

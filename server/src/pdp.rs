@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
+use crate::identity::continuous::{KeyProofs, Standing};
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::token::TokenAuthority;
@@ -111,6 +112,7 @@ pub(crate) struct Pdp {
     pub(crate) redaction: Redaction,
     pub(crate) clock: Clock,
     pub(crate) failures: std::sync::Mutex<Throttle>,
+    pub(crate) key_proofs: KeyProofs,
 }
 
 impl Pdp {
@@ -287,13 +289,44 @@ impl Pdp {
             found = registry.authenticate(credential, &self.tokens, now);
         }
         match found {
-            Ok(caller) => Ok(caller),
+            Ok(caller) => self.continuously(credential, caller, now).await,
             Err(error) => {
                 self.record_refusal(credential, &error.to_string(), now)
                     .await?;
                 Err(error.into())
             }
         }
+    }
+
+    /// The caller, suspended if its key was not proved for too long.
+    async fn continuously(
+        &self,
+        credential: &Credential,
+        caller: Caller,
+        now: OffsetDateTime,
+    ) -> Result<Caller, PdpError> {
+        // A proof that comes with the call is as new as can be.
+        let (Some(instance), None) = (caller.principal.instance, &credential.proof) else {
+            return Ok(caller);
+        };
+        let proved = credential.handshake_time.max(caller.auth_time);
+        let Standing::Missed { first } = self.key_proofs.standing(instance, proved, now) else {
+            return Ok(caller);
+        };
+        if first {
+            let mut event = self.event(EventType::ProofMissed, now);
+            event.actor = Some(caller.principal.uid());
+            event.instance = Some(instance);
+            event.source = credential.source;
+            let appended = self.audit.append(Record::fact(event)).await;
+            appended.map_err(PdpError::Append)?;
+        }
+        let mut caller = caller;
+        if caller.principal.state == AgentState::Active {
+            caller.principal.state = AgentState::Suspended;
+            caller.proof_missed = true;
+        }
+        Ok(caller)
     }
 
     /// Puts a refused credential on record, singly or in the summary of its second.
@@ -409,6 +442,10 @@ fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decis
 pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
     let (reason, message) = match caller.principal.state {
         AgentState::Active => return None,
+        AgentState::Suspended if caller.proof_missed => (
+            DenyReason::Suspended,
+            "the key has to be proved again: answer a challenge, or connect anew",
+        ),
         AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),
         AgentState::Isolated => (DenyReason::Isolated, "the agent is isolated"),
         AgentState::Revoked => (DenyReason::Revoked, "the agent or its key is revoked"),

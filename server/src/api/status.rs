@@ -57,8 +57,12 @@ fn retriable(reason: ErrorReason, message: String) -> Status {
 
 /// There is no room for another challenge or proof of this caller.
 fn rate_limited(message: String) -> Status {
+    later(message, CHALLENGE_RETRY)
+}
+
+fn later(message: String, retry: Duration) -> Status {
     let mut details = ErrorDetails::new();
-    details.set_retry_info(Some(CHALLENGE_RETRY));
+    details.set_retry_info(Some(retry));
     let (code, reason) = (Code::ResourceExhausted, ErrorReason::RateLimited);
     detailed(code, reason, message, details)
 }
@@ -319,6 +323,9 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
+            OperationError::LockedOut(wait) => {
+                later(message, wait.try_into().unwrap_or(Duration::from_secs(1)))
+            }
             OperationError::DelegationInvalid => status(
                 Code::Unauthenticated,
                 ErrorReason::DelegationInvalid,

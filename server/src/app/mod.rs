@@ -27,7 +27,9 @@ use crate::audit::throttle::Throttle;
 use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
+use crate::identity::continuous::KeyProofs;
 use crate::identity::dpop::DpopVerifier;
+use crate::identity::lockout::Lockouts;
 use crate::keys::{KeyName, LocalKeys};
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
@@ -200,6 +202,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let doors = Doors {
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
+        cursors: Arc::new(material.cursors().map_err(start_error)?),
         pages: Pages {
             readiness: Arc::new(move || shown.borrow().clone()),
             notice: config.development_bearer.then_some(DEVELOPMENT_NOTICE),
@@ -288,6 +291,7 @@ fn operations(
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
+        key_proofs: KeyProofs::new(config.key_proof_interval()),
     });
     Ok(Arc::new(Operations {
         pdp,
@@ -295,6 +299,7 @@ fn operations(
         ca: material.ca.clone(),
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         issuers,
+        lockouts: Lockouts::new(config.limits.login_failures_max),
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
         certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),

@@ -6,8 +6,10 @@
 pub(crate) mod authorities;
 pub(crate) mod ca;
 pub(crate) mod challenge;
+pub(crate) mod continuous;
 pub(crate) mod dpop;
 pub(crate) mod join_token;
+pub(crate) mod lockout;
 pub(crate) mod oidc;
 pub(crate) mod peer;
 pub(crate) mod possession;

@@ -117,6 +117,8 @@ pub(crate) struct Caller {
     pub(crate) delegation: Option<Arc<Delegation>>,
     /// When what proved it ends: its token or its certificate.
     pub(crate) expire_time: OffsetDateTime,
+    /// The key has to be proved again: suspended until then.
+    pub(crate) proof_missed: bool,
 }
 
 impl Caller {
@@ -132,6 +134,7 @@ impl Caller {
             auth_time,
             delegation: None,
             expire_time,
+            proof_missed: false,
         }
     }
 }
@@ -287,6 +290,7 @@ impl Registry {
             principal,
             method,
             auth_time: verified.auth_time,
+            proof_missed: false,
             expire_time: verified.expire_time,
         })
     }

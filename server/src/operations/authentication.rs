@@ -66,6 +66,9 @@ impl Operations {
         let mut event = self.login_event(credential, &token, principal.uid(), now);
         event.instance = principal.instance;
         self.record_login(event).await?;
+        if let Some(instance) = principal.instance {
+            self.pdp.key_proofs.proved(instance, now);
+        }
         Ok((token, caller))
     }
 
@@ -77,7 +80,8 @@ impl Operations {
         let now = (self.pdp.clock)();
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
-        if caller.principal.state != AgentState::Active {
+        // Who has to prove its key again comes here to do so.
+        if caller.principal.state != AgentState::Active && !caller.proof_missed {
             self.pdp
                 .record_refusal(credential, "login while contained", now)
                 .await?;

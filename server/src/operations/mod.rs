@@ -2,6 +2,7 @@
 //! per service of the API.
 
 pub(crate) mod agents;
+mod attempts;
 pub(crate) mod audit;
 pub(crate) mod authentication;
 pub(crate) mod authorities;
@@ -23,6 +24,7 @@ use self::issuers::Issuers;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
+use crate::identity::lockout::Lockouts;
 use crate::identity::public_key::PublicKeyError;
 use crate::identity::registry::Credential;
 use crate::identity::token::TokenError;
@@ -39,6 +41,8 @@ pub(crate) struct Operations {
     pub(crate) challenges: ChallengeMemory,
     /// Whose tokens are taken for a login.
     pub(crate) issuers: Issuers,
+    /// Who keeps failing to log in.
+    pub(crate) lockouts: Lockouts,
     /// How many agents may act one after the other.
     pub(crate) delegation_depth_max: usize,
     /// Whether a policy set needs somebody else's approval.
@@ -77,6 +81,9 @@ pub(crate) enum OperationError {
     /// A grant is no good.
     #[error("the grant is unknown, has expired, or is not the caller's to use; ask for a new one")]
     DelegationInvalid,
+    /// Too many logins have failed.
+    #[error("too many logins have failed; try again in {} s", .0.whole_seconds().max(1))]
+    LockedOut(Duration),
     /// There is no such revision.
     #[error("there is no revision {0}")]
     RevisionNotFound(u64),

@@ -3,11 +3,13 @@
 
 mod certificates;
 mod contain;
+mod continuous;
 mod delegation;
 mod dpop;
 mod enroll;
 mod intermediate;
 mod keys;
+mod lockout;
 mod oidc;
 mod openssl;
 mod revocation_list;

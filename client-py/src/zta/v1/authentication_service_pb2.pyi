@@ -30,8 +30,13 @@ class GetChallengeResponse(google.protobuf.message.Message):
 
     CHALLENGE_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    PROOF_INTERVAL_S_FIELD_NUMBER: builtins.int
     challenge: builtins.bytes
     """32 random bytes."""
+    proof_interval_s: builtins.int
+    """How often, in seconds, a connection's key has to be proved again by Authenticate; until
+    it is, every decision over the connection is a deny with SUSPENDED. 0: never.
+    """
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
@@ -39,9 +44,10 @@ class GetChallengeResponse(google.protobuf.message.Message):
         *,
         challenge: builtins.bytes = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        proof_interval_s: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["challenge", b"challenge", "expire_time", b"expire_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["challenge", b"challenge", "expire_time", b"expire_time", "proof_interval_s", b"proof_interval_s"]) -> None: ...
 
 global___GetChallengeResponse = GetChallengeResponse
 

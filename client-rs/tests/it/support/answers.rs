@@ -137,7 +137,7 @@ impl AuthenticationService for Answers {
     ) -> Answer<v1::GetChallengeResponse> {
         Ok(Response::new(v1::GetChallengeResponse {
             challenge: b"a challenge".to_vec(),
-            expire_time: None,
+            ..v1::GetChallengeResponse::default()
         }))
     }
 

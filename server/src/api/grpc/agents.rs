@@ -130,7 +130,8 @@ impl AgentService for AgentDoor {
         if csr_der.len() > CSR_BYTES_MAX {
             return Err(limit("csr_der", csr_der.len(), CSR_BYTES_MAX));
         }
-        let (issued, agent) = self.0.enroll(&credential, &join_token, &csr_der).await?;
+        let enroll = self.0.enroll(&credential, &join_token, &csr_der);
+        let (issued, agent) = self.0.attempt(&credential, enroll).await?;
         let keys = self
             .0
             .pdp

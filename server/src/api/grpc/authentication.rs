@@ -27,6 +27,9 @@ impl AuthenticationService for AuthenticationDoor {
         Ok(Response::new(v1::GetChallengeResponse {
             challenge: challenge.bytes.to_vec(),
             expire_time: timestamp(challenge.expire_time),
+            proof_interval_s: self.0.pdp.key_proofs.interval().map_or(0, |interval| {
+                u32::try_from(interval.whole_seconds()).unwrap_or(u32::MAX)
+            }),
         }))
     }
 
@@ -55,10 +58,10 @@ impl AuthenticationService for AuthenticationDoor {
             }
             Some(Exchange::Act(wire)) => {
                 let lifetime = seconds(wire.lifetime_s);
-                let exchanged = self
+                let exchange = self
                     .0
-                    .exchange(&credential, &wire.grant, wire.scope, lifetime)
-                    .await?;
+                    .exchange(&credential, &wire.grant, wire.scope, lifetime);
+                let exchanged = self.0.attempt(&credential, exchange).await?;
                 let log_id = self.0.pdp.audit.log_id();
                 v1::ExchangeTokenResponse {
                     token: exchanged.token.token,
@@ -102,18 +105,19 @@ impl AuthenticationService for AuthenticationDoor {
             Some(Proof::SignedChallenge(proof)) => {
                 let (challenge, signature) = (&proof.challenge, &proof.signature);
                 let login = self.0.authenticate(&credential, challenge, signature);
-                let (token, caller) = login.await?;
+                let (token, caller) = self.0.attempt(&credential, login).await?;
                 (token, caller.principal.uid())
             }
             Some(Proof::Certificate(proof)) => {
                 let der = &proof.certificate_der;
-                let login = self.0.authenticate_by_certificate(&credential, der).await?;
+                let login = self.0.authenticate_by_certificate(&credential, der);
+                let login = self.0.attempt(&credential, login).await?;
                 (login.token, login.principal)
             }
             Some(Proof::IdentityToken(proof)) => {
                 let token = &proof.token;
                 let login = self.0.authenticate_by_identity_token(&credential, token);
-                let login = login.await?;
+                let login = self.0.attempt(&credential, login).await?;
                 (login.token, login.principal)
             }
         };

@@ -22,6 +22,10 @@ pub enum EventType {
     LoginFailed,
     /// More credentials of one source were refused within a second than are listed singly.
     LoginFailedSummary,
+    /// A key was not proved again in time; over that connection it counts as suspended.
+    ProofMissed,
+    /// Logins failed too often; those of this source or key are refused for a while.
+    LockedOut,
     /// A key was enrolled and got its first certificate.
     Enrolled,
     /// A key got its next certificate.
@@ -36,7 +40,7 @@ pub enum EventType {
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Decision,
         Self::PermissionsListed,
         Self::Admin,
@@ -45,6 +49,8 @@ impl EventType {
         Self::TokenExchanged,
         Self::LoginFailed,
         Self::LoginFailedSummary,
+        Self::ProofMissed,
+        Self::LockedOut,
         Self::Enrolled,
         Self::Renewed,
         Self::ServerStarted,
@@ -63,6 +69,8 @@ impl EventType {
             Self::TokenExchanged => "token_exchanged",
             Self::LoginFailed => "login_failed",
             Self::LoginFailedSummary => "login_failed_summary",
+            Self::ProofMissed => "proof_missed",
+            Self::LockedOut => "locked_out",
             Self::Enrolled => "enrolled",
             Self::Renewed => "renewed",
             Self::ServerStarted => "server_started",

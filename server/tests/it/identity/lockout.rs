@@ -1,0 +1,124 @@
+//! Whoever keeps failing to log in waits, and learns nothing meanwhile.
+
+use std::time::Duration;
+
+use tonic_types::StatusExt as _;
+use zta_client::{Client, v1};
+
+use crate::support::Setup;
+use crate::support::http::anonymous;
+use crate::support::rpc::{allowed, call, events, reason, refused};
+
+async fn prove(client: &Client, right: bool) -> Result<String, tonic::Status> {
+    let challenge = client
+        .authentication()
+        .get_challenge(v1::GetChallengeRequest {})
+        .await?
+        .into_inner()
+        .challenge;
+    let credential = client.credential().expect("a credential");
+    let signed = match right {
+        true => challenge.clone(),
+        false => vec![7; 32],
+    };
+    let signature = credential.sign_challenge(&signed).expect("signs");
+    let proof = v1::authenticate_request::Proof::SignedChallenge(v1::SignedChallenge {
+        challenge,
+        signature,
+    });
+    let request = v1::AuthenticateRequest { proof: Some(proof) };
+    let answer = client.authentication().authenticate(request).await?;
+    Ok(answer.into_inner().access_token)
+}
+
+#[tokio::test]
+async fn a_key_that_keeps_failing_waits_and_nobody_else_does() {
+    let server = Setup::sqlite().start().await;
+    let admin = server.admin();
+    let research = server.agent("research", &["researcher"]).await;
+    let writing = server.agent("writing", &["writer"]).await;
+    for _ in 0..6 {
+        assert_eq!(refused(prove(&research, false).await), "SIGNATURE_INVALID");
+    }
+    // The right answer is not even looked at: a guess learns nothing.
+    let status = prove(&research, true).await.expect_err("locked out");
+    assert_eq!(reason(&status), "RATE_LIMITED");
+    let retry = status.get_details_retry_info().expect("RetryInfo");
+    let retry = retry.retry_delay.expect("a delay");
+    assert!(
+        retry <= Duration::from_secs(1) && !retry.is_zero(),
+        "{retry:?}"
+    );
+    prove(&writing, true).await.expect("another key logs in");
+    // What it does by its certificate goes on: it has proved that key.
+    allowed(&research, call("web_search")).await;
+    tokio::time::sleep(retry + Duration::from_millis(50)).await;
+    prove(&research, true)
+        .await
+        .expect("logs in after its time");
+    // And a success makes good what was counted.
+    for _ in 0..5 {
+        assert_eq!(refused(prove(&research, false).await), "SIGNATURE_INVALID");
+    }
+    prove(&research, true).await.expect("logs in");
+    let lockouts = events(&admin, &["locked_out"]).await;
+    assert_eq!(lockouts.len(), 1);
+    let detail = &lockouts[0].1["detail"];
+    assert_eq!(
+        (&detail["of"], &detail["seconds"]),
+        (&"key".into(), &"1".into())
+    );
+}
+
+#[tokio::test]
+async fn a_source_that_guesses_join_tokens_waits_longer_each_time() {
+    let server = Setup::sqlite()
+        .set("ZTA_LIMITS__LOGIN_FAILURES_MAX", 1)
+        .start()
+        .await;
+    server.register("research", &[]).await;
+    let token = server.join_token("research").await;
+    let csr = {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::default();
+        params
+            .serialize_request(&key)
+            .expect("a request")
+            .der()
+            .to_vec()
+    };
+    let mut guesser = v1::agent_service_client::AgentServiceClient::new(anonymous(&server));
+    let mut guess = async |join_token: &str| {
+        let request = v1::EnrollRequest {
+            join_token: join_token.to_owned(),
+            csr_der: csr.clone(),
+        };
+        guesser.enroll(request).await.map(|_| ())
+    };
+    for _ in 0..11 {
+        assert_eq!(
+            refused(guess("zta-join-1.a.b.c").await),
+            "JOIN_TOKEN_INVALID"
+        );
+    }
+    // The right token neither works nor is spent.
+    assert_eq!(refused(guess(&token).await), "RATE_LIMITED");
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    assert_eq!(
+        refused(guess("zta-join-1.a.b.c").await),
+        "JOIN_TOKEN_INVALID"
+    );
+    let status = guess(&token).await.expect_err("longer now");
+    let retry = status.get_details_retry_info().expect("RetryInfo");
+    let retry = retry.retry_delay.expect("a delay");
+    assert!(retry > Duration::from_secs(1), "{retry:?}");
+    tokio::time::sleep(retry).await;
+    guess(&token).await.expect("enrols");
+    let lockouts = events(&server.admin(), &["locked_out"]).await;
+    let seconds: Vec<_> = lockouts
+        .iter()
+        .map(|e| e.1["detail"]["seconds"].clone())
+        .collect();
+    assert_eq!(seconds, ["2", "1"], "newest first");
+    assert_eq!(lockouts[0].1["source"], "127.0.0.1");
+}
