@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     /// folder's lock.
     renewing: Mutex<()>,
     /// The renewal of the certificate, and the proofs of the key.
-    tasks: OnceLock<[AbortHandle; 2]>,
+    tasks: OnceLock<Vec<AbortHandle>>,
 }
 
 /// How a server is reached behind a proxy that ends TLS.
@@ -154,8 +154,12 @@ impl ClientBuilder {
         if self.renewal {
             let inner = || Arc::downgrade(&client.inner);
             let renewed = tokio::spawn(renewal::keep_renewed(inner()));
-            let proved = tokio::spawn(proving::keep_proved(inner()));
-            let tasks = [renewed.abort_handle(), proved.abort_handle()];
+            let mut tasks = vec![renewed.abort_handle()];
+            // Where each call proves the key, nothing else need.
+            if client.inner.proxied.is_none() {
+                let proved = tokio::spawn(proving::keep_proved(inner()));
+                tasks.push(proved.abort_handle());
+            }
             let _ = client.inner.tasks.set(tasks);
         }
         Ok(client)

@@ -191,6 +191,9 @@ pub(crate) struct Registry {
     keys: HashMap<[u8; 32], Arc<Enrolled>>,
     /// CAs that are trusted no more, by the SHA-256 of their certificates, in hex.
     retired_cas: HashSet<String>,
+    /// What was issued before these moments is void: by type (`token` or a principal's)
+    /// and id.
+    void: HashMap<(String, String), OffsetDateTime>,
 }
 
 impl Registry {
@@ -215,6 +218,10 @@ impl Registry {
         }
         let retired = changes.authorities.iter().filter(|ca| !ca.is_trusted());
         next.retired_cas.extend(retired.map(|ca| ca.id.clone()));
+        for revocation in &changes.revocations {
+            let of = (revocation.ty.clone(), revocation.id.clone());
+            next.void.insert(of, revocation.before);
+        }
         next
     }
 
@@ -335,6 +342,10 @@ impl Registry {
                 (self.holder_of(&verified, key)?, verified, "dpop", None)
             }
         };
+        let parties = std::iter::once(&verified.subject).chain(&verified.actors);
+        if self.is_void(&verified.id, parties, verified.issue_time) {
+            return Err(TokenError::Void.into());
+        }
         Ok(Caller {
             delegation: self.delegation(&verified, &principal)?,
             principal,
@@ -344,6 +355,25 @@ impl Registry {
             expire_time: verified.expire_time,
             first_use,
         })
+    }
+
+    /// Whether a token or a grant was made void, or what one of its parties got by then.
+    pub(crate) fn is_void<'a>(
+        &self,
+        id: &str,
+        parties: impl IntoIterator<Item = &'a TokenParty>,
+        issue_time: OffsetDateTime,
+    ) -> bool {
+        // No token is void: the usual case costs nothing.
+        if self.void.is_empty() {
+            return false;
+        }
+        let before = |ty: &str, id: &str| self.void.get(&(ty.to_owned(), id.to_owned()));
+        let is_late = |party: &TokenParty| {
+            let before = before(party.kind.cedar_type(), &party.id);
+            before.is_some_and(|before| issue_time < *before)
+        };
+        before("token", id).is_some() || parties.into_iter().any(is_late)
     }
 
     /// Who holds a token that is bound to this key. An agent's key must be enrolled for it;

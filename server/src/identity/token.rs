@@ -82,6 +82,9 @@ pub(crate) enum TokenError {
     /// It is bound to another certificate or key than the one that was proved.
     #[error("the access token is bound to another certificate or key")]
     Binding,
+    /// It was made void.
+    #[error("the access token was revoked; log in again")]
+    Void,
     /// It is bound to nothing, and this server is not in the development mode.
     #[error("the access token is bound to nothing; only a server in the development mode takes it")]
     Unbound,

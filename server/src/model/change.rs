@@ -12,6 +12,7 @@ use super::principal::{AgentRecord, AgentState, Instance, InstanceState, UserRec
 use super::proposal::{NewProposal, OPEN_MAX, ProposalState};
 use super::request::EntityUid;
 use super::revision::NewRevision;
+use super::revocation::TokenRevocation;
 
 /// A join token as it is stored: never the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +143,8 @@ pub enum Change {
         /// Who rejects it.
         by: EntityUid,
     },
+    /// Tokens that are void from now on. Never conflicts.
+    RevokeTokens(TokenRevocation),
     /// Entities that are new or changed, each uid once. Never conflicts: they were
     /// compared with those of the epoch that the change is made in.
     PutEntities(Arc<[StoredEntity]>),

@@ -13,6 +13,7 @@ pub mod proposal;
 pub mod redaction;
 pub mod request;
 pub mod revision;
+mod revocation;
 
 pub use authority::{AuthorityRecord, AuthorityState};
 pub use change::{Change, Conflict};
@@ -25,3 +26,4 @@ pub use principal::{
 };
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};
+pub use revocation::TokenRevocation;

@@ -96,7 +96,8 @@ impl Operations {
         );
         let granted: Mutex<Option<DelegationGrant>> = Mutex::new(None);
         let prepare = |state: &State, caller: &Caller, now: OffsetDateTime| {
-            let grant = self.grant(state, caller, &agent_id, &scope, now + lifetime)?;
+            let until = now + lifetime;
+            let grant = self.grant(state, caller, &agent_id, &scope, (now, until))?;
             let told = detail([
                 ("grant_id", json!(grant.id)),
                 ("may_act", json!(EntityUid::new("ZTA::Agent", &agent_id))),
@@ -131,7 +132,7 @@ impl Operations {
         caller: &Caller,
         agent_id: &str,
         scope: &[String],
-        until: OffsetDateTime,
+        (now, until): (OffsetDateTime, OffsetDateTime),
     ) -> Result<DelegationGrant, PdpError> {
         let refuse = |why: GrantError| Err(PdpError::Delegation(why.to_string()));
         match state.registry.agent(agent_id) {
@@ -170,6 +171,7 @@ impl Operations {
             actors,
             may_act: agent_id.to_owned(),
             scope,
+            issue_time: now,
             // What its maker proved itself by ends, and with it what it stands for.
             expire_time: until.min(caller.expire_time).truncate_to_second(),
         })
@@ -248,6 +250,10 @@ impl Operations {
         now: OffsetDateTime,
     ) -> Result<Grant, GrantError> {
         let grant = self.pdp.tokens.verify_grant(grant, now)?;
+        let parties = std::iter::once(&grant.subject).chain(&grant.actors);
+        if state.registry.is_void(&grant.id, parties, grant.issue_time) {
+            return Err(TokenError::Void.into());
+        }
         let me = &caller.principal;
         if me.kind != PrincipalKind::Agent {
             return Err(GrantError::NoAgent);

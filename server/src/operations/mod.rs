@@ -15,6 +15,7 @@ pub(crate) mod login;
 pub(crate) mod policies;
 pub(crate) mod profile;
 pub(crate) mod proposals;
+pub(crate) mod revocation;
 
 use std::sync::Arc;
 

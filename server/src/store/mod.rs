@@ -20,7 +20,7 @@ use crate::model::proposal::{Proposal, ProposalMeta};
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
     AgentRecord, AuthorityRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage,
-    EntityUid, Instance, RevisionMeta, StoredEntity, UserRecord,
+    EntityUid, Instance, RevisionMeta, StoredEntity, TokenRevocation, UserRecord,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -108,6 +108,8 @@ pub struct Changes {
     pub instances: Vec<Instance>,
     /// CAs that are new or changed.
     pub authorities: Vec<AuthorityRecord>,
+    /// Tokens that became void.
+    pub revocations: Vec<TokenRevocation>,
     /// The revision in force, if it is another one than before. Without texts.
     pub revision: Option<RevisionNews>,
     /// The first page of what changed among the entities; the others come from

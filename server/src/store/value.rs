@@ -74,6 +74,7 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
         }
         Change::Propose(proposal) => refuse_proposal(proposal),
         Change::Reject { by, .. } => refuse_uid(by),
+        Change::RevokeTokens(revocation) => refuse_nul([&revocation.ty, &revocation.id]),
         Change::PutEntities(entities) => entities.iter().try_for_each(|entity| {
             refuse_nul([&entity.attributes, &entity.tags])?;
             entity.parents.iter().try_for_each(refuse_uid)?;

@@ -59,6 +59,7 @@ fn cases() -> Vec<Case> {
         case("proposals::decided_once", proposals::decided_once),
         case("proposals::bounded", proposals::bounded),
         case("changes::the_feed", changes::the_feed),
+        case("changes::void_tokens", changes::void_tokens),
         case("changes::look_alike_agents", changes::look_alike_agents),
         case("changes::blobs", changes::blobs),
         case("entities::versions", entities::versions),

@@ -69,6 +69,8 @@ from zta.v1.authentication_service_pb2 import (
     GetChallengeRequest,
     GetChallengeResponse,
     IdentityToken,
+    RevokeTokensRequest,
+    RevokeTokensResponse,
     SignedChallenge,
 )
 from zta.v1.authentication_service_pb2_grpc import (
@@ -486,6 +488,8 @@ __all__ = [
     "Revision",
     "RevokeRequest",
     "RevokeResponse",
+    "RevokeTokensRequest",
+    "RevokeTokensResponse",
     "SignedChallenge",
     "SourceFile",
     "SuspendRequest",

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zta.v1 import types_pb2 as zta_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#zta/v1/authentication_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\x15\n\x13GetChallengeRequest\"t\n\x14GetChallengeResponse\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10proof_interval_s\x18\x03 \x01(\r\"\xb5\x01\n\x13\x41uthenticateRequest\x12\x33\n\x10signed_challenge\x18\x01 \x01(\x0b\x32\x17.zta.v1.SignedChallengeH\x00\x12/\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x18.zta.v1.CertificateProofH\x00\x12/\n\x0eidentity_token\x18\x03 \x01(\x0b\x32\x15.zta.v1.IdentityTokenH\x00\x42\x07\n\x05proof\"+\n\x10\x43\x65rtificateProof\x12\x17\n\x0f\x63\x65rtificate_der\x18\x01 \x01(\x0c\"\x1e\n\rIdentityToken\x12\r\n\x05token\x18\x01 \x01(\t\"7\n\x0fSignedChallenge\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x83\x01\n\x14\x41uthenticateResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\tprincipal\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\"d\n\x14\x45xchangeTokenRequest\x12$\n\x08\x64\x65legate\x18\x01 \x01(\x0b\x32\x10.zta.v1.DelegateH\x00\x12\x1a\n\x03\x61\x63t\x18\x02 \x01(\x0b\x32\x0b.zta.v1.ActH\x00\x42\n\n\x08\x65xchange\"J\n\x08\x44\x65legate\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x03(\t\x12\x12\n\nlifetime_s\x18\x03 \x01(\r\x12\x0c\n\x04note\x18\x04 \x01(\t\"7\n\x03\x41\x63t\x12\r\n\x05grant\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x03(\t\x12\x12\n\nlifetime_s\x18\x03 \x01(\r\"\xe2\x01\n\x15\x45xchangeTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x07subject\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12!\n\x06\x61\x63tors\x18\x04 \x03(\x0b\x32\x11.zta.v1.EntityRef\x12\r\n\x05scope\x18\x05 \x03(\t\x12\x33\n\x11\x63onsistency_token\x18\x06 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken2\xfb\x01\n\x15\x41uthenticationService\x12I\n\x0cGetChallenge\x12\x1b.zta.v1.GetChallengeRequest\x1a\x1c.zta.v1.GetChallengeResponse\x12I\n\x0c\x41uthenticate\x12\x1b.zta.v1.AuthenticateRequest\x1a\x1c.zta.v1.AuthenticateResponse\x12L\n\rExchangeToken\x12\x1c.zta.v1.ExchangeTokenRequest\x1a\x1d.zta.v1.ExchangeTokenResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#zta/v1/authentication_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\x15\n\x13GetChallengeRequest\"t\n\x14GetChallengeResponse\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10proof_interval_s\x18\x03 \x01(\r\"\xb5\x01\n\x13\x41uthenticateRequest\x12\x33\n\x10signed_challenge\x18\x01 \x01(\x0b\x32\x17.zta.v1.SignedChallengeH\x00\x12/\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x18.zta.v1.CertificateProofH\x00\x12/\n\x0eidentity_token\x18\x03 \x01(\x0b\x32\x15.zta.v1.IdentityTokenH\x00\x42\x07\n\x05proof\"+\n\x10\x43\x65rtificateProof\x12\x17\n\x0f\x63\x65rtificate_der\x18\x01 \x01(\x0c\"\x1e\n\rIdentityToken\x12\r\n\x05token\x18\x01 \x01(\t\"7\n\x0fSignedChallenge\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x83\x01\n\x14\x41uthenticateResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\tprincipal\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\"j\n\x13RevokeTokensRequest\x12&\n\tprincipal\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRefH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\tH\x00\x12\x0c\n\x04note\x18\x03 \x01(\tB\t\n\x07revoked\"K\n\x14RevokeTokensResponse\x12\x33\n\x11\x63onsistency_token\x18\x01 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"d\n\x14\x45xchangeTokenRequest\x12$\n\x08\x64\x65legate\x18\x01 \x01(\x0b\x32\x10.zta.v1.DelegateH\x00\x12\x1a\n\x03\x61\x63t\x18\x02 \x01(\x0b\x32\x0b.zta.v1.ActH\x00\x42\n\n\x08\x65xchange\"J\n\x08\x44\x65legate\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x03(\t\x12\x12\n\nlifetime_s\x18\x03 \x01(\r\x12\x0c\n\x04note\x18\x04 \x01(\t\"7\n\x03\x41\x63t\x12\r\n\x05grant\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x03(\t\x12\x12\n\nlifetime_s\x18\x03 \x01(\r\"\xe2\x01\n\x15\x45xchangeTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x07subject\x18\x03 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12!\n\x06\x61\x63tors\x18\x04 \x03(\x0b\x32\x11.zta.v1.EntityRef\x12\r\n\x05scope\x18\x05 \x03(\t\x12\x33\n\x11\x63onsistency_token\x18\x06 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken2\xc6\x02\n\x15\x41uthenticationService\x12I\n\x0cGetChallenge\x12\x1b.zta.v1.GetChallengeRequest\x1a\x1c.zta.v1.GetChallengeResponse\x12I\n\x0c\x41uthenticate\x12\x1b.zta.v1.AuthenticateRequest\x1a\x1c.zta.v1.AuthenticateResponse\x12L\n\rExchangeToken\x12\x1c.zta.v1.ExchangeTokenRequest\x1a\x1d.zta.v1.ExchangeTokenResponse\x12I\n\x0cRevokeTokens\x12\x1b.zta.v1.RevokeTokensRequest\x1a\x1c.zta.v1.RevokeTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,14 +47,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNEDCHALLENGE']._serialized_end=557
   _globals['_AUTHENTICATERESPONSE']._serialized_start=560
   _globals['_AUTHENTICATERESPONSE']._serialized_end=691
-  _globals['_EXCHANGETOKENREQUEST']._serialized_start=693
-  _globals['_EXCHANGETOKENREQUEST']._serialized_end=793
-  _globals['_DELEGATE']._serialized_start=795
-  _globals['_DELEGATE']._serialized_end=869
-  _globals['_ACT']._serialized_start=871
-  _globals['_ACT']._serialized_end=926
-  _globals['_EXCHANGETOKENRESPONSE']._serialized_start=929
-  _globals['_EXCHANGETOKENRESPONSE']._serialized_end=1155
-  _globals['_AUTHENTICATIONSERVICE']._serialized_start=1158
-  _globals['_AUTHENTICATIONSERVICE']._serialized_end=1409
+  _globals['_REVOKETOKENSREQUEST']._serialized_start=693
+  _globals['_REVOKETOKENSREQUEST']._serialized_end=799
+  _globals['_REVOKETOKENSRESPONSE']._serialized_start=801
+  _globals['_REVOKETOKENSRESPONSE']._serialized_end=876
+  _globals['_EXCHANGETOKENREQUEST']._serialized_start=878
+  _globals['_EXCHANGETOKENREQUEST']._serialized_end=978
+  _globals['_DELEGATE']._serialized_start=980
+  _globals['_DELEGATE']._serialized_end=1054
+  _globals['_ACT']._serialized_start=1056
+  _globals['_ACT']._serialized_end=1111
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_start=1114
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_end=1340
+  _globals['_AUTHENTICATIONSERVICE']._serialized_start=1343
+  _globals['_AUTHENTICATIONSERVICE']._serialized_end=1669
 # @@protoc_insertion_point(module_scope)

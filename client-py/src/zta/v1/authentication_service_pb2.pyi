@@ -172,6 +172,53 @@ class AuthenticateResponse(google.protobuf.message.Message):
 global___AuthenticateResponse = AuthenticateResponse
 
 @typing.final
+class RevokeTokensRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    TOKEN_ID_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    token_id: builtins.str
+    """One token or grant, by its id as the log has it."""
+    note: builtins.str
+    """Why, for the record. At most 1024 bytes."""
+    @property
+    def principal(self) -> zta.v1.types_pb2.EntityRef:
+        """All that it got until now, and that others got to act for it: an agent by its SPIFFE
+        ID, a user or workload of an identity provider by `<issuer>#<id>`.
+        """
+
+    def __init__(
+        self,
+        *,
+        principal: zta.v1.types_pb2.EntityRef | None = ...,
+        token_id: builtins.str = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["principal", b"principal", "revoked", b"revoked", "token_id", b"token_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["note", b"note", "principal", b"principal", "revoked", b"revoked", "token_id", b"token_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["revoked", b"revoked"]) -> typing.Literal["principal", "token_id"] | None: ...
+
+global___RevokeTokensRequest = RevokeTokensRequest
+
+@typing.final
+class RevokeTokensResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency_token", b"consistency_token"]) -> None: ...
+
+global___RevokeTokensResponse = RevokeTokensResponse
+
+@typing.final
 class ExchangeTokenRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

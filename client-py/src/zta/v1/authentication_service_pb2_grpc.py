@@ -50,6 +50,11 @@ class AuthenticationServiceStub(object):
                 request_serializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenResponse.FromString,
                 _registered_method=True)
+        self.RevokeTokens = channel.unary_unary(
+                '/zta.v1.AuthenticationService/RevokeTokens',
+                request_serializer=zta_dot_v1_dot_authentication__service__pb2.RevokeTokensRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_authentication__service__pb2.RevokeTokensResponse.FromString,
+                _registered_method=True)
 
 
 class AuthenticationServiceServicer(object):
@@ -81,6 +86,15 @@ class AuthenticationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeTokens(self, request, context):
+        """Makes access tokens and grants void before they end, on every replica from the next
+        decision on. Who was named can log in again, if nothing else keeps it from that. An
+        administrative act: `revoke_tokens` on the zone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthenticationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +112,11 @@ def add_AuthenticationServiceServicer_to_server(servicer, server):
                     servicer.ExchangeToken,
                     request_deserializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenRequest.FromString,
                     response_serializer=zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenResponse.SerializeToString,
+            ),
+            'RevokeTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeTokens,
+                    request_deserializer=zta_dot_v1_dot_authentication__service__pb2.RevokeTokensRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_authentication__service__pb2.RevokeTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +201,33 @@ class AuthenticationService(object):
             '/zta.v1.AuthenticationService/ExchangeToken',
             zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenRequest.SerializeToString,
             zta_dot_v1_dot_authentication__service__pb2.ExchangeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AuthenticationService/RevokeTokens',
+            zta_dot_v1_dot_authentication__service__pb2.RevokeTokensRequest.SerializeToString,
+            zta_dot_v1_dot_authentication__service__pb2.RevokeTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,15 @@ class AuthenticationServiceStub:
     another one said into a token to act with. Both are on record before the answer.
     """
 
+    RevokeTokens: grpc.UnaryUnaryMultiCallable[
+        zta.v1.authentication_service_pb2.RevokeTokensRequest,
+        zta.v1.authentication_service_pb2.RevokeTokensResponse,
+    ]
+    """Makes access tokens and grants void before they end, on every replica from the next
+    decision on. Who was named can log in again, if nothing else keeps it from that. An
+    administrative act: `revoke_tokens` on the zone.
+    """
+
 class AuthenticationServiceAsyncStub:
     """Proves a principal's key and issues short-lived access tokens."""
 
@@ -70,6 +79,15 @@ class AuthenticationServiceAsyncStub:
     ]
     """Delegation, after RFC 8693: says who may act on the caller's behalf, and turns what
     another one said into a token to act with. Both are on record before the answer.
+    """
+
+    RevokeTokens: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.authentication_service_pb2.RevokeTokensRequest,
+        zta.v1.authentication_service_pb2.RevokeTokensResponse,
+    ]
+    """Makes access tokens and grants void before they end, on every replica from the next
+    decision on. Who was named can log in again, if nothing else keeps it from that. An
+    administrative act: `revoke_tokens` on the zone.
     """
 
 class AuthenticationServiceServicer(metaclass=abc.ABCMeta):
@@ -103,6 +121,17 @@ class AuthenticationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[zta.v1.authentication_service_pb2.ExchangeTokenResponse, collections.abc.Awaitable[zta.v1.authentication_service_pb2.ExchangeTokenResponse]]:
         """Delegation, after RFC 8693: says who may act on the caller's behalf, and turns what
         another one said into a token to act with. Both are on record before the answer.
+        """
+
+    @abc.abstractmethod
+    def RevokeTokens(
+        self,
+        request: zta.v1.authentication_service_pb2.RevokeTokensRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.authentication_service_pb2.RevokeTokensResponse, collections.abc.Awaitable[zta.v1.authentication_service_pb2.RevokeTokensResponse]]:
+        """Makes access tokens and grants void before they end, on every replica from the next
+        decision on. Who was named can log in again, if nothing else keeps it from that. An
+        administrative act: `revoke_tokens` on the zone.
         """
 
 def add_AuthenticationServiceServicer_to_server(servicer: AuthenticationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

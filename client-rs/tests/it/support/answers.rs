@@ -124,6 +124,13 @@ impl AuthenticationService for Answers {
         Err(Status::unimplemented("not scripted"))
     }
 
+    async fn revoke_tokens(
+        &self,
+        _: Request<v1::RevokeTokensRequest>,
+    ) -> Answer<v1::RevokeTokensResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn get_challenge(
         &self,
         _: Request<v1::GetChallengeRequest>,

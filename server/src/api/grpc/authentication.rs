@@ -9,7 +9,9 @@ use zta_proto::v1::authentication_service_server::AuthenticationService;
 use super::{bounded, consistency_token, timestamp, token_of, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::field;
+use crate::model::EntityUid;
 use crate::operations::Operations;
+use crate::operations::revocation::Revoked;
 
 /// The door.
 pub(crate) struct AuthenticationDoor(pub(crate) Arc<Operations>);
@@ -72,6 +74,24 @@ impl AuthenticationService for AuthenticationDoor {
             }
         };
         Ok(Response::new(response))
+    }
+
+    async fn revoke_tokens(
+        &self,
+        request: Request<v1::RevokeTokensRequest>,
+    ) -> Result<Response<v1::RevokeTokensResponse>, Status> {
+        use v1::revoke_tokens_request::Revoked as Wire;
+        let credential = credential(&request, (self.0.pdp.clock)());
+        let wire = request.into_inner();
+        let of = match wire.revoked {
+            None => return Err(field("revoked", "is missing: principal or token_id")),
+            Some(Wire::Principal(uid)) => Revoked::Principal(EntityUid::new(&uid.r#type, &uid.id)),
+            Some(Wire::TokenId(id)) => Revoked::Token(id),
+        };
+        let decision = self.0.revoke_tokens(&credential, &of, &wire.note).await?;
+        Ok(Response::new(v1::RevokeTokensResponse {
+            consistency_token: consistency_token(&decision),
+        }))
     }
 
     async fn authenticate(

@@ -35,6 +35,8 @@ pub(crate) struct DelegationGrant {
     pub(crate) may_act: String,
     /// What it is good for; empty: whatever its parties may do.
     pub(crate) scope: Vec<String>,
+    /// When it was made.
+    pub(crate) issue_time: OffsetDateTime,
     /// From this moment on it is refused.
     pub(crate) expire_time: OffsetDateTime,
 }
@@ -95,6 +97,7 @@ impl TokenAuthority {
             actors: actors(claims.get("act"))?,
             may_act: may_act(&claims)?,
             scope: super::claims::scope(&claims)?,
+            issue_time,
             expire_time: moment(&claims, "exp")?,
         };
         let lifetime = read.expire_time - issue_time;

@@ -86,6 +86,7 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
         Change::Reject { proposal, by } => {
             super::proposals::decide(tx, *proposal, ProposalState::Rejected, by).await
         }
+        Change::RevokeTokens(revocation) => super::revocations::revoke(tx, at, revocation).await,
         Change::PutEntities(entities) => {
             super::entities::put(tx, at.log_id, at.epoch, entities).await?;
             Ok(Ok(()))

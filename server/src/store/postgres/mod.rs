@@ -17,6 +17,7 @@ mod notice;
 mod policy;
 mod proposals;
 mod registry;
+mod revocations;
 mod writer;
 
 use std::collections::BTreeSet;

@@ -48,6 +48,7 @@ impl RegistryStore for PostgresStore {
         let newest: Option<i64> = head.try_get("newest").map_err(translate)?;
         let newest = unsigned(newest.unwrap_or(0))?;
         let authorities = super::authorities::since(&mut tx, since).await?;
+        let revocations = super::revocations::since(&mut tx, since).await?;
         let revision = super::policy::news(&mut tx, newest, known_revision).await?;
         let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
         let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
@@ -58,6 +59,7 @@ impl RegistryStore for PostgresStore {
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: keys.iter().map(instances::read).collect::<Result<_, _>>()?,
             authorities,
+            revocations,
             revision,
             entities,
         })

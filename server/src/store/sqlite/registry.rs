@@ -38,6 +38,7 @@ impl RegistryStore for SqliteStore {
             .await
             .map_err(translate)?;
         let authorities = super::authorities::since(&mut tx, since).await?;
+        let revocations = super::revocations::since(&mut tx, since).await?;
         let revision = super::policy::news(&mut tx, known_revision).await?;
         let until = unsigned(head.try_get("epoch").map_err(translate)?)?;
         let entities = super::entities::changes(&mut tx, epoch, until, None, ENTITY_PAGE).await?;
@@ -48,6 +49,7 @@ impl RegistryStore for SqliteStore {
             users: users.iter().map(user).collect::<Result<_, _>>()?,
             instances: keys.iter().map(instances::read).collect::<Result<_, _>>()?,
             authorities,
+            revocations,
             revision,
             entities,
         })

@@ -18,7 +18,7 @@ use crate::support::pki::{new_key, now};
 use crate::support::provider::Provider;
 use crate::support::proxy::Proxy;
 use crate::support::rpc::{call, event, events, refusals, refused};
-use crate::support::{Server, Setup, eventually};
+use crate::support::{Database, Server, Setup, eventually};
 
 const AUDIENCE: &str = "https://zta.example";
 /// What services may do that have a role by their group.
@@ -129,7 +129,7 @@ async fn a_new_key_of_the_provider_is_fetched_once_and_at_a_bounded_rate() {
         let header = json!({"typ": "at+jwt", "kid": format!("invented-{n}")});
         let forged = provider.sign(header, claims());
         assert_eq!(
-            refused(login(&mut service, &forged).await),
+            refused(login(&mut stranger(&proxy), &forged).await),
             "IDENTITY_TOKEN_INVALID"
         );
     }
@@ -179,7 +179,7 @@ async fn an_outage_of_the_provider_is_outlived_for_a_while() {
     provider.act(json!({"act": "away", "is": false}));
     let back = async {
         while login(&mut stranger(&proxy), &identity).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), back)
@@ -412,4 +412,86 @@ async fn without_the_development_mode_nothing_unbound_is_given_or_taken() {
         said.contains("development_bearer") && said.contains("loopback only"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn revoked_tokens_are_void_on_every_replica_and_a_new_login_is_not() {
+    let provider = Provider::start();
+    let settings = issuers(&provider, "");
+    let setup = Setup::on(Database::postgres().await).config(&settings);
+    let server = setup.policy(SERVICES).start().await;
+    let other = server.replica().await;
+    let (here, there) = (Proxy::before(&server).await, Proxy::before(&other).await);
+    let key = new_key();
+    let mut first = Holder::new(&key, here.channel(), &here.endpoint);
+    let mut second = Holder::new(&key, there.channel(), &there.endpoint);
+    let identity = provider.access_token("svc-research").await;
+    let answer = login(&mut first, &identity).await.expect("logs in");
+    let token = answer.access_token;
+    let nonce = second.authorize("web_search", &token).await;
+    assert_eq!(refused(nonce), "NONCE_REQUIRED");
+    second
+        .authorize("web_search", &token)
+        .await
+        .expect("a decision");
+
+    let revoke = |revoked| v1::RevokeTokensRequest {
+        revoked: Some(revoked),
+        note: "stolen laptop".to_owned(),
+    };
+    let principal = answer.principal.expect("a principal");
+    let of_service = revoke(v1::revoke_tokens_request::Revoked::Principal(principal));
+    let agent = server.agent("research", &["researcher"]).await;
+    let denied = agent
+        .authentication()
+        .revoke_tokens(of_service.clone())
+        .await;
+    assert_eq!(refused(denied), "NOT_PERMITTED");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let admin = server.admin();
+    admin
+        .authentication()
+        .revoke_tokens(of_service)
+        .await
+        .expect("revokes");
+    assert_eq!(
+        refused(second.authorize("web_search", &token).await),
+        "TOKEN_INVALID"
+    );
+    assert_eq!(
+        refused(first.authorize("web_search", &token).await),
+        "TOKEN_INVALID"
+    );
+    assert!(refusals(&admin, "was revoked").await > 0);
+
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let again = login(&mut first, &identity).await.expect("logs in again");
+    let token = again.access_token;
+    first
+        .authorize("web_search", &token)
+        .await
+        .expect("a decision");
+    let logins = events(&admin, &["login"]).await;
+    let token_id = logins[0].1["detail"]["token_id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let of_token = revoke(v1::revoke_tokens_request::Revoked::TokenId(token_id));
+    admin
+        .authentication()
+        .revoke_tokens(of_token)
+        .await
+        .expect("revokes");
+    assert_eq!(
+        refused(second.authorize("web_search", &token).await),
+        "TOKEN_INVALID"
+    );
+    for bad in [
+        v1::revoke_tokens_request::Revoked::TokenId(String::new()),
+        v1::revoke_tokens_request::Revoked::Principal(v1::EntityRef::default()),
+    ] {
+        let refused_act = admin.authentication().revoke_tokens(revoke(bad)).await;
+        assert_eq!(refused(refused_act), "FIELD_INVALID");
+    }
+    server.assert_verifies();
 }

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use zta_server::model::arguments::sha256;
 use zta_server::model::change::{CertificateRecord, JoinTokenRecord};
 use zta_server::model::{
-    AgentProfile, AgentRecord, AgentState, Change, Conflict, Instance, InstanceState, UserRecord,
+    AgentProfile, AgentRecord, AgentState, Change, Conflict, Instance, InstanceState,
+    TokenRevocation, UserRecord,
 };
 use zta_server::store::{Changes, SharedStore};
 
@@ -430,6 +431,7 @@ pub(crate) async fn each_change(store: &SharedStore) {
         super::proposals::reject(1),
         super::proposals::propose(&super::proposals::proposal(2, 1)),
         super::proposals::approve(2, 2),
+        Change::RevokeTokens(TokenRevocation::of_token("t", NOW)),
         Change::PutEntities([super::entities::entity("A", "1", "{}")].into()),
         Change::DeleteEntities([zta_server::model::EntityUid::new("A", "1")].into()),
     ] {
@@ -441,4 +443,33 @@ pub(crate) async fn each_change(store: &SharedStore) {
         (1, 1, 2)
     );
     assert!(feed.revision.is_some());
+}
+
+pub(crate) async fn void_tokens(db: Db) {
+    let db = db.with_log().await;
+    let user = zta_server::model::EntityUid::new("ZTA::User", "https://i.example#é");
+    let first = TokenRevocation::of_principal(&user, NOW);
+    let one = TokenRevocation::of_token("t-1", NOW);
+    assert!(one.is_of_token() && !first.is_of_token());
+    for revocation in [&first, &one] {
+        succeeds(&db.store, &Change::RevokeTokens(revocation.clone())).await;
+    }
+    let feed = async |epoch| {
+        let changes = db.store.changes_since(epoch, 0).await.expect("feed");
+        changes.revocations
+    };
+    assert_eq!(feed(0).await, [first, one.clone()]);
+    assert_eq!(
+        feed(1).await,
+        std::slice::from_ref(&one),
+        "the second moved the epoch"
+    );
+    // Again: the later moment counts, and what nothing lives by any more is forgotten.
+    let later = NOW + Duration::HOUR;
+    let again = TokenRevocation::of_principal(&user, later);
+    succeeds(&db.store, &Change::RevokeTokens(again.clone())).await;
+    assert_eq!(feed(0).await, [again.clone(), one]);
+    let last = TokenRevocation::of_token("t-2", NOW + Duration::minutes(80));
+    succeeds(&db.store, &Change::RevokeTokens(last.clone())).await;
+    assert_eq!(feed(0).await, [again, last]);
 }
