@@ -2,13 +2,13 @@
 
 use std::{
     env,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
@@ -23,12 +23,14 @@ use zta_proto::v1::{
 
 use crate::{
     acting::Acting, connection::Connection, credential::Credential, decision::Decision,
-    error::Error, proving, renewal, tls,
+    error::Error, proving, recovery, renewal, tls,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of 1,000 audit events of 32 KiB each, with room.
 const ANSWER_BYTES_MAX: usize = 40 << 20;
+/// How long calls leave a failed recovery alone.
+const RECOVERY_PAUSE: Duration = Duration::from_secs(5);
 /// A policy set of 64 MiB with the names of its files.
 const POLICY_BYTES_MAX: usize = 72 << 20;
 
@@ -36,7 +38,8 @@ const POLICY_BYTES_MAX: usize = 72 << 20;
 ///
 /// The connection is made at the first call and again whenever it was lost. The
 /// certificate is renewed in the background at half of its life for as long as a clone
-/// exists; no call fails for it. Needs a tokio runtime.
+/// exists; no call fails for it. One that has expired, because the machine slept, is made
+/// good before the next call. Needs a tokio runtime.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -52,6 +55,8 @@ pub(crate) struct Inner {
     /// One renewal at a time in this process; other processes are kept out by the
     /// folder's lock.
     renewing: Mutex<()>,
+    /// When a recovery failed last: calls do not try again at once.
+    refused: std::sync::Mutex<Option<Instant>>,
     /// The renewal of the certificate, and the proofs of the key.
     tasks: OnceLock<[AbortHandle; 2]>,
 }
@@ -106,6 +111,7 @@ impl ClientBuilder {
         let client = Client::with(address, channel, self.timeout, Some(self.credential));
         if self.renewal {
             let inner = || Arc::downgrade(&client.inner);
+            client.connection.owned_by(inner());
             let renewed = tokio::spawn(renewal::keep_renewed(inner()));
             let proved = tokio::spawn(proving::keep_proved(inner()));
             let tasks = [renewed.abort_handle(), proved.abort_handle()];
@@ -173,6 +179,7 @@ impl Client {
                 connection,
                 credential: credential.map(ArcSwap::from_pointee),
                 renewing: Mutex::new(()),
+                refused: std::sync::Mutex::default(),
                 tasks: OnceLock::new(),
             }),
         }
@@ -300,7 +307,8 @@ impl Client {
         }
     }
 
-    /// Renews the certificate now and goes on with the new one.
+    /// Renews the certificate now and goes on with the new one. One that has expired is
+    /// recovered, which a server does a few times.
     ///
     /// # Errors
     /// The server refuses, or the new certificate cannot be stored (it is in use then
@@ -377,9 +385,33 @@ impl Inner {
         AgentServiceClient::new(self.connection.clone())
     }
 
+    /// Whether no connection can be made with the certificate any more.
+    pub(crate) fn has_expired(&self) -> bool {
+        let credential = self.credential.as_ref().map(ArcSwap::load);
+        credential.is_some_and(|c| c.validity().not_after <= renewal::now())
+    }
+
+    /// Recovers, unless another call has done so meanwhile or failed to a moment ago.
+    pub(crate) async fn recover_if_expired(&self) -> Result<(), Error> {
+        let alone = self.renewing.lock().await;
+        let refused = || *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = refused().is_none_or(|at| at.elapsed() >= RECOVERY_PAUSE);
+        if !self.has_expired() || !again {
+            return Ok(());
+        }
+        let done = self.renew_alone(alone).await;
+        let failed = done.is_err().then(Instant::now);
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        done
+    }
+
     /// One renewal: under the folder's lock, and only if no other process was faster.
     pub(crate) async fn renew(&self) -> Result<(), Error> {
-        let _alone = self.renewing.lock().await;
+        let alone = self.renewing.lock().await;
+        self.renew_alone(alone).await
+    }
+
+    async fn renew_alone(&self, _alone: MutexGuard<'_, ()>) -> Result<(), Error> {
         let current = self.required_credential()?;
         let locked = Arc::clone(&current);
         let work = move || Ok::<_, Error>((locked.lock()?, locked.reload()?));
@@ -392,8 +424,14 @@ impl Inner {
         {
             return self.adopt(stored);
         }
-        let answer = self.agents().renew(v1::RenewRequest {}).await?.into_inner();
-        let issued = answer.certificate.ok_or(Error::Answer("no certificate"))?;
+        let issued = match self.has_expired() {
+            true => recovery::recover(&self.address, &current).await?,
+            false => {
+                let answer = self.agents().renew(v1::RenewRequest {}).await?;
+                let issued = answer.into_inner().certificate;
+                issued.ok_or(Error::Answer("no certificate"))?
+            }
+        };
         let (renewed, parts) = current.renewed(&issued)?;
         // In use first: were the disk full, this process could at least go on.
         self.adopt(renewed.clone())?;

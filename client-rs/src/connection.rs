@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _};
 
-use crate::acting::Acting;
+use crate::{acting::Acting, client::Inner};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -31,6 +31,8 @@ pub struct Connection {
     timeout: Duration,
     /// On whose behalf its calls are made.
     acting: Option<Arc<Acting>>,
+    /// Who makes an expired certificate good before a call.
+    owner: Arc<OnceLock<Weak<Inner>>>,
 }
 
 impl Connection {
@@ -39,15 +41,21 @@ impl Connection {
             current: Arc::new(ArcSwap::from_pointee(channel)),
             timeout,
             acting: None,
+            owner: Arc::default(),
         }
+    }
+
+    /// Has this client recover before a call whose certificate has expired.
+    pub(crate) fn owned_by(&self, owner: Weak<Inner>) {
+        // A connection has one owner, whom its clones share.
+        let _ = self.owner.set(owner);
     }
 
     /// The same channel with another deadline.
     pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
-            current: Arc::clone(&self.current),
             timeout,
-            acting: self.acting.clone(),
+            ..self.clone()
         }
     }
 
@@ -79,14 +87,21 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let channel = self.current.load_full();
+        let current = Arc::clone(&self.current);
         let acting = self.acting.clone();
+        let owner = self.owner.get().and_then(Weak::upgrade);
+        let expired = owner.filter(|owner| owner.has_expired());
         let deadline = Instant::now() + self.timeout;
         request
             .headers_mut()
             .entry(GRPC_TIMEOUT)
             .or_insert_with(|| header(self.timeout));
         Box::pin(async move {
+            if let Some(owner) = expired {
+                // Without a certificate the call fails, and says why by itself.
+                let _ = timeout_at(deadline, owner.recover_if_expired()).await;
+            }
+            let channel = current.load_full();
             if let Some(acting) = acting {
                 let header = acting.authorization(&channel, deadline).await?;
                 request.headers_mut().insert(AUTHORIZATION, header);

@@ -2,7 +2,9 @@
 
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+    },
 };
 use rcgen::{CertificateParams, DistinguishedName, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
@@ -65,6 +67,17 @@ impl Key {
         let message = [CHALLENGE_PREFIX, challenge].concat();
         self.pair
             .sign(&SystemRandom::new(), &message)
+            .map(|signature| signature.as_ref().to_vec())
+            .map_err(|_| "cannot sign")
+    }
+}
+
+impl Key {
+    /// Signs a proof of possession (ES256): 64 bytes.
+    pub(crate) fn sign_proof(&self, text: &[u8]) -> Result<Vec<u8>, &'static str> {
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, self.pkcs8())
+            .map_err(|_| "is not an EC P-256 key")?
+            .sign(&SystemRandom::new(), text)
             .map(|signature| signature.as_ref().to_vec())
             .map_err(|_| "cannot sign")
     }

@@ -68,6 +68,7 @@ mod guard;
 mod key;
 mod pinned;
 mod proving;
+mod recovery;
 mod renewal;
 mod tls;
 

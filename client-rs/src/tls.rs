@@ -93,12 +93,12 @@ pub(crate) fn channel(address: &Address, credential: &Credential) -> Result<Chan
     tls_channel(address, config)
 }
 
-/// A lazily connected channel without a client certificate, for enrollment.
+/// A lazily connected channel without a client certificate, for enrollment and recovery.
 pub(crate) fn anonymous_channel(
     address: &Address,
-    root: CertificateDer<'static>,
+    roots: &[CertificateDer<'static>],
 ) -> Result<Channel, Error> {
-    tls_channel(address, builder(&[root])?.with_no_client_auth())
+    tls_channel(address, builder(roots)?.with_no_client_auth())
 }
 
 /// A lazily connected channel in plain text. Refuses every address that is not loopback,

@@ -12,6 +12,7 @@ mod keys;
 mod lockout;
 mod openssl;
 mod profile;
+mod recovery;
 mod renewal;
 mod revocation_list;
 mod rotation;
