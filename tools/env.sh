@@ -14,6 +14,7 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
 CARGO_DENY_VERSION=0.20.2
 BUF_VERSION=1.75.0
+OIDC_PROVIDER_VERSION=9.13.3
 CERBOS_VERSION=0.55.0
 RUST_VERSION_MIN=1.95
 PYTHON_VERSION_MIN=3.11
@@ -21,6 +22,9 @@ POSTGRES_VERSION_MIN=15
 
 CARGO_DENY=$TOOLS/cargo-deny-$CARGO_DENY_VERSION/bin/cargo-deny
 BUF=$TOOLS/buf-$BUF_VERSION/node_modules/.bin/buf
+
+# A certified OpenID provider, for tests only. They run it by node.
+OIDC_PROVIDER=$TOOLS/oidc-provider-$OIDC_PROVIDER_VERSION/node_modules
 
 # For comparison only; nothing but tools/bench-compare.sh fetches it.
 case $(uname -sm) in

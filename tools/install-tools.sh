@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a target needs and the machine lacks: install-tools.sh build|demo|check|bench|test.
 # As root on Debian it installs packages; anyone else is told them all, once, before anything runs.
-# What is pinned (cargo-deny, buf) lands in a cache folder named by its version.
+# What is pinned (cargo-deny, buf, oidc-provider) lands in a cache folder named by its version.
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 target=${1:-test}
@@ -39,6 +39,10 @@ find_missing() {
             cargo fmt --version >/dev/null 2>&1 || lacking+=("rustfmt: rustup component add rustfmt")
         fi
         [[ -x $BUF ]] || command -v npm >/dev/null || packages+=(nodejs npm)
+    fi
+    if needs test; then
+        [[ " ${packages[*]} " == *" nodejs "* ]] || command -v node >/dev/null || packages+=(nodejs)
+        [[ " ${packages[*]} " == *" npm "* || -d $OIDC_PROVIDER ]] || command -v npm >/dev/null || packages+=(npm)
     fi
     if needs bench test; then
         [[ -n $(postgres_bin) ]] || packages+=(postgresql)
@@ -96,6 +100,10 @@ fetch_buf() {
     npm install --ignore-scripts --no-audit --no-fund --loglevel=error --prefix "$1" "@bufbuild/buf@$BUF_VERSION"
 }
 
+fetch_oidc_provider() {
+    npm install --ignore-scripts --no-audit --no-fund --loglevel=error --prefix "$1" "oidc-provider@$OIDC_PROVIDER_VERSION"
+}
+
 find_missing
 install_packages
 stop_if_lacking
@@ -103,4 +111,8 @@ if needs check test; then
     [[ -x $CARGO_DENY ]] ||
         step "cargo-deny $CARGO_DENY_VERSION (built once, some minutes)" into "${CARGO_DENY%/bin/*}" build_cargo_deny
     [[ -x $BUF ]] || step "buf $BUF_VERSION" into "${BUF%/node_modules/*}" fetch_buf
+fi
+if needs test; then
+    [[ -d $OIDC_PROVIDER ]] ||
+        step "oidc-provider $OIDC_PROVIDER_VERSION" into "${OIDC_PROVIDER%/node_modules}" fetch_oidc_provider
 fi

@@ -87,6 +87,7 @@ CONF
 step "Postgres $("$bin/postgres" --version | grep -oE '[0-9.]+' | head -n 1) in $dir" start
 cd "$ROOT"
 export ZTA_TEST_POSTGRES_URL="postgres://postgres@localhost/postgres?host=$dir"
+export ZTA_TEST_OIDC_PROVIDER=$OIDC_PROVIDER
 
 # In a process group of its own: a ^C reaches this script alone, which ends the whole group and then Postgres.
 set -m

@@ -5,12 +5,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::HeaderValue;
 use tokio::{sync::Mutex, time::Instant};
 use tonic::{Status, transport::Channel};
 use zta_proto::v1::{self, authentication_service_client::AuthenticationServiceClient};
 
-use crate::renewal;
+use crate::{connection::Connection, renewal};
 
 /// A token is asked for anew when half of its life is over.
 const FRESH: f64 = 0.5;
@@ -25,7 +24,7 @@ pub(crate) struct Acting {
 
 struct Held {
     channel: Arc<Channel>,
-    header: HeaderValue,
+    token: Arc<str>,
     refresh: Instant,
     end: Instant,
 }
@@ -45,13 +44,15 @@ impl Acting {
         }
     }
 
-    /// The `authorization` of a call on this channel. Without a token that holds there is
-    /// none, and no call: it must not be made on the client's own behalf.
-    pub(crate) async fn authorization(
+    /// The token of a call on this channel, asked for over `via` where each call is proved.
+    /// Without a token that holds there is none, and no call: it must not be made on the
+    /// client's own behalf.
+    pub(crate) async fn token(
         &self,
         channel: &Arc<Channel>,
+        via: Option<Connection>,
         deadline: Instant,
-    ) -> Result<HeaderValue, Status> {
+    ) -> Result<Arc<str>, Status> {
         let mut held = self.held.lock().await;
         let now = Instant::now();
         let usable = held
@@ -60,25 +61,29 @@ impl Acting {
         if let Some(held) = usable
             && now < held.refresh
         {
-            return Ok(held.header.clone());
+            return Ok(Arc::clone(&held.token));
         }
-        let asked = tokio::time::timeout_at(deadline, self.exchange(channel)).await;
+        let asked = tokio::time::timeout_at(deadline, self.exchange(channel, via)).await;
         let asked = asked.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
         match (asked, usable.is_some(), held.as_mut()) {
             (Ok(fresh), ..) => {
-                let header = fresh.header.clone();
+                let token = Arc::clone(&fresh.token);
                 *held = Some(fresh);
-                Ok(header)
+                Ok(token)
             }
             (Err(_), true, Some(held)) => {
                 held.refresh = now + RETRY;
-                Ok(held.header.clone())
+                Ok(Arc::clone(&held.token))
             }
             (Err(status), ..) => Err(status),
         }
     }
 
-    async fn exchange(&self, channel: &Arc<Channel>) -> Result<Held, Status> {
+    async fn exchange(
+        &self,
+        channel: &Arc<Channel>,
+        via: Option<Connection>,
+    ) -> Result<Held, Status> {
         let act = v1::Act {
             grant: self.grant.clone(),
             ..v1::Act::default()
@@ -87,18 +92,25 @@ impl Acting {
             exchange: Some(v1::exchange_token_request::Exchange::Act(act)),
         };
         let asked = Instant::now();
-        let mut service = AuthenticationServiceClient::new(Channel::clone(channel));
-        let answer = service.exchange_token(request).await?.into_inner();
+        let answer = match via {
+            Some(via) => {
+                AuthenticationServiceClient::new(via)
+                    .exchange_token(request)
+                    .await?
+            }
+            None => {
+                let mut service = AuthenticationServiceClient::new(Channel::clone(channel));
+                service.exchange_token(request).await?
+            }
+        };
+        let answer = answer.into_inner();
         let expire_time = answer.expire_time.unwrap_or_default();
         let end =
             std::time::UNIX_EPOCH + Duration::from_secs(expire_time.seconds.max(0).unsigned_abs());
         let life = end.duration_since(renewal::now()).unwrap_or_default();
-        let mut header = HeaderValue::try_from(format!("Bearer {}", answer.token))
-            .map_err(|_| Status::internal("the server's token is no header"))?;
-        header.set_sensitive(true);
         Ok(Held {
             channel: Arc::clone(channel),
-            header,
+            token: answer.token.into(),
             refresh: asked + life.mul_f64(FRESH),
             end: asked + life,
         })

@@ -7,12 +7,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::{Mutex, MutexGuard},
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
-use tonic::Status;
+use tonic::{Status, transport::Channel};
 use zta_proto::v1::{
     self, agent_service_client::AgentServiceClient, audit_service_client::AuditServiceClient,
     authentication_service_client::AuthenticationServiceClient,
@@ -22,8 +23,13 @@ use zta_proto::v1::{
 };
 
 use crate::{
-    acting::Acting, connection::Connection, credential::Credential, decision::Decision,
-    error::Error, proving, recovery, renewal, tls,
+    acting::Acting,
+    connection::Connection,
+    credential::{Credential, certificates},
+    decision::Decision,
+    dpop::Possession,
+    error::Error,
+    proving, renewal, tls,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,6 +58,7 @@ pub(crate) struct Inner {
     address: tls::Address,
     connection: Connection,
     credential: Option<ArcSwap<Credential>>,
+    proxied: Option<Proxied>,
     /// One renewal at a time in this process; other processes are kept out by the
     /// folder's lock.
     renewing: Mutex<()>,
@@ -59,6 +66,20 @@ pub(crate) struct Inner {
     refused: std::sync::Mutex<Option<Instant>>,
     /// The renewal of the certificate, and the proofs of the key.
     tasks: OnceLock<[AbortHandle; 2]>,
+}
+
+/// How a server is reached behind a proxy that ends TLS.
+#[derive(Debug)]
+struct Proxied {
+    possession: Arc<Possession>,
+    /// The CAs of the proxy's certificate; without them those of the credential.
+    roots: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl Proxied {
+    fn channel(&self, address: &tls::Address, of: &Credential) -> Result<Channel, Error> {
+        tls::proven_channel(address, self.roots.as_deref().unwrap_or(of.roots()))
+    }
 }
 
 impl Drop for Inner {
@@ -75,6 +96,8 @@ pub struct ClientBuilder {
     credential: Credential,
     timeout: Duration,
     renewal: bool,
+    dpop: bool,
+    server_roots: Option<Vec<u8>>,
 }
 
 impl ClientBuilder {
@@ -101,14 +124,38 @@ impl ClientBuilder {
         self
     }
 
+    /// For a server behind a proxy that ends TLS: no client certificate is shown; instead
+    /// each call carries a proof of the key (DPoP, RFC 9449). The client logs in by itself.
+    #[must_use]
+    pub fn dpop(mut self) -> Self {
+        self.dpop = true;
+        self
+    }
+
+    /// The CAs (PEM) of the proxy's certificate, for [`Self::dpop`]; without it the
+    /// credential's own.
+    #[must_use]
+    pub fn server_roots(mut self, pem: &[u8]) -> Self {
+        self.server_roots = Some(pem.to_vec());
+        self
+    }
+
     /// The client. Nothing is sent before the first call.
     ///
     /// # Errors
     /// The server's address or the credential cannot be used.
     pub fn build(self) -> Result<Client, Error> {
         let address: tls::Address = self.credential.endpoint().parse()?;
-        let channel = tls::channel(&address, &self.credential)?;
-        let client = Client::with(address, channel, self.timeout, Some(self.credential));
+        let proxied = self.proxied(&address)?;
+        let channel = match &proxied {
+            Some(proxied) => proxied.channel(&address, &self.credential)?,
+            None => tls::channel(&address, &self.credential)?,
+        };
+        let mut connection = Connection::new(channel, self.timeout);
+        if let Some(proxied) = &proxied {
+            connection = connection.proving(Arc::clone(&proxied.possession));
+        }
+        let client = Client::with(address, connection, Some(self.credential), proxied);
         if self.renewal {
             let inner = || Arc::downgrade(&client.inner);
             client.connection.owned_by(inner());
@@ -118,6 +165,26 @@ impl ClientBuilder {
             let _ = client.inner.tasks.set(tasks);
         }
         Ok(client)
+    }
+}
+
+impl ClientBuilder {
+    fn proxied(&self, address: &tls::Address) -> Result<Option<Proxied>, Error> {
+        let refuse = |problem: &str| Error::credential("server_roots", problem);
+        let roots = match &self.server_roots {
+            Some(_) if !self.dpop => {
+                return Err(refuse(
+                    "are for dpop(); over mutual TLS the credential has them",
+                ));
+            }
+            Some(pem) => Some(certificates(pem).map_err(refuse)?),
+            None => None,
+        };
+        let credential = self.credential.clone();
+        Ok(self.dpop.then(|| Proxied {
+            possession: Arc::new(Possession::new(credential, address.to_string())),
+            roots,
+        }))
     }
 }
 
@@ -136,6 +203,8 @@ impl Client {
             credential,
             timeout: TIMEOUT,
             renewal: true,
+            dpop: false,
+            server_roots: None,
         }
     }
 
@@ -162,21 +231,22 @@ impl Client {
     pub fn plaintext(server: &str) -> Result<Self, Error> {
         let address: tls::Address = server.parse()?;
         let channel = tls::plaintext_channel(&address)?;
-        Ok(Self::with(address, channel, TIMEOUT, None))
+        let connection = Connection::new(channel, TIMEOUT);
+        Ok(Self::with(address, connection, None, None))
     }
 
     fn with(
         address: tls::Address,
-        channel: tonic::transport::Channel,
-        timeout: Duration,
+        connection: Connection,
         credential: Option<Credential>,
+        proxied: Option<Proxied>,
     ) -> Self {
-        let connection = Connection::new(channel, timeout);
         Self {
             connection: connection.clone(),
             inner: Arc::new(Inner {
                 address,
                 connection,
+                proxied,
                 credential: credential.map(ArcSwap::from_pointee),
                 renewing: Mutex::new(()),
                 refused: std::sync::Mutex::default(),
@@ -424,10 +494,19 @@ impl Inner {
         {
             return self.adopt(stored);
         }
+        // For a server that sees no certificate of ours in the handshake.
+        let leaf = current.chain().into_iter().next();
+        let certificate_der = leaf.map(|leaf| leaf.to_vec()).unwrap_or_default();
         let issued = match self.has_expired() {
-            true => recovery::recover(&self.address, &current).await?,
+            true => {
+                let request = v1::RecoverRequest { certificate_der };
+                let answer = self.recovering(&current)?.recover(request).await?;
+                let issued = answer.into_inner().certificate;
+                issued.ok_or(Error::Answer("no certificate"))?
+            }
             false => {
-                let answer = self.agents().renew(v1::RenewRequest {}).await?;
+                let request = v1::RenewRequest { certificate_der };
+                let answer = self.agents().renew(request).await?;
                 let issued = answer.into_inner().certificate;
                 issued.ok_or(Error::Answer("no certificate"))?
             }
@@ -438,8 +517,31 @@ impl Inner {
         renewed.store(&parts)
     }
 
+    /// A way to the server for a key whose certificate has ended: no connection can be made
+    /// with that, so the call carries a proof of the key instead.
+    fn recovering(&self, of: &Credential) -> Result<AgentServiceClient<Connection>, Error> {
+        let (channel, possession) = match &self.proxied {
+            Some(proxied) => (
+                proxied.channel(&self.address, of)?,
+                Arc::clone(&proxied.possession),
+            ),
+            None => (
+                tls::proven_channel(&self.address, of.roots())?,
+                Arc::new(Possession::new(of.clone(), self.address.to_string())),
+            ),
+        };
+        let connection = Connection::new(channel, TIMEOUT).proving(possession);
+        Ok(AgentServiceClient::new(connection))
+    }
+
     fn adopt(&self, renewed: Credential) -> Result<(), Error> {
-        let channel = tls::channel(&self.address, &renewed)?;
+        let channel = match &self.proxied {
+            Some(proxied) => {
+                proxied.possession.renewed(renewed.clone());
+                proxied.channel(&self.address, &renewed)?
+            }
+            None => tls::channel(&self.address, &renewed)?,
+        };
         if let Some(credential) = &self.credential {
             credential.store(Arc::new(renewed));
         }

@@ -15,9 +15,9 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _};
 
-use crate::{acting::Acting, client::Inner};
+use crate::{acting::Acting, client::Inner, dpop::Possession};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -29,6 +29,8 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub struct Connection {
     current: Arc<ArcSwap<Channel>>,
     timeout: Duration,
+    /// What proves each call, where no client certificate does.
+    possession: Option<Arc<Possession>>,
     /// On whose behalf its calls are made.
     acting: Option<Arc<Acting>>,
     /// Who makes an expired certificate good before a call.
@@ -40,6 +42,7 @@ impl Connection {
         Self {
             current: Arc::new(ArcSwap::from_pointee(channel)),
             timeout,
+            possession: None,
             acting: None,
             owner: Arc::default(),
         }
@@ -49,6 +52,12 @@ impl Connection {
     pub(crate) fn owned_by(&self, owner: Weak<Inner>) {
         // A connection has one owner, whom its clones share.
         let _ = self.owner.set(owner);
+    }
+
+    /// The same, with a proof of a key in each call.
+    pub(crate) fn proving(mut self, possession: Arc<Possession>) -> Self {
+        self.possession = Some(possession);
+        self
     }
 
     /// The same channel with another deadline.
@@ -63,6 +72,14 @@ impl Connection {
     pub(crate) fn acting(&self, acting: Arc<Acting>) -> Self {
         Self {
             acting: Some(acting),
+            ..self.clone()
+        }
+    }
+
+    /// The same channel, on the client's own behalf.
+    fn own(&self) -> Self {
+        Self {
+            acting: None,
             ..self.clone()
         }
     }
@@ -96,22 +113,43 @@ impl Service<Request<Body>> for Connection {
             .headers_mut()
             .entry(GRPC_TIMEOUT)
             .or_insert_with(|| header(self.timeout));
+        let proving = self.possession.clone().map(|p| (p, self.own()));
         Box::pin(async move {
             if let Some(owner) = expired {
                 // Without a certificate the call fails, and says why by itself.
                 let _ = timeout_at(deadline, owner.recover_if_expired()).await;
             }
             let channel = current.load_full();
-            if let Some(acting) = acting {
-                let header = acting.authorization(&channel, deadline).await?;
-                request.headers_mut().insert(AUTHORIZATION, header);
-            }
+            let token = match acting {
+                None => None,
+                Some(acting) => {
+                    let via = proving.as_ref().map(|(_, connection)| connection.clone());
+                    Some(acting.token(&channel, via, deadline).await?)
+                }
+            };
             let channel = Channel::clone(&channel);
-            let answered = timeout_at(deadline, channel.oneshot(request)).await;
+            let answer = async {
+                if let Some((possession, connection)) = &proving {
+                    return possession.call(connection, channel, request, token).await;
+                }
+                if let Some(token) = &token {
+                    let header = secret(&format!("Bearer {token}"))?;
+                    request.headers_mut().insert(AUTHORIZATION, header);
+                }
+                Ok(channel.oneshot(request).await?)
+            };
+            let answered = timeout_at(deadline, answer).await;
             let response = answered.map_err(|_| too_late())??;
             Ok(response.map(|inner| Body::new(DeadlineBody::new(inner, deadline))))
         })
     }
+}
+
+/// A header value that no log shows.
+pub(crate) fn secret(text: &str) -> Result<HeaderValue, BoxError> {
+    let mut value = HeaderValue::from_str(text)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// As the protocol has it: at most eight digits and a unit.

@@ -224,28 +224,12 @@ impl Credential {
             .map_err(|problem| Error::credential(self.place(), problem))
     }
 
-    /// Signs a proof of possession with the enrolled key.
-    pub(crate) fn sign_proof(&self, text: &[u8]) -> Result<Vec<u8>, Error> {
-        self.key
-            .sign_proof(text)
-            .map_err(|problem| Error::credential(self.place(), problem))
-    }
-
-    /// The coordinates of the public key.
-    pub(crate) fn public_coordinates(&self) -> [&[u8]; 2] {
-        // An uncompressed point: one byte that says so, then the two.
-        let point = self.key.public_key().get(1..).unwrap_or_default();
-        let (x, y) = point.split_at(point.len() / 2);
-        [x, y]
-    }
-
-    /// Its certificate, without those that lead to the trust anchor.
-    pub(crate) fn leaf(&self) -> &[u8] {
-        self.certificates.first().map_or(&[], |leaf| leaf.as_ref())
-    }
-
     fn place(&self) -> PathBuf {
         self.folder.clone().unwrap_or_else(|| "(in memory)".into())
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {

@@ -119,7 +119,7 @@ async fn request(
     join_token: &str,
     csr_der: Vec<u8>,
 ) -> Result<v1::Certificate, Error> {
-    let channel = tls::anonymous_channel(address, &[root])?;
+    let channel = tls::anonymous_channel(address, root)?;
     let request = v1::EnrollRequest {
         join_token: join_token.to_owned(),
         csr_der,

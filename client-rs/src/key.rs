@@ -16,6 +16,8 @@ const CHALLENGE_PREFIX: &[u8] = b"zta-challenge-v1\0";
 /// A private key in memory.
 pub(crate) struct Key {
     pair: EcdsaKeyPair,
+    /// The same, for signatures in the form of JWS.
+    fixed: EcdsaKeyPair,
     pkcs8: PrivatePkcs8KeyDer<'static>,
 }
 
@@ -51,7 +53,10 @@ impl Key {
         let pair =
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.secret_pkcs8_der())
                 .map_err(|_| "is not an EC P-256 key")?;
-        Ok(Self { pair, pkcs8 })
+        let fixed =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.secret_pkcs8_der())
+                .map_err(|_| "is not an EC P-256 key")?;
+        Ok(Self { pair, fixed, pkcs8 })
     }
 
     pub(crate) fn pkcs8(&self) -> &[u8] {
@@ -63,21 +68,17 @@ impl Key {
         self.pair.public_key().as_ref()
     }
 
+    /// A signature over the text of a JWS (ES256).
+    pub(crate) fn sign_jws(&self, text: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let signature = self.fixed.sign(&SystemRandom::new(), text);
+        let signature = signature.map_err(|_| "cannot sign")?;
+        Ok(signature.as_ref().to_vec())
+    }
+
     pub(crate) fn sign_challenge(&self, challenge: &[u8]) -> Result<Vec<u8>, &'static str> {
         let message = [CHALLENGE_PREFIX, challenge].concat();
         self.pair
             .sign(&SystemRandom::new(), &message)
-            .map(|signature| signature.as_ref().to_vec())
-            .map_err(|_| "cannot sign")
-    }
-}
-
-impl Key {
-    /// Signs a proof of possession (ES256): 64 bytes.
-    pub(crate) fn sign_proof(&self, text: &[u8]) -> Result<Vec<u8>, &'static str> {
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, self.pkcs8())
-            .map_err(|_| "is not an EC P-256 key")?
-            .sign(&SystemRandom::new(), text)
             .map(|signature| signature.as_ref().to_vec())
             .map_err(|_| "cannot sign")
     }

@@ -61,6 +61,7 @@ mod client;
 mod connection;
 mod credential;
 mod decision;
+mod dpop;
 mod enroll;
 mod error;
 mod folder;
@@ -68,7 +69,6 @@ mod guard;
 mod key;
 mod pinned;
 mod proving;
-mod recovery;
 mod renewal;
 mod tls;
 

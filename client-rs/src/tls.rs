@@ -93,8 +93,16 @@ pub(crate) fn channel(address: &Address, credential: &Credential) -> Result<Chan
     tls_channel(address, config)
 }
 
-/// A lazily connected channel without a client certificate, for enrollment and recovery.
+/// A lazily connected channel without a client certificate, for enrollment.
 pub(crate) fn anonymous_channel(
+    address: &Address,
+    root: CertificateDer<'static>,
+) -> Result<Channel, Error> {
+    tls_channel(address, builder(&[root])?.with_no_client_auth())
+}
+
+/// A lazily connected channel without a client certificate, to a proxy of these roots.
+pub(crate) fn proven_channel(
     address: &Address,
     roots: &[CertificateDer<'static>],
 ) -> Result<Channel, Error> {
@@ -237,7 +245,7 @@ mod tests {
         let channel = plaintext_channel(&address).expect("channel");
         let mut agents = zta_proto::v1::agent_service_client::AgentServiceClient::new(channel);
         let status = agents
-            .renew(zta_proto::v1::RenewRequest {})
+            .renew(zta_proto::v1::RenewRequest::default())
             .await
             .expect_err("refused");
         let error = Error::from(status).to_string();

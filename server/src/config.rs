@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 mod issuer;
 
-use issuer::ISSUERS_MAX;
 pub use issuer::{IssuerConfig, IssuerPrincipal};
 
 /// What the server is told.
@@ -56,7 +55,11 @@ pub struct Config {
     pub log_level: String,
     /// Where to send OpenTelemetry traces (OTLP over gRPC); without it nowhere.
     pub otlp_endpoint: Option<String>,
-    /// Plain text instead of TLS. Loopback only; nobody can authenticate over it.
+    /// Development: takes a provider's token without a proof of a key, for a bearer token
+    /// that anybody can use who sees it. Loopback only.
+    pub development_bearer: bool,
+    /// Plain text instead of TLS. Loopback only; nobody can authenticate over it but by a
+    /// proof of possession.
     pub plaintext: bool,
     /// How long calls in flight may take to end after a stop signal.
     pub drain_timeout_ms: u64,
@@ -131,6 +134,7 @@ impl Default for Config {
             log_format: LogFormat::Human,
             log_level: "info".to_owned(),
             otlp_endpoint: None,
+            development_bearer: false,
             plaintext: false,
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
@@ -193,7 +197,7 @@ const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 const PASSPHRASE_CREDENTIAL: &str = "zta-key-passphrase";
 
 /// Variables that belong to the clients and the tools, not to the server.
-const FOREIGN_VARIABLES: [&str; 9] = [
+const FOREIGN_VARIABLES: [&str; 10] = [
     "join_token",
     "venv",
     "cedar_corpus",
@@ -202,6 +206,7 @@ const FOREIGN_VARIABLES: [&str; 9] = [
     "server",
     "bin",
     "log",
+    "test_oidc_provider",
     "test_postgres_url",
 ];
 
@@ -251,22 +256,8 @@ impl Config {
                 "is for loopback only; listen on 127.0.0.1 or use TLS",
             );
         }
-        let is_authority = |name: &String| {
-            let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-            !name.is_empty() && name.chars().all(fits)
-        };
-        if !self.external_names.iter().all(is_authority) {
-            return bad(
-                "external_names",
-                "has an entry that is not `host` or `host:port`, such as `zta.example.com`",
-            );
-        }
-        if let Some(why) = self.issuers.iter().find_map(IssuerConfig::defect) {
-            return bad("issuers", &why);
-        }
-        let names: std::collections::BTreeSet<_> = self.issuers.iter().map(|i| &i.issuer).collect();
-        if names.len() != self.issuers.len() || names.len() > ISSUERS_MAX {
-            return bad("issuers", "must be at most 32, and no issuer twice");
+        if let Some((key, why)) = self.identity_defect() {
+            return bad(key, &why);
         }
         self.require_numbers()?;
         self.require_ca_pairs()?;
@@ -407,6 +398,10 @@ mod tests {
     fn what_cannot_be_used_says_what_to_do() {
         for (text, why) in [
             ("plaintext = true\nlisten = \"0.0.0.0:1\"", "loopback only"),
+            (
+                "development_bearer = true\nlisten = \"0.0.0.0:1\"",
+                "loopback only",
+            ),
             ("token_lifetime_s = 601", "10 to 600"),
             ("certificate_lifetime_s = 1", "2 to 86400"),
             ("recoveries_max = 1001", "0 to 1000"),

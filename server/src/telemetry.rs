@@ -34,8 +34,9 @@ impl Telemetry {
         let filter = EnvFilter::try_new(&config.log_level)
             .map_err(|e| format!("configuration: `log_level` is no filter: {e}"))?;
         // Colours are for a terminal; in a file they hide what they surround from a search.
+        let marked = config.development_bearer.then_some(config.log_format);
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(move || Lines(marked))
             .with_ansi(std::io::stderr().is_terminal());
         let lines = match config.log_format {
             LogFormat::Human => lines.with_target(false).boxed(),
@@ -61,6 +62,36 @@ impl Telemetry {
         {
             tracing::warn!(%error, "the last traces could not be exported");
         }
+    }
+}
+
+/// What every log line and `/readyz` say of a server in the development mode.
+pub(crate) const DEVELOPMENT_NOTICE: &str =
+    "DEVELOPMENT MODE: takes bearer tokens that are bound to nothing";
+
+/// Standard error; in the development mode every line says so.
+struct Lines(Option<LogFormat>);
+
+impl std::io::Write for Lines {
+    /// The subscriber writes whole lines, one at a time.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let mut out = std::io::stderr().lock();
+        match (self.0, line) {
+            (None, _) => out.write_all(line)?,
+            (Some(LogFormat::Json), [b'{', rest @ ..]) => {
+                let marked = format!("{{\"development\":\"{DEVELOPMENT_NOTICE}\",");
+                out.write_all(&[marked.as_bytes(), rest].concat())?;
+            }
+            (Some(_), _) => {
+                let marked = format!("[{DEVELOPMENT_NOTICE}] ");
+                out.write_all(&[marked.as_bytes(), line].concat())?;
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
     }
 }
 

@@ -38,7 +38,11 @@ class Acting:
         return connection is self._connection and time.monotonic() < self._refresh
 
     def authorization(self, connection: Connection, timeout_s: float) -> str:
-        """Return the header of a call on this connection.
+        """Return the header of a call on this connection, which proves its key in TLS."""
+        return f"Bearer {self.token(connection, timeout_s)}"
+
+    def token(self, connection: Connection, timeout_s: float) -> str:
+        """Return the token of a call on this connection.
 
         Raises RpcError where there is no token: the call must not be made on the client's own
         behalf.
@@ -46,7 +50,7 @@ class Acting:
         with self._lock:
             if not self.is_fresh(connection):
                 self._renew(connection, timeout_s)
-            return f"Bearer {self._token}"
+            return self._token
 
     def _renew(self, connection: Connection, timeout_s: float) -> None:
         try:
@@ -71,7 +75,15 @@ class Acting:
             v1.ExchangeTokenResponse.FromString,
         )
         try:
-            answer: v1.ExchangeTokenResponse = method(request, timeout=timeout_s)
+            answer: v1.ExchangeTokenResponse
+            if connection.possession is None:
+                answer = method(request, timeout=timeout_s)
+            else:
+                answer = connection.possession.call(
+                    connection,
+                    _EXCHANGE,
+                    lambda metadata: method.with_call(request, timeout_s, metadata),
+                )
         except grpc.RpcError as error:
             raise from_grpc(error) from None
         return answer, max(0.0, answer.expire_time.seconds - time.time())

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import grpc
 
 from zta._acting import Acting
+from zta._dpop import Possession
 from zta._errors import RpcError, from_grpc
 from zta._identity import Credential
 
@@ -40,18 +41,19 @@ _sources: weakref.WeakSet[ConnectionSource] = weakref.WeakSet()
 class Connection:
     """A channel made with one certificate."""
 
-    def __init__(self, credential: Credential) -> None:
+    def __init__(self, credential: Credential, possession: Possession | None) -> None:
         self.credential = credential
+        self.possession = possession
         self.leases = 0
         self.retired = False
         self._callables: dict[tuple[str, str], Any] = {}
-        self.channel = grpc.secure_channel(
-            credential.endpoint,
-            grpc.ssl_channel_credentials(
+        if possession is None:
+            secured = grpc.ssl_channel_credentials(
                 credential.ca_pem, credential.key_pem, credential.certificate_pem
-            ),
-            options=OPTIONS,
-        )
+            )
+        else:
+            secured = possession.channel_credentials(credential)
+        self.channel = grpc.secure_channel(credential.endpoint, secured, options=OPTIONS)
 
     def callable(self, kind: str, method: str, serializer: Any, deserializer: Any) -> Any:
         """The channel's multicallable for a method, made once."""
@@ -79,16 +81,23 @@ class ConnectionSource:
         self,
         credential: Credential,
         on_use: Callable[[], None],
+        possession: Possession | None = None,
         recovery: Recovery | None = None,
     ) -> None:
         self._credential = credential
         self._on_use = on_use
+        self._possession = possession
         # The recovery owns this source; a cycle would keep both, and a thread, alive.
         self._recovery = weakref.ref(recovery) if recovery is not None else None
         self._lock = threading.Lock()
         self._current: Connection | None = None
         self._closed = False
         _sources.add(self)
+
+    @property
+    def proves(self) -> bool:
+        """Whether each call carries a proof of the key."""
+        return self._possession is not None
 
     def acquire(self) -> Connection:
         """Lease the current connection; each lease is given back by `release`."""
@@ -98,7 +107,7 @@ class ConnectionSource:
             if self._closed:
                 raise RpcError(grpc.StatusCode.CANCELLED, "the client is closed")
             if self._current is None:
-                self._current = Connection(self._credential)
+                self._current = Connection(self._credential, self._possession)
             self._current.leases += 1
             return self._current
 
@@ -204,15 +213,33 @@ class _BlockingMethod(_Method):
     def __call__(self, request: Any, **options: Any) -> Any:
         with self._source.lease() as connection:
             try:
-                options = self._on_behalf(connection, self._options(options))
+                options = self._options(options)
+                if connection.possession is not None:
+                    return self._proven(connection, request, options)
+                options = self._on_behalf(connection, options)
                 return self._on(connection)(request, **options)
             except grpc.RpcError as error:
                 raise from_grpc(error) from None
+
+    def _proven(self, connection: Connection, request: Any, options: dict[str, Any]) -> Any:
+        """The call with a proof of the key; one without a nonce is made again with it."""
+        possession = connection.possession
+        if possession is None:
+            raise ValueError("this connection proves no key")
+        acting = self._acting
+        token = acting.token(connection, options["timeout"]) if acting is not None else None
+        own = list(options.pop("metadata", None) or ())
+
+        def invoke(metadata: list[tuple[str, str]]) -> Any:
+            return self._on(connection).with_call(request, metadata=own + metadata, **options)
+
+        return possession.call(connection, self._method, invoke, token)
 
     def future(self, request: Any, **options: Any) -> grpc.Future[Any]:
         """Start the call; the lease ends with it."""
         connection = self._source.acquire()
         try:
+            _unproven(connection)
             options = self._on_behalf(connection, self._options(options))
             call = self._on(connection).future(request, **options)
         except BaseException:
@@ -230,6 +257,10 @@ class _AwaitableMethod(_BlockingMethod):
         if self._source.needs_recovery():
             await asyncio.to_thread(self._source.prepare)
         options = self._options(options)
+        if self._source.proves:
+            # A proof may need a login first, and a nonce a second attempt.
+            call = super().__call__
+            return await asyncio.to_thread(call, request, **options)
         if self._acting is not None:
             # A token that has to be asked for first must not hold up the loop.
             await asyncio.to_thread(self._warm, self._acting, options["timeout"])
@@ -247,12 +278,21 @@ class _StreamMethod(_Method):
     def __call__(self, request: Any, **options: Any) -> Any:
         connection = self._source.acquire()
         try:
+            _unproven(connection)
             call = self._on(connection)(request, **self._on_behalf(connection, options))
         except BaseException:
             self._source.release(connection)
             raise
         call.add_done_callback(lambda _call: self._source.release(connection))
         return call
+
+
+def _unproven(connection: Connection) -> None:
+    if connection.possession is not None:
+        raise RpcError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "a client with dpop=True makes unary calls only, and no `.future` of them",
+        )
 
 
 async def wait_for(call: grpc.Future[Any], timeout_s: float) -> Any:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from zta import v1
 from zta._acting import Acting
 from zta._channel import RenewingChannel
+from zta._dpop import Possession
 from zta._errors import CredentialError, RpcError
 from zta._identity import KEY, Credential, load_key
 from zta._messages import (
@@ -44,14 +45,18 @@ class _Base:
         *,
         server: str | None = None,
         timeout_ms: int = _TIMEOUT_MS,
+        dpop: bool = False,
+        server_roots: bytes | None = None,
         sharing: _Base | None = None,
         acting: Acting | None = None,
     ) -> None:
         """Use a credential folder (or `ZTA_CREDENTIAL`) and its server (or `server`, `ZTA_SERVER`).
 
-        `timeout_ms` bounds each call that names no timeout of its own. With `sharing`, the
-        identity and the connection are those of another client, which closes them; with `acting`,
-        each call is made on somebody's behalf.
+        With `dpop`, for a server behind a proxy that ends TLS: no client certificate is shown,
+        each call carries a proof of the key instead; `server_roots` are the CAs (PEM) of the
+        proxy's certificate. `timeout_ms` bounds each call that names no timeout of its own. With
+        `sharing`, the identity and the connection are those of another client, which closes them;
+        with `acting`, each call is made on somebody's behalf.
         """
         self._acting = acting
         self._timeout_s: float
@@ -68,7 +73,10 @@ class _Base:
         if timeout_ms <= 0:
             raise ValueError("timeout_ms must be positive")
         self._timeout_s = timeout_ms / 1000
-        self._renewer = Renewer(credential)
+        if server_roots is not None and not dpop:
+            raise ValueError("server_roots are for dpop: over mutual TLS the credential has them")
+        possession = Possession(server_roots) if dpop else None
+        self._renewer = Renewer(credential, possession=possession)
 
     @property
     def credential(self) -> Credential:
@@ -141,12 +149,20 @@ class Client(_Base):
         *,
         server: str | None = None,
         timeout_ms: int = _TIMEOUT_MS,
+        dpop: bool = False,
+        server_roots: bytes | None = None,
         sharing: _Base | None = None,
         acting: Acting | None = None,
     ) -> None:
         """See `_Base`: a credential folder, and its server unless another is named."""
         super().__init__(
-            credential, server=server, timeout_ms=timeout_ms, sharing=sharing, acting=acting
+            credential,
+            server=server,
+            timeout_ms=timeout_ms,
+            dpop=dpop,
+            server_roots=server_roots,
+            sharing=sharing,
+            acting=acting,
         )
         self.channel: grpc.Channel = self._channel(awaitable=False)
         """An authenticated channel for any stub of `zta.v1`; it renews itself."""
@@ -240,12 +256,20 @@ class AsyncClient(_Base):
         *,
         server: str | None = None,
         timeout_ms: int = _TIMEOUT_MS,
+        dpop: bool = False,
+        server_roots: bytes | None = None,
         sharing: _Base | None = None,
         acting: Acting | None = None,
     ) -> None:
         """See `_Base`: a credential folder, and its server unless another is named."""
         super().__init__(
-            credential, server=server, timeout_ms=timeout_ms, sharing=sharing, acting=acting
+            credential,
+            server=server,
+            timeout_ms=timeout_ms,
+            dpop=dpop,
+            server_roots=server_roots,
+            sharing=sharing,
+            acting=acting,
         )
         self.channel: Any = self._channel(awaitable=True)
         """For any stub of `zta.v1`: its unary methods return awaitables."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from zta import v1
 from zta._channel import OPTIONS, ConnectionSource, RenewingChannel
+from zta._dpop import Possession
 from zta._errors import RpcError, ZtaError
 from zta._identity import Credential
 from zta._recovery import recover
@@ -40,10 +41,14 @@ class Renewer:
     """Owns the thread that renews one credential; it ends with the client."""
 
     def __init__(
-        self, credential: Credential, now: Callable[[], datetime.datetime] | None = None
+        self,
+        credential: Credential,
+        now: Callable[[], datetime.datetime] | None = None,
+        possession: Possession | None = None,
     ) -> None:
         self.credential = credential
-        self.source = ConnectionSource(credential, self._ensure_running, self)
+        self._possession = possession
+        self.source = ConnectionSource(credential, self._ensure_running, possession, self)
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
         self._stop = threading.Event()
         self._pid = 0
@@ -128,11 +133,14 @@ class Renewer:
             if stored.not_after > self.credential.not_after:
                 renewed = stored  # another process with this folder was faster
             elif self.has_expired():
-                issued = recover(self.credential, OPTIONS, _RPC_TIMEOUT_S)
+                roots = self._possession.server_roots if self._possession else None
+                issued = recover(self.credential, roots, OPTIONS, _RPC_TIMEOUT_S)
                 renewed = self.credential.renewed(issued)
             else:
                 channel = RenewingChannel(self.source, _RPC_TIMEOUT_S, awaitable=False)
-                answer = v1.AgentServiceStub(channel).Renew(v1.RenewRequest())
+                # For a server that sees no certificate of ours in the handshake.
+                request = v1.RenewRequest(certificate_der=self.credential.certificate_der)
+                answer = v1.AgentServiceStub(channel).Renew(request)
                 renewed = self.credential.renewed(answer.certificate)
         self.credential = renewed
         # Not at once again, even if the server dates its certificates far back.

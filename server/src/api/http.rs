@@ -18,6 +18,8 @@ pub(crate) type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub(crate) struct Pages {
     /// For `/readyz`.
     pub(crate) readiness: Readiness,
+    /// What `/readyz` says beside it.
+    pub(crate) notice: Option<&'static str>,
     /// For `/metrics`, in Prometheus' text format.
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// For `/ca.pem`: the trust bundle.
@@ -47,11 +49,12 @@ pub(crate) fn routes(pages: Pages) -> Router {
 }
 
 async fn readyz(State(pages): State<Pages>) -> Response {
+    let notice = pages.notice.map_or(String::new(), |n| format!("{n}\n"));
     match (pages.readiness)() {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => format!("ready\n{notice}").into_response(),
         Err(why) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {why}\n"),
+            format!("not ready: {why}\n{notice}"),
         )
             .into_response(),
     }

@@ -50,9 +50,17 @@ pub(super) fn admit<R>(
     let certified = peer.is_some_and(|p| p.certificate.is_some());
     if !headers.contains_key(PROOF) {
         let token = presented(headers).and_then(Result::ok);
-        return match token.map(|token| token.scheme) {
+        let unbound = pdp.tokens.takes_unbound();
+        return match token {
             _ if certified || path == ENROLL => Ok(Admitted::default()),
-            Some(TokenScheme::Dpop) => Err(AuthenticationError::ProofMissing),
+            Some(token) if token.scheme == TokenScheme::Dpop => {
+                Err(AuthenticationError::ProofMissing)
+            }
+            Some(token) if unbound => {
+                pdp.tokens.verify(&token.text, &Possession::Nothing, now)?;
+                Ok(Admitted::default())
+            }
+            None if unbound && path == AUTHENTICATE => Ok(Admitted::default()),
             _ => Err(AuthenticationError::CredentialMissing),
         };
     }

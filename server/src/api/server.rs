@@ -27,6 +27,7 @@ use super::http::{Pages, routes};
 use super::observe::Observe;
 use super::tls::Incoming;
 use crate::config::Limits;
+use crate::keys::cursor::CursorSeal;
 use crate::operations::Operations;
 use crate::telemetry::Metrics;
 
@@ -38,6 +39,8 @@ const ANONYMOUS_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct Doors {
     pub(crate) operations: Arc<Operations>,
     pub(crate) metrics: Metrics,
+    /// Seals where a page of what is permitted ends.
+    pub(crate) cursors: Arc<CursorSeal>,
     pub(crate) pages: Pages,
     pub(crate) limits: Limits,
     /// Whether calls are traced.
@@ -65,6 +68,7 @@ impl Doors {
         let authorization = AuthorizationDoor {
             operations: operations(),
             metrics: self.metrics.clone(),
+            cursors: Arc::clone(&self.cursors),
         };
         let mut services = Routes::builder();
         services

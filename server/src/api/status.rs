@@ -170,9 +170,9 @@ fn authentication(error: &AuthenticationError, message: String) -> Status {
         AuthenticationError::Proof(e) if e.wants_nonce() => ErrorReason::NonceRequired,
         AuthenticationError::Proof(_) => ErrorReason::ProofInvalid,
         AuthenticationError::Token(TokenError::Expired) => ErrorReason::TokenExpired,
-        AuthenticationError::Token(TokenError::Binding | TokenError::Subject) => {
-            ErrorReason::TokenBinding
-        }
+        AuthenticationError::Token(
+            TokenError::Binding | TokenError::Subject | TokenError::Unbound,
+        ) => ErrorReason::TokenBinding,
         AuthenticationError::Token(_) => ErrorReason::TokenInvalid,
     };
     status(Code::Unauthenticated, reason, message)

@@ -15,11 +15,12 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::tasks::Tasks;
 use super::{AppError, start_error};
-use crate::config::IssuerConfig;
+use crate::config::{Config, IssuerConfig, IssuerPrincipal};
 use crate::identity::oidc::{IssuerRules, KeySet, host_of, jwks_uri};
 use crate::model::PrincipalKind;
-use crate::operations::issuers::Issuer;
+use crate::operations::issuers::{Issuer, Issuers};
 use crate::pdp::Clock;
 
 /// Bytes of one document.
@@ -31,8 +32,27 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 /// How soon an attempt is repeated that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The providers of this configuration, each with a task that keeps its keys fresh.
+///
+/// # Errors
+/// When one cannot be used.
+pub(super) fn follow(
+    config: &Config,
+    clock: &Clock,
+    tasks: &mut Tasks,
+) -> Result<Issuers, AppError> {
+    let providers = config.issuers.iter().map(Provider::new);
+    let providers = providers.collect::<Result<Vec<_>, _>>()?;
+    let issuers = Issuers::new(providers.iter().map(|p| Arc::clone(&p.issuer)));
+    for provider in providers {
+        let task = provider.keep_fresh(Arc::clone(clock));
+        tasks.spawn("the keys of an issuer", task);
+    }
+    Ok(issuers)
+}
+
 /// A provider and the way to its keys.
-pub(super) struct Provider {
+struct Provider {
     issuer: Arc<Issuer>,
     discovery: Option<String>,
     jwks_uri: Option<String>,
@@ -46,10 +66,10 @@ impl Provider {
     ///
     /// # Errors
     /// When its CA file cannot be used.
-    pub(super) fn new(config: &IssuerConfig) -> Result<Self, AppError> {
+    fn new(config: &IssuerConfig) -> Result<Self, AppError> {
         let kind = match config.principal {
-            crate::config::IssuerPrincipal::User => PrincipalKind::User,
-            crate::config::IssuerPrincipal::Workload => PrincipalKind::Workload,
+            IssuerPrincipal::User => PrincipalKind::User,
+            IssuerPrincipal::Workload => PrincipalKind::Workload,
         };
         let rules = IssuerRules {
             issuer: config.issuer.clone(),
@@ -82,13 +102,8 @@ impl Provider {
         })
     }
 
-    /// What logins know of it.
-    pub(super) fn issuer(&self) -> Arc<Issuer> {
-        Arc::clone(&self.issuer)
-    }
-
     /// Keeps its keys fresh, for ever. One attempt at a time.
-    pub(super) async fn keep_fresh(self, clock: Clock) {
+    async fn keep_fresh(self, clock: Clock) {
         loop {
             let attempt = self.fetch_keys().await;
             let issuer = &self.issuer.rules.issuer;

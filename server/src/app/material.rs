@@ -17,9 +17,10 @@ use crate::identity::ca::{Ca, CaChain, CaError};
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::TrustDomain;
 use crate::identity::token::{TokenAuthority, TokenError};
+use crate::keys::cursor::{CURSOR_KEY_LEN, CursorSeal};
 use crate::keys::{
-    KeyName, KeyService, KeyringSecret, LocalKeys, Passphrase, SigningKey, WrappedKeyStore,
-    WrappedKeys,
+    KeyError, KeyName, KeyService, KeyringSecret, LocalKeys, Passphrase, SigningKey,
+    WrappedKeyStore, WrappedKeys,
 };
 use crate::store::{SharedStore, StoreError};
 
@@ -28,6 +29,8 @@ pub(super) const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::days(14);
 /// The CA's chain among the blobs, in PEM. The first one stored is the one.
 const CA_BLOB: &str = "ca_certificate";
 
+/// The key of sealed cursors among the blobs.
+const CURSOR_KEY_BLOB: &str = "cursor_key";
 /// The log's public key among the blobs.
 const VKEY_BLOB: &str = "log_vkey";
 
@@ -46,6 +49,7 @@ pub(super) struct Material {
     token_key: Arc<dyn SigningKey>,
     server_key: Arc<dyn SigningKey>,
     server_names: Vec<String>,
+    cursor_key: Vec<u8>,
 }
 
 impl Material {
@@ -82,11 +86,19 @@ impl Material {
             token_key: key(KeyName::Token).await?,
             server_key: key(KeyName::ServerTls).await?,
             server_names,
+            cursor_key: cursor_key(store).await?,
         })
     }
 
-    pub(super) fn token_authority(&self) -> Result<TokenAuthority, TokenError> {
-        TokenAuthority::new(Arc::clone(&self.token_key), self.ca.trust_domain(), None)
+    /// Seals the cursors of listings, the same on each replica.
+    pub(super) fn cursors(&self) -> Result<CursorSeal, KeyError> {
+        CursorSeal::new(&self.cursor_key)
+    }
+
+    pub(super) fn token_authority(&self, config: &Config) -> Result<TokenAuthority, TokenError> {
+        let key = Arc::clone(&self.token_key);
+        let authority = TokenAuthority::new(key, self.ca.trust_domain(), None)?;
+        Ok(authority.taking_unbound(config.development_bearer))
     }
 
     /// A TLS configuration with a fresh server certificate.
@@ -157,6 +169,14 @@ async fn authorities(
     Authorities::start(keys, first, &records)
         .await
         .map_err(misfit)
+}
+
+/// Lies in the open beside the names that it keeps from callers.
+async fn cursor_key(store: &SharedStore) -> Result<Vec<u8>, AppError> {
+    let mut fresh = [0; CURSOR_KEY_LEN];
+    aws_lc_rs::rand::fill(&mut fresh)
+        .map_err(|_| AppError::Start("no randomness for a key".to_owned()))?;
+    Ok(store.put_blob_if_absent(CURSOR_KEY_BLOB, &fresh).await?)
 }
 
 /// Files beside the embedded store; sealed rows of the database in a fleet.

@@ -39,8 +39,7 @@ use crate::replica::Replica;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
-use crate::telemetry::Metrics;
-use issuers::Provider;
+use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
 use material::Material;
 use tasks::{Ready, Tasks};
 
@@ -184,18 +183,10 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let (audit, sequencer) = Audit::new(head.log_id, Arc::clone(&store));
     tasks.spawn("the audit writer", sequencer.run());
     let replica = Arc::new(Replica::new(Arc::clone(&store)));
-    let providers = config.issuers.iter().map(Provider::new);
-    let providers = providers.collect::<Result<Vec<_>, _>>()?;
-    let issuers = Issuers::new(providers.iter().map(Provider::issuer));
+    let issuers = issuers::follow(&config, &clock, &mut tasks)?;
     let parts = (&store, &audit, replica, issuers);
     let operations = operations(&config, parts, &material, &clock)?;
     let pdp = Arc::clone(&operations.pdp);
-    for provider in providers {
-        tasks.spawn(
-            "the keys of an issuer",
-            provider.keep_fresh(Arc::clone(&clock)),
-        );
-    }
     let (ready, health) = tasks.watch_readiness(&store, &pdp);
     let shown = ready.clone();
 
@@ -211,8 +202,10 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let doors = Doors {
         operations: Arc::clone(&operations),
         metrics: metrics.clone(),
+        cursors: Arc::new(material.cursors().map_err(start_error)?),
         pages: Pages {
             readiness: Arc::new(move || shown.borrow().clone()),
+            notice: config.development_bearer.then_some(DEVELOPMENT_NOTICE),
             metrics: Arc::new(move || metrics.text()),
             ca_pem: Arc::new(move || authorities.current().bundle_pem()),
             crl: Arc::new(move || lists.borrow().clone()),
@@ -293,7 +286,7 @@ fn operations(
     let pdp = Arc::new(Pdp {
         replica,
         audit: audit.clone(),
-        tokens: material.token_authority().map_err(start_error)?,
+        tokens: material.token_authority(config).map_err(start_error)?,
         proofs: DpopVerifier::new(&config.external_names).map_err(start_error)?,
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
@@ -326,7 +319,9 @@ fn accept(
 ) -> Result<(Incoming, Option<TlsReload>), AppError> {
     let mut shown = None;
     let (acceptor, incoming) = if config.plaintext {
-        tracing::warn!("plain text: no TLS, so nobody can authenticate; for development only");
+        tracing::warn!(
+            "plain text: no TLS, so nobody can authenticate but by a proof of possession"
+        );
         Acceptor::plaintext(listener).map_err(start_error)?
     } else {
         let reload = material.tls(clock()).map_err(start_error)?;

@@ -1,9 +1,11 @@
 //! `[[issuers]]`: the identity providers whose tokens are taken for a login.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+
+use super::Config;
 
 /// The algorithms that may be configured. All are asymmetric: `none` and HMAC are no
 /// signatures of a provider.
@@ -11,7 +13,7 @@ const ALGORITHMS: [&str; 9] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
 ];
 /// Issuers of one server.
-pub(super) const ISSUERS_MAX: usize = 32;
+const ISSUERS_MAX: usize = 32;
 /// How old a token may be at most, and how long stale keys may serve: a day.
 const DAY_S: u32 = 86_400;
 
@@ -93,7 +95,7 @@ const fn day() -> u32 {
 
 impl IssuerConfig {
     /// What is wrong with it, and what would be right.
-    pub(super) fn defect(&self) -> Option<String> {
+    fn defect(&self) -> Option<String> {
         let of = |key: &str, why: &str| Some(format!("of `{}`: `{key}` {why}", self.issuer));
         if !is_https(&self.issuer) || self.issuer.contains('?') || self.issuer.len() > 512 {
             return of(
@@ -151,4 +153,120 @@ fn is_https(url: &str) -> bool {
     let rest = url.strip_prefix("https://");
     rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?']))
         && url.chars().all(fits)
+}
+
+impl Config {
+    /// What is wrong with who may log in how: the setting, and what would be right.
+    pub(super) fn identity_defect(&self) -> Option<(&'static str, String)> {
+        if self.development_bearer && !self.listen.ip().is_loopback() {
+            let why = "is for loopback only; listen on 127.0.0.1, or leave it out and have \
+                       clients prove their keys";
+            return Some(("development_bearer", why.to_owned()));
+        }
+        let is_authority = |name: &String| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+            !name.is_empty() && name.chars().all(fits)
+        };
+        if !self.external_names.iter().all(is_authority) {
+            let why = "has an entry that is not `host` or `host:port`, such as \
+                       `zta.example.com`";
+            return Some(("external_names", why.to_owned()));
+        }
+        if let Some(why) = self.issuers.iter().find_map(IssuerConfig::defect) {
+            return Some(("issuers", why));
+        }
+        let names: BTreeSet<_> = self.issuers.iter().map(|i| &i.issuer).collect();
+        if names.len() != self.issuers.len() || names.len() > ISSUERS_MAX {
+            let why = format!("must be at most {ISSUERS_MAX}, and no issuer twice");
+            return Some(("issuers", why));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigError;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("zta.toml");
+        std::fs::write(&file, text).expect("write");
+        Config::read(Some(&file))
+    }
+
+    const ISSUER: &str = r#"
+[[issuers]]
+issuer = "https://Login.example/Tenant"
+audiences = ["zta"]
+principal = "user"
+groups_claim = "groups"
+[issuers.roles]
+"/Crew/Researchers.EU" = ["researcher"]
+[issuers.required_claims]
+Tid = "T"
+"#;
+
+    #[test]
+    fn an_issuer_is_read_as_it_is_written() {
+        let config = read(ISSUER).expect("read");
+        let issuer = &config.issuers[0];
+        assert_eq!(issuer.issuer, "https://Login.example/Tenant");
+        assert_eq!(issuer.roles["/Crew/Researchers.EU"], ["researcher"]);
+        assert_eq!(issuer.required_claims["Tid"], "T");
+        assert_eq!(
+            (&*issuer.id_claim, issuer.principal),
+            ("sub", IssuerPrincipal::User)
+        );
+        assert!(issuer.token_types.is_empty() && issuer.algorithms.len() == 4);
+    }
+
+    #[test]
+    fn an_issuer_that_cannot_be_trusted_refuses_the_start() {
+        for (old, new, why) in [
+            ("https://", "http://", "`https` URL"),
+            ("Tenant", "Tenant?x", "`https` URL"),
+            ("https://Login", "https://me@Login", "`https` URL"),
+            ("[\"zta\"]", "[]", "whatever service"),
+            ("[\"zta\"]", "[\"\"]", "whatever service"),
+            ("audiences", "audience", "audience"),
+            ("principal = \"user\"", "", "principal"),
+            ("\"user\"", "\"agent\"", "agent"),
+            (
+                "\"user\"",
+                "\"user\"\nalgorithms = [\"none\"]",
+                "algorithms",
+            ),
+            (
+                "\"user\"",
+                "\"user\"\nalgorithms = [\"RS256\", \"HS256\"]",
+                "algorithms",
+            ),
+            ("\"user\"", "\"user\"\nalgorithms = []", "algorithms"),
+            ("\"user\"", "\"user\"\njwks_uri = \"http://a\"", "jwks_uri"),
+            ("\"user\"", "\"user\"\nhosts = [\"https://a\"]", "hosts"),
+            (
+                "\"user\"",
+                "\"user\"\nkeys_stale_max_s = 86401",
+                "keys_stale_max_s",
+            ),
+            (
+                "\"user\"",
+                "\"user\"\ntoken_age_max_s = 0",
+                "token_age_max_s",
+            ),
+            ("groups_claim = \"groups\"", "", "groups_claim"),
+        ] {
+            assert!(ISSUER.contains(old), "{old}");
+            let error = read(&ISSUER.replacen(old, new, 1))
+                .expect_err(new)
+                .to_string();
+            assert!(error.contains(why), "{new}: {error}");
+        }
+        let twice = read(&format!("{ISSUER}{ISSUER}"))
+            .expect_err("twice")
+            .to_string();
+        assert!(twice.contains("no issuer twice"), "{twice}");
+    }
 }

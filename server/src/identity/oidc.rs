@@ -234,7 +234,7 @@ fn signed_claims(
     if header.crit.is_some() {
         return Err(OidcError::Malformed);
     }
-    let taken = rules.algorithms.iter().any(|name| *name == header.alg);
+    let taken = rules.algorithms.contains(&header.alg);
     let algorithm = algorithm(&header.alg).filter(|_| taken);
     let algorithm = algorithm.ok_or(OidcError::Algorithm)?;
     let is_type = |taken: &String| {

@@ -11,6 +11,9 @@ pub(crate) enum Possession<'a> {
     Certificate(&'a PeerCertificate),
     /// The key of a proof that came with the call.
     Key(&'a ProvenKey),
+    /// Nothing: whoever has the token may use it. In the development mode only, where the
+    /// server listens on loopback.
+    Nothing,
 }
 
 /// The key of a verified proof, which is used up.

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use time::OffsetDateTime;
 
+use super::ca::CaChain;
 use super::peer::PeerCertificate;
 use super::registry::AuthenticationError;
 use super::spiffe::TrustDomain;
@@ -15,14 +16,15 @@ use super::spiffe::TrustDomain;
 /// A principal's certificate has some 600 bytes; a longer one is none of ours.
 const CERTIFICATE_LEN_MAX: usize = 8 * 1024;
 
-/// The certificate in `der`, if one of the CAs in `roots` gave it to a principal of this trust
-/// domain and it holds now. Whose key it is, and whether that is enrolled, says the registry.
+/// The certificate in `der`, if one of the CAs in `issuers` (DER) gave it to a principal of
+/// this trust domain and it holds now. Whose key it is, and whether that is enrolled, says
+/// the registry.
 ///
 /// # Errors
 /// When it is not.
 pub(crate) fn verify(
     der: &[u8],
-    roots: &[&[u8]],
+    issuers: &[Vec<u8>],
     trust_domain: &TrustDomain,
     now: OffsetDateTime,
 ) -> Result<PeerCertificate, AuthenticationError> {
@@ -30,34 +32,56 @@ pub(crate) fn verify(
     if der.len() > CERTIFICATE_LEN_MAX {
         return Err(untrusted);
     }
+    let mut refused = untrusted.clone();
+    // One by one: which of them it was is looked at again on each call.
+    for issuer in issuers {
+        match require_issuer(der, issuer, now) {
+            Ok(()) => {
+                let certificate = PeerCertificate::from_der(der).map_err(|_| untrusted.clone())?;
+                if !certificate.spiffe_id().is_in(trust_domain) {
+                    return Err(untrusted);
+                }
+                return Ok(certificate.issued_by(CaChain::root(issuer.clone()).id_hex()));
+            }
+            Err(AuthenticationError::CertificateExpired) => {
+                refused = AuthenticationError::CertificateExpired;
+            }
+            Err(_) => {}
+        }
+    }
+    Err(refused)
+}
+
+/// As the handshake does it, with one CA.
+fn require_issuer(
+    der: &[u8],
+    issuer: &[u8],
+    now: OffsetDateTime,
+) -> Result<(), AuthenticationError> {
+    let untrusted = || AuthenticationError::CertificateUntrusted;
     let mut store = RootCertStore::empty();
-    for root in roots {
-        store
-            .add(CertificateDer::from(*root))
-            .map_err(|_| untrusted.clone())?;
+    let added = store.add(CertificateDer::from(issuer));
+    added.map_err(|_| untrusted())?;
+    for root in &mut store.roots {
+        // The trust domain is looked at below; the library would refuse every SPIFFE ID
+        // below a CA that has a constraint on URIs.
+        root.name_constraints = None;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider)
-        .build()
-        .map_err(|_| untrusted.clone())?;
-    let seconds = u64::try_from(now.unix_timestamp()).map_err(|_| untrusted.clone())?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider);
+    let verifier = verifier.build().map_err(|_| untrusted())?;
+    let seconds = u64::try_from(now.unix_timestamp()).map_err(|_| untrusted())?;
     let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    verifier
-        .verify_client_cert(&CertificateDer::from(der), &[], time)
-        .map_err(|error| match error {
-            rustls::Error::InvalidCertificate(
-                rustls::CertificateError::Expired
-                | rustls::CertificateError::ExpiredContext { .. }
-                | rustls::CertificateError::NotValidYet
-                | rustls::CertificateError::NotValidYetContext { .. },
-            ) => AuthenticationError::CertificateExpired,
-            _ => untrusted.clone(),
-        })?;
-    let certificate = PeerCertificate::from_der(der).map_err(|_| untrusted.clone())?;
-    match certificate.spiffe_id().is_in(trust_domain) {
-        true => Ok(certificate),
-        false => Err(untrusted),
-    }
+    let verified = verifier.verify_client_cert(&CertificateDer::from(der), &[], time);
+    verified.map(drop).map_err(|error| match error {
+        rustls::Error::InvalidCertificate(
+            rustls::CertificateError::Expired
+            | rustls::CertificateError::ExpiredContext { .. }
+            | rustls::CertificateError::NotValidYet
+            | rustls::CertificateError::NotValidYetContext { .. },
+        ) => AuthenticationError::CertificateExpired,
+        _ => untrusted(),
+    })
 }
 
 #[cfg(test)]
@@ -100,7 +124,7 @@ mod tests {
         let domain = trust_domain("zta.local");
         let ca = ca(&domain);
         let der = svid(&ca, &domain);
-        let at = |now| verify(&der, &[ca.certificate_der()], &domain, now);
+        let at = |now| verify(&der, &[ca.certificate_der().to_vec()], &domain, now);
         let taken = at(NOW).expect("ours");
         assert_eq!(taken.spiffe_id().last_segment(), "research");
         for outside in [NOW + SVID_LIFETIME + Duration::MINUTE, NOW - Duration::HOUR] {
@@ -124,11 +148,16 @@ mod tests {
             Vec::new(),
             vec![0x30; 100_000],
         ] {
-            let refused = verify(&der, &[ours.certificate_der()], &domain, NOW);
+            let refused = verify(&der, &[ours.certificate_der().to_vec()], &domain, NOW);
             assert_eq!(refused, Err(AuthenticationError::CertificateUntrusted));
         }
         let der = svid(&ours, &domain);
-        let elsewhere = verify(&der, &[ours.certificate_der()], &trust_domain("td"), NOW);
+        let elsewhere = verify(
+            &der,
+            &[ours.certificate_der().to_vec()],
+            &trust_domain("td"),
+            NOW,
+        );
         assert_eq!(elsewhere, Err(AuthenticationError::CertificateUntrusted));
         let rootless = verify(&der, &[], &domain, NOW);
         assert_eq!(rootless, Err(AuthenticationError::CertificateUntrusted));

@@ -82,6 +82,9 @@ pub(crate) enum TokenError {
     /// It is bound to another certificate or key than the one that was proved.
     #[error("the access token is bound to another certificate or key")]
     Binding,
+    /// It is bound to nothing, and this server is not in the development mode.
+    #[error("the access token is bound to nothing; only a server in the development mode takes it")]
+    Unbound,
     /// It names somebody else than the certificate or the enrolled key.
     #[error("the access token is not the certificate's or the key's")]
     Subject,
@@ -140,6 +143,8 @@ pub(crate) struct TokenAuthority {
     decoding_key: DecodingKey,
     validation: Validation,
     memory: Memory,
+    /// Whether tokens are taken that are bound to nothing: the development mode.
+    takes_unbound: bool,
 }
 
 impl TokenAuthority {
@@ -169,7 +174,19 @@ impl TokenAuthority {
             decoding_key: DecodingKey::from_ec_der(public_key.point()),
             validation,
             memory: Memory::default(),
+            takes_unbound: false,
         })
+    }
+
+    /// The same for the development mode, where tokens need be bound to nothing.
+    pub(crate) fn taking_unbound(mut self, taken: bool) -> Self {
+        self.takes_unbound = taken;
+        self
+    }
+
+    /// Whether tokens are taken that are bound to nothing.
+    pub(crate) fn takes_unbound(&self) -> bool {
+        self.takes_unbound
     }
 
     /// A token for what was proved.
@@ -178,6 +195,9 @@ impl TokenAuthority {
         grant: &Grant,
         now: OffsetDateTime,
     ) -> Result<IssuedToken, TokenError> {
+        if grant.confirmation == Confirmation::Nothing && !self.takes_unbound {
+            return Err(TokenError::Unbound);
+        }
         if !grant.lifetime.is_positive() || grant.lifetime > TOKEN_LIFETIME_MAX {
             return Err(TokenError::Lifetime);
         }
@@ -223,6 +243,9 @@ impl TokenAuthority {
             Some(found) => Arc::clone(found),
             None => Arc::new(self.signed(token)?),
         };
+        if found.confirmation == Confirmation::Nothing && !self.takes_unbound {
+            return Err(TokenError::Unbound);
+        }
         self.require(&found, now)?;
         found.require_possession(possession, &digest)?;
         if remembered.is_none() {

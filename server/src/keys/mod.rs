@@ -6,6 +6,7 @@
 //! where a passphrase is given ([`passphrase`]); sealed rows in the database for a
 //! fleet ([`wrapped`]).
 
+pub(crate) mod cursor;
 pub(crate) mod file;
 pub(crate) mod local;
 pub(crate) mod passphrase;

@@ -148,8 +148,13 @@ impl Operations {
         Ok(usable.then_some(record))
     }
 
-    /// The next certificate for the key of the caller's certificate.
-    pub(crate) async fn renew(&self, credential: &Credential) -> Result<Issued, OperationError> {
+    /// The next certificate for the key of the caller's certificate: that of the connection
+    /// or, where the caller proves its key by each call, the one in the message.
+    pub(crate) async fn renew(
+        &self,
+        credential: &Credential,
+        certificate_der: &[u8],
+    ) -> Result<Issued, OperationError> {
         for _ in 0..ATTEMPTS_MAX {
             let state = self.pdp.replica.current();
             let now = (self.pdp.clock)();
@@ -161,8 +166,18 @@ impl Operations {
                     .await?;
                 return Err(OperationError::Contained(principal.state));
             }
-            let certificate = credential.certificate.as_deref();
+            let brought = match caller.method {
+                "dpop" => self.brought(credential, certificate_der, now),
+                _ => None,
+            };
+            let certificate = match caller.method {
+                "dpop" => brought.as_ref(),
+                _ => credential.certificate.as_deref(),
+            };
             let (Some(certificate), Some(instance_id)) = (certificate, principal.instance) else {
+                self.pdp
+                    .record_refusal(credential, "renewal without the key's certificate", now)
+                    .await?;
                 return Err(OperationError::Signature);
             };
             let Some(presented) = certificate.generation() else {
@@ -186,6 +201,20 @@ impl Operations {
             }
         }
         Err(PdpError::Stale.into())
+    }
+
+    /// A certificate in a message, if it is ours, of the key that was proved, and holds.
+    fn brought(
+        &self,
+        credential: &Credential,
+        der: &[u8],
+        now: OffsetDateTime,
+    ) -> Option<PeerCertificate> {
+        let proof = credential.proof.as_ref()?;
+        let certificate = PeerCertificate::from_der(der).ok()?;
+        let is_ours = self.ca.current().issued(der);
+        let is_own = proof.public_key == *certificate.public_key();
+        (is_ours && is_own && certificate.holds_at(now)).then_some(certificate)
     }
 
     /// A certificate for a key whose last one has ended. The connection proves nobody; the

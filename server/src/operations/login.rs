@@ -36,8 +36,7 @@ impl Operations {
         let now = (self.pdp.clock)();
         let proof = self.proof_of(credential, now).await?;
         let issuers = self.ca.current().issuers();
-        let roots: Vec<&[u8]> = issuers.iter().map(Vec::as_slice).collect();
-        let certificate = match svid::verify(der, &roots, self.ca.trust_domain(), now) {
+        let certificate = match svid::verify(der, &issuers, self.ca.trust_domain(), now) {
             Ok(certificate) => certificate,
             Err(error) => return Err(self.refuse(credential, error, now).await?),
         };
@@ -84,7 +83,10 @@ impl Operations {
         token: &str,
     ) -> Result<LoggedIn, OperationError> {
         let now = (self.pdp.clock)();
-        let proof = self.proof_of(credential, now).await?;
+        let proof = match &credential.proof {
+            None if self.pdp.tokens.takes_unbound() => None,
+            _ => Some(self.proof_of(credential, now).await?),
+        };
         let identity = match self.issuers.identify(token, &self.pdp.clock).await {
             Ok(identity) => identity,
             Err(error) => return Err(self.refuse_identity(credential, error, now).await?),
@@ -98,11 +100,11 @@ impl Operations {
         let principal = EntityUid::new(party.kind.cedar_type(), &party.id);
         // The key of an enrolled principal speaks for that one only.
         let state = self.pdp.replica.current();
-        if state
-            .registry
-            .instance(&proof.public_key.sha256())
-            .is_some()
-        {
+        let enrolled = |proof: &Arc<ProvenKey>| {
+            let key_sha256 = proof.public_key.sha256();
+            state.registry.instance(&key_sha256).is_some()
+        };
+        if proof.as_ref().is_some_and(enrolled) {
             let error = DpopError::OtherKey.into();
             return Err(self.refuse(credential, error, now).await?);
         }
@@ -111,7 +113,9 @@ impl Operations {
             subject: party,
             actors: Vec::new(),
             scope: Vec::new(),
-            confirmation: Confirmation::Key(proof.thumbprint),
+            confirmation: proof.map_or(Confirmation::Nothing, |proof| {
+                Confirmation::Key(proof.thumbprint)
+            }),
             auth_time: now,
             lifetime: self.token_lifetime_max,
             not_after: Some(identity.expire_time),

@@ -4,6 +4,8 @@
 mod brought;
 mod extremes;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use zta_client::{Client, v1};
 
@@ -310,6 +312,10 @@ async fn an_agent_is_offered_what_it_may_call_and_nothing_else() {
         if answer.next_page_token.is_empty() {
             break;
         }
+        // It may stand on what the caller must not know of.
+        let token = URL_SAFE_NO_PAD.decode(&answer.next_page_token);
+        let token = String::from_utf8_lossy(&token.expect("base64url")).into_owned();
+        assert!(!token.contains("Tool"), "{token}");
         request.page_token = answer.next_page_token;
     }
     assert_eq!(paged, ["refund", "search"]);
@@ -341,6 +347,8 @@ async fn a_listing_that_asks_nonsense_is_told_so() {
         (1001, "", "LIMIT_EXCEEDED"),
         (1, "!", "PAGE_TOKEN_INVALID"),
         (1, "YWJj", "PAGE_TOKEN_INVALID"),
+        // `ZTA::Tool`, line break, `refund`: sealed by nobody.
+        (1, "WlRBOjpUb29sCnJlZnVuZA", "PAGE_TOKEN_INVALID"),
     ] {
         let request = v1::ListPermittedRequest {
             page_size,

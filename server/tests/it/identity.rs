@@ -10,6 +10,7 @@ mod enroll;
 mod intermediate;
 mod keys;
 mod lockout;
+mod oidc;
 mod openssl;
 mod profile;
 mod recovery;

@@ -456,9 +456,17 @@ global___Certificate = Certificate
 class RenewRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    CERTIFICATE_DER_FIELD_NUMBER: builtins.int
+    certificate_der: builtins.bytes
+    """The newest certificate of the key, in DER: for a caller that proves its key with each
+    call (DPoP). Not looked at where the connection has a client certificate.
+    """
     def __init__(
         self,
+        *,
+        certificate_der: builtins.bytes = ...,
     ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_der", b"certificate_der"]) -> None: ...
 
 global___RenewRequest = RenewRequest
 

@@ -252,7 +252,9 @@ impl AgentService for AgentDoor {
         &self,
         request: Request<v1::RenewRequest>,
     ) -> Result<Response<v1::RenewResponse>, Status> {
-        let issued = self.0.renew(&self.credential(&request)).await?;
+        let credential = self.credential(&request);
+        let der = request.into_inner().certificate_der;
+        let issued = self.0.renew(&credential, &der).await?;
         Ok(Response::new(v1::RenewResponse {
             certificate: Some(self.certificate(&issued)),
             consistency_token: self.token(&issued),

@@ -13,6 +13,7 @@ use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::audit::sequencer::UNIT_MAX;
 use crate::identity::registry::Credential;
+use crate::keys::cursor::CursorSeal;
 use crate::model::arguments::Arguments;
 use crate::model::decision::{Annotations, Nearest};
 use crate::model::request::ACTION_TYPE;
@@ -40,6 +41,7 @@ const NAME_BYTES_MAX: usize = 256;
 pub(crate) struct AuthorizationDoor {
     pub(crate) operations: Arc<Operations>,
     pub(crate) metrics: Metrics,
+    pub(crate) cursors: Arc<CursorSeal>,
 }
 
 #[tonic::async_trait]
@@ -75,7 +77,8 @@ impl AuthorizationService for AuthorizationDoor {
         request: Request<v1::ListPermittedRequest>,
     ) -> Result<Response<v1::ListPermittedResponse>, Status> {
         let credential = credential(&request, (self.operations.pdp.clock)());
-        let question = match explain::question(request.into_inner()) {
+        let cursors = &self.cursors;
+        let question = match explain::question(request.into_inner(), cursors) {
             Ok(question) => question,
             Err(status) => return Err(self.refuse(&credential, status).await),
         };
@@ -91,7 +94,8 @@ impl AuthorizationService for AuthorizationDoor {
             )
             .await?;
         let log_id = self.operations.pdp.audit.log_id();
-        Ok(Response::new(explain::wire_listing(listing, log_id)))
+        let listing = explain::wire_listing(listing, log_id, cursors)?;
+        Ok(Response::new(listing))
     }
 
     async fn explain(

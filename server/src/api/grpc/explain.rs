@@ -1,7 +1,5 @@
 //! The wire of `ListPermitted` and `Explain`.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tonic::Status;
 use zta_proto::v1;
 
@@ -9,7 +7,8 @@ use super::authorization::{parse, wire_annotations, wire_obligations, wire_reaso
 use super::{
     bounded, consistency_token, entity, page_size, page_token_invalid, token_of, wire_uid,
 };
-use crate::api::status::{field, limit};
+use crate::api::status::{field, internal, limit};
+use crate::keys::cursor::CursorSeal;
 use crate::model::request::ACTION_TYPE;
 use crate::model::{AccessRequest, Decision, Effect, EntityUid};
 use crate::operations::authorization::{Listing, Query};
@@ -27,10 +26,13 @@ pub(super) struct Question {
     pub(super) demanded: Option<v1::ConsistencyToken>,
 }
 
-pub(super) fn question(request: v1::ListPermittedRequest) -> Result<Question, Status> {
+pub(super) fn question(
+    request: v1::ListPermittedRequest,
+    cursors: &CursorSeal,
+) -> Result<Question, Status> {
     use v1::list_permitted_request::Query as Wire;
     let limit = page_size(request.page_size)? as usize;
-    let after = cursor(&request.page_token)?;
+    let after = cursor(&request.page_token, cursors)?;
     let demanded = request.at_least_as_fresh;
     let (query, action, resource) = match request.query {
         None => return Err(field("query", "is missing: resources or actions")),
@@ -87,23 +89,26 @@ fn resource_ids(mut ids: Vec<String>) -> Result<Option<Vec<String>>, Status> {
     Ok((!ids.is_empty()).then_some(ids))
 }
 
-/// A page token holds the last entity that was looked at: type, line break, id.
-fn cursor(token: &str) -> Result<Option<EntityUid>, Status> {
+/// A page token holds the last entity that was looked at, permitted or not: type, line
+/// break, id; sealed, for it may name what the caller may not know of.
+fn cursor(token: &str, cursors: &CursorSeal) -> Result<Option<EntityUid>, Status> {
     if token.is_empty() {
         return Ok(None);
     }
-    let bytes = URL_SAFE_NO_PAD
-        .decode(token)
-        .map_err(|_| page_token_invalid())?;
-    let text = String::from_utf8(bytes).map_err(|_| page_token_invalid())?;
+    let text = cursors.open(token).ok_or_else(page_token_invalid)?;
     let (ty, id) = text.split_once('\n').ok_or_else(page_token_invalid)?;
     Ok(Some(EntityUid::new(ty, id)))
 }
 
-pub(super) fn wire_listing(listing: Listing, log_id: uuid::Uuid) -> v1::ListPermittedResponse {
-    let token = |at: &EntityUid| URL_SAFE_NO_PAD.encode(format!("{}\n{}", at.ty, at.id));
-    v1::ListPermittedResponse {
-        next_page_token: listing.next.as_ref().map(token).unwrap_or_default(),
+pub(super) fn wire_listing(
+    listing: Listing,
+    log_id: uuid::Uuid,
+    cursors: &CursorSeal,
+) -> Result<v1::ListPermittedResponse, Status> {
+    let token = |at: &EntityUid| cursors.seal(&format!("{}\n{}", at.ty, at.id));
+    let next = listing.next.as_ref().map(token).transpose();
+    Ok(v1::ListPermittedResponse {
+        next_page_token: next.map_err(|e| internal(&e))?.unwrap_or_default(),
         revision: listing.revision,
         consistency_token: token_of(log_id, listing.sequence + 1),
         permitted: listing
@@ -115,7 +120,7 @@ pub(super) fn wire_listing(listing: Listing, log_id: uuid::Uuid) -> v1::ListPerm
                 conditional,
             })
             .collect(),
-    }
+    })
 }
 
 pub(super) fn wire_explanation(story: Explanation, act: &Decision) -> v1::ExplainResponse {

@@ -11,6 +11,9 @@ use super::{Grant, TokenError};
 use crate::identity::possession::Possession;
 use crate::model::PrincipalKind;
 
+/// The method of a token that is bound to nothing. Not an absent one: what a token lacks must
+/// not make it worth more.
+const DEVELOPMENT: &str = "development";
 /// Each token has them.
 pub(super) const CLAIMS: [&str; 9] = [
     "iss",
@@ -44,6 +47,8 @@ pub(crate) enum Confirmation {
     Certificate([u8; 32]),
     /// The thumbprint (RFC 7638) of a key that is proved with each use (`jkt`, RFC 9449).
     Key([u8; 32]),
+    /// Nothing: a bearer token of the development mode, refused by every other server.
+    Nothing,
 }
 
 /// A party of a token: its subject, or one who acts for it.
@@ -169,6 +174,7 @@ impl AccessToken {
                 }
                 Ok(())
             }
+            (Confirmation::Nothing, Possession::Nothing) => Ok(()),
             (Confirmation::Key(bound), Possession::Key(key)) => {
                 same(bound, &key.thumbprint)?;
                 let covered = key.token_sha256.as_ref().ok_or(TokenError::Binding)?;
@@ -185,6 +191,7 @@ pub(super) fn claims_json(grant: &Grant) -> Map<String, Value> {
     let cnf = match &grant.confirmation {
         Confirmation::Certificate(hash) => json!({"x5t#S256": URL_SAFE_NO_PAD.encode(hash)}),
         Confirmation::Key(thumbprint) => json!({"jkt": URL_SAFE_NO_PAD.encode(thumbprint)}),
+        Confirmation::Nothing => json!({DEVELOPMENT: true}),
     };
     claims.insert("cnf".to_owned(), cnf);
     let auth_time = grant.auth_time.unix_timestamp();
@@ -258,10 +265,13 @@ pub(super) fn moment(
         .ok_or(TokenError::Claim(name))
 }
 
-/// A `cnf` claim that has one method and no other.
+/// A `cnf` claim that has one method and no other or, in the development mode, none.
 fn confirmation(claim: Option<&Value>) -> Option<Confirmation> {
     let methods = claim?.as_object().filter(|methods| methods.len() == 1)?;
     let (method, hash) = methods.iter().next()?;
+    if method == DEVELOPMENT {
+        return (*hash == Value::Bool(true)).then_some(Confirmation::Nothing);
+    }
     let hash = URL_SAFE_NO_PAD
         .decode(hash.as_str()?)
         .ok()?

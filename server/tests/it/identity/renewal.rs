@@ -301,7 +301,9 @@ async fn what_is_renewed_in_vain_costs_no_one_else_a_decision() {
     let owner = server.agent("research", &["researcher"]).await;
     let mut raw = AgentServiceClient::new(channel_as(&server, &folder(&owner)));
     for _ in 0..20 {
-        raw.renew(v1::RenewRequest {}).await.expect("renews");
+        raw.renew(v1::RenewRequest::default())
+            .await
+            .expect("renews");
         allowed(&owner, call("web_search")).await;
     }
     assert_eq!(counts(&server).await, (2, 1));

@@ -35,7 +35,7 @@ pub(super) async fn of_agents(channel: Channel) -> Answers {
         tried!(decisions.batch_authorize(batch)),
         tried!(logins.get_challenge(v1::GetChallengeRequest {})),
         tried!(logins.authenticate(v1::AuthenticateRequest::default())),
-        tried!(agents.renew(v1::RenewRequest {})),
+        tried!(agents.renew(v1::RenewRequest::default())),
         tried!(agents.recover(v1::RecoverRequest::default())),
     ]
 }

@@ -149,7 +149,7 @@ async fn after_a_write_at_one_replica_the_demand_at_the_other_is_met() {
         answer.expect("a join token").into_inner().consistency_token,
     ));
     let research = second.client(first.enroll("research").await);
-    let answer = research.agents().renew(v1::RenewRequest {}).await;
+    let answer = research.agents().renew(v1::RenewRequest::default()).await;
     tokens.push(value(
         answer.expect("renews").into_inner().consistency_token,
     ));

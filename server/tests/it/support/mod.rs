@@ -6,6 +6,7 @@ pub(crate) mod dpop;
 pub(crate) mod http;
 pub(crate) mod openssl;
 pub(crate) mod pki;
+pub(crate) mod provider;
 pub(crate) mod proxy;
 pub(crate) mod rpc;
 pub(crate) mod server;

@@ -19,6 +19,10 @@ pub(crate) struct Setup {
     database: Database,
     settings: Vec<(String, String)>,
     policies: Vec<String>,
+    /// The text of a configuration file.
+    config: Option<String>,
+    /// A policy file beside those of the folders.
+    policy: Option<String>,
     file_size_signal: bool,
 }
 
@@ -29,6 +33,8 @@ impl Setup {
             database,
             settings: Vec::new(),
             policies: CREW.map(str::to_owned).to_vec(),
+            config: None,
+            policy: None,
             file_size_signal: true,
         }
     }
@@ -57,6 +63,18 @@ impl Setup {
         self
     }
 
+    /// Settings that no variable can hold.
+    pub(crate) fn config(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
+        self
+    }
+
+    /// A policy of the test's own.
+    pub(crate) fn policy(mut self, text: &str) -> Self {
+        self.policy = Some(text.to_owned());
+        self
+    }
+
     /// Starts the server and waits until it listens.
     pub(crate) async fn start(self) -> Server {
         let folder = tempfile::Builder::new()
@@ -65,10 +83,18 @@ impl Setup {
             .expect("a folder");
         let sources: Vec<&str> = self.policies.iter().map(String::as_str).collect();
         let policies = policy_folder(folder.path(), &sources);
+        if let Some(policy) = &self.policy {
+            std::fs::write(policies.join("own.cedar"), policy).expect("a policy");
+        }
         let mut settings = vec![(
             "ZTA_POLICY_DIR".to_owned(),
             policies.to_string_lossy().into_owned(),
         )];
+        if let Some(config) = &self.config {
+            let file = folder.path().join("zta.toml");
+            std::fs::write(&file, config).expect("a configuration");
+            settings.push(("ZTA_CONFIG".to_owned(), file.display().to_string()));
+        }
         settings.extend(self.settings);
         let mut server = Server::new(folder, Arc::new(self.database), settings);
         server.file_size_signal = self.file_size_signal;
@@ -131,6 +157,11 @@ impl Server {
         other.admin.clone_from(&self.admin);
         other.start().await;
         other
+    }
+
+    /// Sets another variable for the next start.
+    pub(crate) fn configure(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
     }
 
     /// `zta` with this server's environment and no other variable.

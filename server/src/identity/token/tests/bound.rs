@@ -84,3 +84,33 @@ fn a_chain_of_actors_is_read_as_it_was_granted() {
     let refused = setup.authority.issue(&huge, NOW).expect_err("too large");
     assert_eq!(refused, TokenError::TooLarge);
 }
+
+#[test]
+fn what_is_bound_to_nothing_is_for_the_development_mode() {
+    let mut setup = setup();
+    let unbound = Grant {
+        confirmation: Confirmation::Nothing,
+        ..setup.grant()
+    };
+    let refused = setup.authority.issue(&unbound, NOW).map(drop);
+    assert_eq!(refused, Err(TokenError::Unbound), "not even made");
+    setup.authority = setup.authority.taking_unbound(true);
+    let token = setup.authority.issue(&unbound, NOW).expect("a token").token;
+    let nothing = Possession::Nothing;
+    assert!(setup.authority.verify(&token, &nothing, NOW).is_ok());
+    assert_eq!(setup.verify(&token, NOW), Err(TokenError::Binding));
+    let bound = setup.issue();
+    let stolen = setup.authority.verify(&bound, &nothing, NOW);
+    assert_eq!(
+        stolen,
+        Err(TokenError::Binding),
+        "nothing proves no certificate"
+    );
+    // Remembered or not, and whatever is proved.
+    setup.authority = setup.authority.taking_unbound(false);
+    for _ in 0..2 {
+        let refused = setup.authority.verify(&token, &nothing, NOW);
+        assert_eq!(refused, Err(TokenError::Unbound));
+        assert_eq!(setup.verify(&token, NOW), Err(TokenError::Unbound));
+    }
+}
