@@ -59,10 +59,11 @@ def test_calls_never_fail_while_certificates_change() -> None:
 
 
 def test_a_renewed_certificate_is_not_renewed_at_once() -> None:
-    # By this clock the certificate is near its end, and half of the next one's life is over.
+    # By this clock half of the certificate's life is over, and half of the next one's, too.
     with FakeServer(allow={"fin": ["read_file"]}, lifetime_s=60) as short:
         credential = Credential.load(short.credential("fin"))
-        clock = [credential.not_after - datetime.timedelta(seconds=1)]
+        lifetime = credential.not_after - credential.not_before
+        clock = [credential.not_after - lifetime * 0.25]
         renewer = Renewer(credential, now=lambda: clock[0])
         renewer._pid = os.getpid()  # no thread of its own: it would look at the clock, too
         renewer.step()

@@ -1,5 +1,7 @@
 //! The client of one identity.
 
+mod inner;
+
 use std::{
     env,
     sync::{Arc, OnceLock},
@@ -42,7 +44,8 @@ const POLICY_BYTES_MAX: usize = 72 << 20;
 ///
 /// The connection is made at the first call and again whenever it was lost. The
 /// certificate is renewed in the background at half of its life for as long as a clone
-/// exists; no call fails for it. Needs a tokio runtime.
+/// exists; no call fails for it. One that has expired, because the machine slept, is made
+/// good before the next call. Needs a tokio runtime.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -59,6 +62,8 @@ pub(crate) struct Inner {
     /// One renewal at a time in this process; other processes are kept out by the
     /// folder's lock.
     renewing: Mutex<()>,
+    /// When a recovery failed last: calls do not try again at once.
+    refused: std::sync::Mutex<Option<Instant>>,
     /// The renewal of the certificate, and the proofs of the key.
     tasks: OnceLock<Vec<AbortHandle>>,
 }
@@ -153,6 +158,7 @@ impl ClientBuilder {
         let client = Client::with(address, connection, Some(self.credential), proxied);
         if self.renewal {
             let inner = || Arc::downgrade(&client.inner);
+            client.connection.owned_by(inner());
             let renewed = tokio::spawn(renewal::keep_renewed(inner()));
             let mut tasks = vec![renewed.abort_handle()];
             // Where each call proves the key, nothing else need.
@@ -247,6 +253,7 @@ impl Client {
                 proxied,
                 credential: credential.map(ArcSwap::from_pointee),
                 renewing: Mutex::new(()),
+                refused: std::sync::Mutex::default(),
                 tasks: OnceLock::new(),
             }),
         }
@@ -374,7 +381,8 @@ impl Client {
         }
     }
 
-    /// Renews the certificate now and goes on with the new one.
+    /// Renews the certificate now and goes on with the new one. One that has expired is
+    /// recovered, which a server does a few times.
     ///
     /// # Errors
     /// The server refuses, or the new certificate cannot be stored (it is in use then
@@ -399,98 +407,4 @@ impl Client {
 /// Whether a call failed below gRPC.
 fn got_lost(status: &Status) -> bool {
     matches!(&Error::from(status.clone()), Error::Rpc(e) if e.transport().is_some())
-}
-
-impl Inner {
-    pub(crate) fn credential(&self) -> Option<Arc<Credential>> {
-        self.credential.as_ref().map(ArcSwap::load_full)
-    }
-
-    fn required_credential(&self) -> Result<Arc<Credential>, Error> {
-        self.credential()
-            .ok_or_else(|| Error::credential("", "a plain-text client has none"))
-    }
-
-    fn authentication(&self) -> AuthenticationServiceClient<Connection> {
-        AuthenticationServiceClient::new(self.connection.clone())
-    }
-
-    /// A token, and how often the server asks for a proof of the key.
-    async fn authenticate(&self) -> Result<(v1::AuthenticateResponse, Duration), Error> {
-        let credential = self.required_credential()?;
-        let mut authentication = self.authentication();
-        let given = authentication
-            .get_challenge(v1::GetChallengeRequest {})
-            .await?
-            .into_inner();
-        let challenge = given.challenge;
-        let signature = credential.sign_challenge(&challenge)?;
-        let proof = v1::authenticate_request::Proof::SignedChallenge(v1::SignedChallenge {
-            challenge,
-            signature,
-        });
-        let request = v1::AuthenticateRequest { proof: Some(proof) };
-        let answer = authentication.authenticate(request).await?.into_inner();
-        Ok((answer, Duration::from_secs(given.proof_interval_s.into())))
-    }
-
-    /// Proves the key; how often the server asks for it.
-    pub(crate) async fn prove(&self) -> Result<Duration, Error> {
-        Ok(self.authenticate().await?.1)
-    }
-
-    /// How often the server asks for a proof of the key.
-    pub(crate) async fn proof_interval(&self) -> Result<Duration, Error> {
-        let request = v1::GetChallengeRequest {};
-        let answer = self.authentication().get_challenge(request).await?;
-        let seconds = answer.into_inner().proof_interval_s;
-        Ok(Duration::from_secs(seconds.into()))
-    }
-
-    fn agents(&self) -> AgentServiceClient<Connection> {
-        AgentServiceClient::new(self.connection.clone())
-    }
-
-    /// One renewal: under the folder's lock, and only if no other process was faster.
-    pub(crate) async fn renew(&self) -> Result<(), Error> {
-        let _alone = self.renewing.lock().await;
-        let current = self.required_credential()?;
-        let locked = Arc::clone(&current);
-        let work = move || Ok::<_, Error>((locked.lock()?, locked.reload()?));
-        // Waiting for another process's lock must not block the runtime.
-        let (_lock, stored) = tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|e| Error::unreachable(&self.address, e))??;
-        if let Some(stored) = stored
-            && stored.validity().not_after > current.validity().not_after
-        {
-            return self.adopt(stored);
-        }
-        // For a server that sees no certificate of ours in the handshake.
-        let leaf = current.chain().into_iter().next();
-        let request = v1::RenewRequest {
-            certificate_der: leaf.map(|leaf| leaf.to_vec()).unwrap_or_default(),
-        };
-        let answer = self.agents().renew(request).await?.into_inner();
-        let issued = answer.certificate.ok_or(Error::Answer("no certificate"))?;
-        let (renewed, parts) = current.renewed(&issued)?;
-        // In use first: were the disk full, this process could at least go on.
-        self.adopt(renewed.clone())?;
-        renewed.store(&parts)
-    }
-
-    fn adopt(&self, renewed: Credential) -> Result<(), Error> {
-        let channel = match &self.proxied {
-            Some(proxied) => {
-                proxied.possession.renewed(renewed.clone());
-                proxied.channel(&self.address, &renewed)?
-            }
-            None => tls::channel(&self.address, &renewed)?,
-        };
-        if let Some(credential) = &self.credential {
-            credential.store(Arc::new(renewed));
-        }
-        self.connection.replace(channel);
-        Ok(())
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt as _};
 
-use crate::{acting::Acting, dpop::Possession};
+use crate::{acting::Acting, client::Inner, dpop::Possession};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,6 +33,8 @@ pub struct Connection {
     possession: Option<Arc<Possession>>,
     /// On whose behalf its calls are made.
     acting: Option<Arc<Acting>>,
+    /// Who makes an expired certificate good before a call.
+    owner: Arc<OnceLock<Weak<Inner>>>,
 }
 
 impl Connection {
@@ -42,7 +44,14 @@ impl Connection {
             timeout,
             possession: None,
             acting: None,
+            owner: Arc::default(),
         }
+    }
+
+    /// Has this client recover before a call whose certificate has expired.
+    pub(crate) fn owned_by(&self, owner: Weak<Inner>) {
+        // A connection has one owner, whom its clones share.
+        let _ = self.owner.set(owner);
     }
 
     /// The same, with a proof of a key in each call.
@@ -54,10 +63,8 @@ impl Connection {
     /// The same channel with another deadline.
     pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
-            current: Arc::clone(&self.current),
             timeout,
-            possession: self.possession.clone(),
-            acting: self.acting.clone(),
+            ..self.clone()
         }
     }
 
@@ -97,8 +104,10 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let channel = self.current.load_full();
+        let current = Arc::clone(&self.current);
         let acting = self.acting.clone();
+        let owner = self.owner.get().and_then(Weak::upgrade);
+        let expired = owner.filter(|owner| owner.has_expired());
         let deadline = Instant::now() + self.timeout;
         request
             .headers_mut()
@@ -106,6 +115,11 @@ impl Service<Request<Body>> for Connection {
             .or_insert_with(|| header(self.timeout));
         let proving = self.possession.clone().map(|p| (p, self.own()));
         Box::pin(async move {
+            if let Some(owner) = expired {
+                // Without a certificate the call fails, and says why by itself.
+                let _ = timeout_at(deadline, owner.recover_if_expired()).await;
+            }
+            let channel = current.load_full();
             let token = match acting {
                 None => None,
                 Some(acting) => {

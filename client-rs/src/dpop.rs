@@ -28,8 +28,11 @@ use crate::{
     renewal::now,
 };
 
-/// The call that needs no token: it leads to one.
-const LOGIN: &str = "/zta.v1.AuthenticationService/Authenticate";
+/// The calls that need no token: they lead to one, or to a certificate.
+const TOKENLESS: [&str; 2] = [
+    "/zta.v1.AuthenticationService/Authenticate",
+    "/zta.v1.AgentService/Recover",
+];
 /// The first may lack a nonce, the second a token that is still good.
 const ATTEMPTS: u32 = 3;
 /// A token is replaced this long before it ends, so that no call meets its end on the way.
@@ -97,7 +100,7 @@ impl Possession {
         let path = parts.uri.path().to_owned();
         for attempt in 1.. {
             let token = match &acting {
-                _ if path == LOGIN => None,
+                _ if TOKENLESS.contains(&path.as_str()) => None,
                 Some(token) => Some(Arc::clone(token)),
                 None => Some(self.token(connection).await?),
             };

@@ -96,7 +96,7 @@ fn report(error: &crate::Error, spiffe_id: &str, validity: Validity) {
             agent = spiffe_id,
             reason,
             %error,
-            "the certificate has expired and cannot be renewed; enroll again"
+            "the certificate has expired and is not recovered; enroll again"
         ),
     }
 }

@@ -259,21 +259,7 @@ impl Config {
         if let Some((key, why)) = self.identity_defect() {
             return bad(key, &why);
         }
-        if !(2..=86_400).contains(&self.certificate_lifetime_s) {
-            return bad("certificate_lifetime_s", "must be 2 to 86400");
-        }
-        if self.recoveries_max > 1000 {
-            return bad("recoveries_max", "must be 0 to 1000");
-        }
-        if !(10..=600).contains(&self.token_lifetime_s) {
-            return bad("token_lifetime_s", "must be 10 to 600");
-        }
-        if self.key_proof_interval_s > 86_400 {
-            return bad("key_proof_interval_s", "must be at most 86400; 0 is never");
-        }
-        if !(1..=8).contains(&self.delegation_depth_max) {
-            return bad("delegation_depth_max", "must be 1 to 8");
-        }
+        self.require_numbers()?;
         self.require_ca_pairs()?;
         if let Some(file) = &self.database_url_file {
             if self.database_url.is_some() {
@@ -306,6 +292,39 @@ impl Config {
             }
         }
         Ok(self)
+    }
+
+    /// Lifetimes and counts within their bounds.
+    fn require_numbers(&self) -> Result<(), ConfigError> {
+        let numbers = [
+            (
+                (2..=86_400).contains(&self.certificate_lifetime_s),
+                ("certificate_lifetime_s", "must be 2 to 86400"),
+            ),
+            (
+                self.recoveries_max <= 1000,
+                ("recoveries_max", "must be 0 to 1000"),
+            ),
+            (
+                (10..=600).contains(&self.token_lifetime_s),
+                ("token_lifetime_s", "must be 10 to 600"),
+            ),
+            (
+                self.key_proof_interval_s <= 86_400,
+                ("key_proof_interval_s", "must be at most 86400; 0 is never"),
+            ),
+            (
+                (1..=8).contains(&self.delegation_depth_max),
+                ("delegation_depth_max", "must be 1 to 8"),
+            ),
+        ];
+        match numbers.into_iter().find(|(fits, _)| !fits) {
+            None => Ok(()),
+            Some((_, (key, why))) => Err(ConfigError::Value {
+                key,
+                why: why.to_owned(),
+            }),
+        }
     }
 
     /// A CA's certificates and its key come together.

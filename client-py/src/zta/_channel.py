@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -64,6 +64,16 @@ class Connection:
         return self._callables[key]
 
 
+class Recovery(Protocol):
+    """What makes an expired certificate good before a call."""
+
+    def has_expired(self) -> bool:
+        """Whether there is something to do."""
+
+    def make_good(self) -> None:
+        """Do it, over the network; never raises."""
+
+
 class ConnectionSource:
     """Owns the current connection of one credential."""
 
@@ -72,10 +82,13 @@ class ConnectionSource:
         credential: Credential,
         on_use: Callable[[], None],
         possession: Possession | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         self._credential = credential
         self._on_use = on_use
         self._possession = possession
+        # The recovery owns this source; a cycle would keep both, and a thread, alive.
+        self._recovery = weakref.ref(recovery) if recovery is not None else None
         self._lock = threading.Lock()
         self._current: Connection | None = None
         self._closed = False
@@ -89,6 +102,7 @@ class ConnectionSource:
     def acquire(self) -> Connection:
         """Lease the current connection; each lease is given back by `release`."""
         self._on_use()
+        self.prepare()
         with self._lock:
             if self._closed:
                 raise RpcError(grpc.StatusCode.CANCELLED, "the client is closed")
@@ -96,6 +110,18 @@ class ConnectionSource:
                 self._current = Connection(self._credential, self._possession)
             self._current.leases += 1
             return self._current
+
+    def needs_recovery(self) -> bool:
+        """Whether `prepare` would take a while."""
+        recovery = self._recovery() if self._recovery is not None else None
+        return recovery is not None and not self._closed and recovery.has_expired()
+
+    def prepare(self) -> None:
+        """Make an expired certificate good, if that is possible."""
+        if self.needs_recovery():
+            recovery = self._recovery() if self._recovery is not None else None
+            if recovery is not None:
+                recovery.make_good()
 
     def release(self, connection: Connection) -> None:
         """Give a lease back."""
@@ -228,6 +254,8 @@ class _AwaitableMethod(_BlockingMethod):
     """Unary-unary for asyncio, on any loop and thread, over the same blocking channel."""
 
     async def __call__(self, request: Any, **options: Any) -> Any:
+        if self._source.needs_recovery():
+            await asyncio.to_thread(self._source.prepare)
         options = self._options(options)
         if self._source.proves:
             # A proof may need a login first, and a nonce a second attempt.

@@ -25,6 +25,7 @@ from zta._errors import RpcError, from_grpc
 from zta._identity import KEY, Credential, leaf_of, load_key
 
 _LOGIN = "/zta.v1.AuthenticationService/Authenticate"
+RECOVER = "/zta.v1.AgentService/Recover"
 _NONCE = "dpop-nonce"
 _COORDINATE_BYTES = 32
 # A token is replaced before it ends, so that no call meets its end on the way.
@@ -61,7 +62,7 @@ class Possession:
         """
         for attempt in range(_ATTEMPTS):
             token = acting
-            if token is None and method != _LOGIN:
+            if token is None and method not in {_LOGIN, RECOVER}:
                 token = self._valid_token(connection)
             try:
                 answer, call = invoke(self._metadata(connection.credential, method, token))

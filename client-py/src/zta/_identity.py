@@ -51,8 +51,8 @@ class Credential:
 
     @property
     def certificate_der(self) -> bytes:
-        """The leaf certificate in DER."""
-        leaf = x509.load_pem_x509_certificate(self.certificate_pem)
+        """The certificate, without those that lead to the trust anchor."""
+        leaf = leaf_of(self.certificate_pem, self.folder / CERTIFICATE)
         return leaf.public_bytes(serialization.Encoding.DER)
 
     @classmethod

@@ -1,4 +1,7 @@
-"""Keeps a client's certificate fresh: renews at half of its life, with jitter, by itself."""
+"""Keeps a client's certificate fresh: renews at half of its life, with jitter, by itself.
+
+One that has expired, because the machine slept, is made good before the next call.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ import logging
 import os
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
 from zta import v1
-from zta._channel import ConnectionSource, RenewingChannel
+from zta._channel import OPTIONS, ConnectionSource, RenewingChannel
 from zta._dpop import Possession
 from zta._errors import RpcError, ZtaError
 from zta._identity import Credential
 from zta._proving import Prover
+from zta._recovery import recover
 
 logger = logging.getLogger("zta")
 
@@ -23,6 +28,8 @@ _POLL_S_MAX = 30.0
 _RETRY_S_MIN, _RETRY_S_MAX = 0.5, 60.0
 _RPC_TIMEOUT_S = 10.0
 _JITTER = 0.1
+# How long calls leave a failed recovery alone.
+_RECOVERY_PAUSE_S = 5.0
 
 
 def due_time(credential: Credential, jitter: float) -> datetime.datetime:
@@ -41,11 +48,14 @@ class Renewer:
         possession: Possession | None = None,
     ) -> None:
         self.credential = credential
-        self.source = ConnectionSource(credential, self._ensure_running, possession)
+        self._possession = possession
+        self.source = ConnectionSource(credential, self._ensure_running, possession, self)
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
         self._stop = threading.Event()
         self._pid = 0
         self._failures = 0
+        self._renewing = threading.RLock()
+        self._refused_at: float | None = None
         self._due = self._next_due()
 
     def _next_due(self) -> datetime.datetime:
@@ -57,6 +67,8 @@ class Renewer:
         if self._pid == os.getpid() or self._stop.is_set():
             return
         self._pid = os.getpid()
+        # A thread of the parent may have held it.
+        self._renewing = threading.RLock()
         arguments = (weakref.ref(self), self._stop)
         threading.Thread(target=_run, args=arguments, name="zta-renewal", daemon=True).start()
         if not self.source.proves:
@@ -73,7 +85,8 @@ class Renewer:
         if self._now() < self._due:
             return self._pause()
         try:
-            self._renew()
+            with self._renewing:
+                self._renew()
             self._failures = 0
             return self._pause()
         except (ZtaError, OSError) as error:
@@ -88,6 +101,31 @@ class Renewer:
             backoff = min(_RETRY_S_MAX, _RETRY_S_MIN * 2 ** min(self._failures - 1, 10))
             return float(backoff * random.uniform(0.5, 1.0))  # noqa: S311
 
+    def has_expired(self) -> bool:
+        """Whether no connection can be made with the certificate any more."""
+        return self._now() >= self.credential.not_after
+
+    def make_good(self) -> None:
+        """Recover before a call, unless another one has, or failed to a moment ago."""
+        with self._renewing:
+            recently = (
+                self._refused_at is not None
+                and time.monotonic() - self._refused_at < _RECOVERY_PAUSE_S
+            )
+            if recently or not self.has_expired():
+                return
+            try:
+                self._renew()
+                self._refused_at = None
+            except (ZtaError, OSError) as error:
+                # The call fails by itself, and says why.
+                self._refused_at = time.monotonic()
+                logger.warning(
+                    "cannot recover the certificate of %s (%s)",
+                    self.credential.spiffe_id,
+                    _brief(error),
+                )
+
     def _pause(self) -> float:
         # Short looks: the wall clock may jump, and a laptop may sleep.
         wait_s = (self._due - self._now()).total_seconds()
@@ -98,6 +136,10 @@ class Renewer:
             stored = Credential.load(self.credential.folder, self.credential.endpoint)
             if stored.not_after > self.credential.not_after:
                 renewed = stored  # another process with this folder was faster
+            elif self.has_expired():
+                roots = self._possession.server_roots if self._possession else None
+                issued = recover(self.credential, roots, OPTIONS, _RPC_TIMEOUT_S)
+                renewed = self.credential.renewed(issued)
             else:
                 channel = RenewingChannel(self.source, _RPC_TIMEOUT_S, awaitable=False)
                 # For a server that sees no certificate of ours in the handshake.

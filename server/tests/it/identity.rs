@@ -13,6 +13,7 @@ mod lockout;
 mod oidc;
 mod openssl;
 mod profile;
+mod recovery;
 mod renewal;
 mod revocation_list;
 mod rotation;

@@ -36,6 +36,7 @@ pub(super) async fn of_agents(channel: Channel) -> Answers {
         tried!(logins.get_challenge(v1::GetChallengeRequest {})),
         tried!(logins.authenticate(v1::AuthenticateRequest::default())),
         tried!(agents.renew(v1::RenewRequest::default())),
+        tried!(agents.recover(v1::RecoverRequest::default())),
     ]
 }
 
