@@ -4,7 +4,7 @@
 use zta_proto::v1;
 use zta_server::{
     model::{
-        AccessRequest, AgentState, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile,
+        AccessRequest, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile, Standing,
         arguments::Arguments,
     },
     policy::{Compiled, EntityMap, Facts, Pip, PolicySource, builtin_source, compile},
@@ -100,7 +100,9 @@ fn principal() -> Principal {
         name: policies::AGENT.to_owned(),
         roles: policies::ROLES.map(str::to_owned).to_vec(),
         owner: String::new(),
-        state: AgentState::Active,
+        zone: String::new(),
+        attributes: std::sync::Arc::default(),
+        state: Standing::Active,
         instance: None,
     }
 }

@@ -8,6 +8,7 @@
 //! | `policies` | ours with 10 and with 100,000 policies ([`policies`]) | throughput of both; one changed policy from Apply to the first decision by it; a start on the large store; memory |
 //! | `decide` | none: the library, in this process ([`inprocess`]) | one evaluation at 100 and at 100,000 policies, and where none of them is scoped |
 //! | `entities` | ours with 1,000,000 entities ([`entities`]) | putting, loading, memory, throughput of requests that read attributes and hierarchy |
+//! | `identity` | [`noop`]; ours over mutual TLS and over proofs of possession | logins; the cost of each kind of proof; how soon a revocation on one replica bites on another one under load |
 //! | `compare` | ours and Cerbos, where that is installed | both with the same workload |
 //!
 //! What holds for every part: the generator runs on the same cores as the servers; both
@@ -41,6 +42,7 @@ pub mod workload;
 
 mod compare;
 mod decide;
+mod identity;
 mod scale;
 mod throughput;
 

@@ -117,7 +117,9 @@ async fn compare(cli: &Cli) -> Result<()> {
         true => Part::value_variants().to_vec(),
         false => cli.only.clone(),
     };
-    let postgres = parts.contains(&Part::Throughput) && !cli.noop_only && !cli.without_postgres;
+    let fleet = [Part::Throughput, Part::Identity];
+    let postgres =
+        fleet.iter().any(|part| parts.contains(part)) && !cli.noop_only && !cli.without_postgres;
     let plan = Plan {
         parts,
         binary: if cli.noop_only { None } else { Some(binary()?) },

@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use zta_client::{Client, Credential};
 
 use crate::{
-    Result, compare, decide, entities,
+    Result, compare, decide, entities, identity,
     load::{self, Round, Shape},
     report::Report,
     requests::Case,
@@ -31,6 +31,8 @@ pub enum Part {
     Decide,
     /// The real server with very many entities.
     Entities,
+    /// Logins, calls by each kind of proof beside the no-op server, and revocation.
+    Identity,
     /// Other systems beside ours, where they are installed.
     Compare,
 }
@@ -117,6 +119,7 @@ pub async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) ->
             (Part::Policies, Some(binary)) => scale::run(plan, binary, report, say).await,
             (Part::Decide, _) => decide::run(plan, report, say),
             (Part::Entities, Some(binary)) => entities::run(plan, binary, report, say).await,
+            (Part::Identity, Some(binary)) => identity::run(plan, binary, report, say).await,
             (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
         };
         if let Err(error) = done {

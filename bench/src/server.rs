@@ -31,6 +31,8 @@ pub struct RealServer {
     dir: tempfile::TempDir,
     child: Option<Child>,
     endpoint: String,
+    /// Of a replica: the database and the keyring of the server beside it.
+    shared: Option<(String, PathBuf)>,
 }
 
 impl RealServer {
@@ -53,12 +55,34 @@ impl RealServer {
             database,
             child: None,
             endpoint: String::new(),
+            shared: None,
         };
         if server.database.is_some() {
             server.run(&["migrate"])?;
         }
         server.launch().await?;
         Ok(server)
+    }
+
+    /// Another replica on this server's database. It must end before this one does.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and without a database.
+    pub async fn replica(&self) -> Result<Self> {
+        let database = self.database.as_ref().ok_or("the store has one process")?;
+        let parent_dir = self.dir.path().parent().unwrap_or(Path::new("."));
+        let mut replica = Self {
+            binary: self.binary.clone(),
+            dir: tempfile::Builder::new()
+                .prefix("zta-bench.")
+                .tempdir_in(parent_dir)?,
+            database: None,
+            child: None,
+            endpoint: String::new(),
+            shared: Some((database.url().to_owned(), self.dir.path().join("keyring"))),
+        };
+        replica.spawn().await?;
+        Ok(replica)
     }
 
     /// Starts the process; also again, after [`Self::kill`] or [`Self::stop`].
@@ -258,6 +282,11 @@ impl RealServer {
             command
                 .env("ZTA_DATABASE_URL", database.url())
                 .env("ZTA_KEYRING_FILE", self.dir.path().join("keyring"));
+        }
+        if let Some((url, keyring)) = &self.shared {
+            command
+                .env("ZTA_DATABASE_URL", url)
+                .env("ZTA_KEYRING_FILE", keyring);
         }
         command
     }

@@ -31,10 +31,19 @@ pub async fn prepare(server: &RealServer) -> Result<Credential> {
 /// # Errors
 /// The server refuses one of the steps.
 pub async fn enroll(server: &RealServer, roles: &[&str]) -> Result<Credential> {
+    enroll_as(server, policies::AGENT, roles).await
+}
+
+/// Registers and enrolls an agent.
+///
+/// # Errors
+/// The server refuses one of the steps.
+pub async fn enroll_as(server: &RealServer, name: &str, roles: &[&str]) -> Result<Credential> {
     let register = v1::RegisterRequest {
-        name: policies::AGENT.to_owned(),
+        name: name.to_owned(),
         roles: roles.iter().map(ToString::to_string).collect(),
         owner: String::new(),
+        ..Default::default()
     };
     let mut agents = server.admin()?.agents();
     agents
@@ -42,7 +51,7 @@ pub async fn enroll(server: &RealServer, roles: &[&str]) -> Result<Credential> {
         .await
         .map_err(zta_client::Error::from)?;
     let request = v1::CreateJoinTokenRequest {
-        agent: policies::AGENT.to_owned(),
+        agent: name.to_owned(),
     };
     let token = agents
         .create_join_token(request)
@@ -50,7 +59,7 @@ pub async fn enroll(server: &RealServer, roles: &[&str]) -> Result<Credential> {
         .map_err(zta_client::Error::from)?
         .into_inner()
         .join_token;
-    let folder: &Path = &server.dir().join("agent");
+    let folder: &Path = &server.dir().join(format!("agent-{name}"));
     Ok(zta_client::enroll(server.endpoint(), &token, folder).await?)
 }
 

@@ -466,7 +466,12 @@ impl Inner {
         {
             return self.adopt(stored);
         }
-        let answer = self.agents().renew(v1::RenewRequest {}).await?.into_inner();
+        // For a server that sees no certificate of ours in the handshake.
+        let leaf = current.chain().into_iter().next();
+        let request = v1::RenewRequest {
+            certificate_der: leaf.map(|leaf| leaf.to_vec()).unwrap_or_default(),
+        };
+        let answer = self.agents().renew(request).await?.into_inner();
         let issued = answer.certificate.ok_or(Error::Answer("no certificate"))?;
         let (renewed, parts) = current.renewed(&issued)?;
         // In use first: were the disk full, this process could at least go on.

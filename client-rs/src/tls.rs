@@ -245,7 +245,7 @@ mod tests {
         let channel = plaintext_channel(&address).expect("channel");
         let mut agents = zta_proto::v1::agent_service_client::AgentServiceClient::new(channel);
         let status = agents
-            .renew(zta_proto::v1::RenewRequest {})
+            .renew(zta_proto::v1::RenewRequest::default())
             .await
             .expect_err("refused");
         let error = Error::from(status).to_string();

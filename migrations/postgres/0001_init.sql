@@ -39,6 +39,8 @@ CREATE TABLE audit_events (
 
 CREATE UNIQUE INDEX audit_events_event_id ON audit_events (event_id);
 CREATE INDEX audit_events_actor ON audit_events (actor_id, sequence);
+-- What was done to a resource: the few administrative acts alone, so that no decision pays.
+CREATE INDEX audit_events_acts ON audit_events (resource_id, sequence) WHERE type = 'admin';
 -- Time goes with the sequence, so a few bytes per block of rows do what a B-tree would,
 -- for almost nothing at each insert.
 CREATE INDEX audit_events_time ON audit_events USING brin (time)
@@ -73,6 +75,12 @@ CREATE TABLE agents (
     roles       text[] NOT NULL,
     state       text NOT NULL,
     create_time timestamptz NOT NULL,
+    zone        text NOT NULL,
+    attributes  text NOT NULL,
+    audiences   text[] NOT NULL,
+    certificate_lifetime_max_s bigint,
+    token_lifetime_max_s       bigint,
+    delegation_depth_max       bigint,
     epoch       bigint NOT NULL
 );
 CREATE INDEX agents_epoch ON agents (epoch);
@@ -87,17 +95,22 @@ CREATE TABLE users (
 );
 CREATE INDEX users_epoch ON users (epoch);
 
+-- Enrolled keys. `generation` is that of a key's newest certificate and `used_generation`
+-- the newest one that a call was made with; both move without the epoch.
 CREATE TABLE instances (
-    id           uuid PRIMARY KEY,
-    log_id       uuid NOT NULL,
-    principal_id text NOT NULL,
-    key_sha256   bytea NOT NULL UNIQUE,
-    generation   bigint NOT NULL,
-    revoked      boolean NOT NULL,
-    create_time  timestamptz NOT NULL,
-    epoch        bigint NOT NULL
+    id              uuid PRIMARY KEY,
+    log_id          uuid NOT NULL,
+    principal_id    text COLLATE "C" NOT NULL,
+    key_sha256      bytea NOT NULL UNIQUE,
+    state           text NOT NULL,
+    generation      bigint NOT NULL,
+    used_generation bigint NOT NULL,
+    recoveries      bigint NOT NULL,
+    create_time     timestamptz NOT NULL,
+    epoch           bigint NOT NULL
 );
 CREATE INDEX instances_epoch ON instances (epoch);
+CREATE INDEX instances_principal ON instances (principal_id, id);
 
 -- Certificates that were given, for as long as they hold: a revocation list names those of
 -- revoked keys.

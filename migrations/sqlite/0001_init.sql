@@ -40,6 +40,8 @@ CREATE TABLE audit_events (
 CREATE UNIQUE INDEX audit_events_event_id ON audit_events (event_id);
 CREATE INDEX audit_events_actor ON audit_events (actor_id, sequence);
 CREATE INDEX audit_events_time ON audit_events (time);
+-- What was done to a resource: the few administrative acts alone, so that no decision pays.
+CREATE INDEX audit_events_acts ON audit_events (resource_id, sequence) WHERE type = 'admin';
 
 CREATE TRIGGER audit_events_no_update BEFORE UPDATE ON audit_events
 BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END;
@@ -84,6 +86,12 @@ CREATE TABLE agents (
     roles       TEXT NOT NULL,
     state       TEXT NOT NULL,
     create_time TEXT NOT NULL,
+    zone        TEXT NOT NULL,
+    attributes  TEXT NOT NULL,
+    audiences   TEXT NOT NULL,
+    certificate_lifetime_max_s INTEGER,
+    token_lifetime_max_s       INTEGER,
+    delegation_depth_max       INTEGER,
     epoch       INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX agents_epoch ON agents (epoch);
@@ -98,17 +106,22 @@ CREATE TABLE users (
 ) STRICT;
 CREATE INDEX users_epoch ON users (epoch);
 
+-- Enrolled keys. `generation` is that of a key's newest certificate and `used_generation`
+-- the newest one that a call was made with; both move without the epoch.
 CREATE TABLE instances (
-    id           TEXT PRIMARY KEY,
-    log_id       TEXT NOT NULL,
-    principal_id TEXT NOT NULL,
-    key_sha256   BLOB NOT NULL UNIQUE,
-    generation   INTEGER NOT NULL,
-    revoked      INTEGER NOT NULL,
-    create_time  TEXT NOT NULL,
-    epoch        INTEGER NOT NULL
+    id              TEXT PRIMARY KEY,
+    log_id          TEXT NOT NULL,
+    principal_id    TEXT NOT NULL,
+    key_sha256      BLOB NOT NULL UNIQUE,
+    state           TEXT NOT NULL,
+    generation      INTEGER NOT NULL,
+    used_generation INTEGER NOT NULL,
+    recoveries      INTEGER NOT NULL,
+    create_time     TEXT NOT NULL,
+    epoch           INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX instances_epoch ON instances (epoch);
+CREATE INDEX instances_principal ON instances (principal_id, id);
 
 -- Certificates that were given, for as long as they hold: a revocation list names those of
 -- revoked keys.

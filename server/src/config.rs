@@ -63,8 +63,11 @@ pub struct Config {
     pub plaintext: bool,
     /// How long calls in flight may take to end after a stop signal.
     pub drain_timeout_ms: u64,
-    /// How long agents' certificates are good for, at most a day.
+    /// How long agents' certificates are good for, at most a day. Less than a minute is
+    /// for tests.
     pub certificate_lifetime_s: u32,
+    /// How often a key may get a new certificate after its last one has expired; 0: never.
+    pub recoveries_max: u32,
     /// How long access tokens are good for, at most ten minutes.
     pub token_lifetime_s: u32,
     /// How often the key of an open connection has to be proved again; 0: never.
@@ -135,6 +138,7 @@ impl Default for Config {
             plaintext: false,
             drain_timeout_ms: 10_000,
             certificate_lifetime_s: 3600,
+            recoveries_max: 3,
             token_lifetime_s: 600,
             key_proof_interval_s: 900,
             delegation_depth_max: 4,
@@ -255,8 +259,11 @@ impl Config {
         if let Some((key, why)) = self.identity_defect() {
             return bad(key, &why);
         }
-        if !(60..=86_400).contains(&self.certificate_lifetime_s) {
-            return bad("certificate_lifetime_s", "must be 60 to 86400");
+        if !(2..=86_400).contains(&self.certificate_lifetime_s) {
+            return bad("certificate_lifetime_s", "must be 2 to 86400");
+        }
+        if self.recoveries_max > 1000 {
+            return bad("recoveries_max", "must be 0 to 1000");
         }
         if !(10..=600).contains(&self.token_lifetime_s) {
             return bad("token_lifetime_s", "must be 10 to 600");
@@ -377,6 +384,8 @@ mod tests {
                 "loopback only",
             ),
             ("token_lifetime_s = 601", "10 to 600"),
+            ("certificate_lifetime_s = 1", "2 to 86400"),
+            ("recoveries_max = 1001", "0 to 1000"),
             ("external_names = [\"https://a\"]", "zta.example.com"),
             ("ca_certificate_file = \"ca.pem\"", "ca_key_file"),
             ("ca_key_file = \"ca.key\"", "ca_certificate_file"),

@@ -15,13 +15,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
-use crate::identity::continuous::{KeyProofs, Standing};
+use crate::identity::continuous::{self, KeyProofs};
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::token::TokenAuthority;
 use crate::model::redaction::Redaction;
 use crate::model::{
-    AccessRequest, AgentState, Change, Conflict, Decision, DenyReason, Effect, Event, EventType,
+    AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
     Verdict,
 };
 use crate::policy::{EntityError, Facts, Parties as _, PolicyError};
@@ -68,6 +68,9 @@ pub(crate) enum PdpError {
          have somebody else approve the proposal"
     )]
     ApprovalRequired,
+    /// Nobody gives a role to themselves.
+    #[error("nobody changes what is said of themselves; somebody else has to do it")]
+    OwnRecord,
     /// Nobody approves what they wrote.
     #[error("you have a part in this proposal; somebody else has to approve it")]
     OwnProposal,
@@ -229,6 +232,7 @@ impl Pdp {
             };
             match appended {
                 Ok(appended) => {
+                    caller.on_record();
                     if appended.epoch > state.epoch {
                         // Our own change: the next call on this replica sees it.
                         self.replica.catch_up(appended.epoch).await?;
@@ -310,7 +314,9 @@ impl Pdp {
             return Ok(caller);
         };
         let proved = credential.handshake_time.max(caller.auth_time);
-        let Standing::Missed { first } = self.key_proofs.standing(instance, proved, now) else {
+        let continuous::Standing::Missed { first } =
+            self.key_proofs.standing(instance, proved, now)
+        else {
             return Ok(caller);
         };
         if first {
@@ -322,8 +328,8 @@ impl Pdp {
             appended.map_err(PdpError::Append)?;
         }
         let mut caller = caller;
-        if caller.principal.state == AgentState::Active {
-            caller.principal.state = AgentState::Suspended;
+        if caller.principal.state == Standing::Active {
+            caller.principal.state = Standing::Suspended;
             caller.proof_missed = true;
         }
         Ok(caller)
@@ -440,15 +446,17 @@ fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decis
 
 /// A contained agent is denied before any policy is asked.
 pub(crate) fn contained(caller: &Caller, request: &AccessRequest) -> Option<Verdict> {
-    let (reason, message) = match caller.principal.state {
-        AgentState::Active => return None,
-        AgentState::Suspended if caller.proof_missed => (
-            DenyReason::Suspended,
-            "the key has to be proved again: answer a challenge, or connect anew",
-        ),
-        AgentState::Suspended => (DenyReason::Suspended, "the agent is suspended"),
-        AgentState::Isolated => (DenyReason::Isolated, "the agent is isolated"),
-        AgentState::Revoked => (DenyReason::Revoked, "the agent or its key is revoked"),
+    let standing = caller.principal.state;
+    let reason = match standing {
+        Standing::Active => return None,
+        Standing::Suspended => DenyReason::Suspended,
+        Standing::Isolated => DenyReason::Isolated,
+        Standing::Revoked | Standing::Banned | Standing::KeyRevoked => DenyReason::Revoked,
+        Standing::KeyLocked => DenyReason::Locked,
+    };
+    let message = match caller.proof_missed {
+        true => "the key has to be proved again: answer a challenge, or connect anew",
+        false => standing.message(),
     };
     Some(Verdict::deny(reason, message, request.action.clone()))
 }

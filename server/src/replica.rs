@@ -5,6 +5,8 @@
 //! Nothing depends on notifications: the audit writer compares epochs under the head
 //! row's lock, and a decision of an older epoch is made again after [`Replica::catch_up`].
 
+mod parties;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
@@ -17,10 +19,10 @@ use tokio::time::Instant;
 use crate::identity::registry::Registry;
 use crate::model::authority::{self, AuthorityRecord};
 use crate::model::revision::{Digest, FileChange, RevisionNews};
-use crate::model::{EntityPage, EntityVersion, PrincipalKind, RevisionMeta, SourceFile};
+use crate::model::{EntityPage, EntityVersion, RevisionMeta, SourceFile};
 use crate::policy::{
-    Compiled, EntityMap, EntityTypes, Parties, Party, Pip, PolicySource, SharedSet, compile,
-    compile_passed, content_sha256, gates_id,
+    Compiled, EntityMap, EntityTypes, Pip, PolicySource, SharedSet, compile, compile_passed,
+    content_sha256, gates_id,
 };
 use crate::store::{Changes, ENTITY_PAGE, SharedStore, StoreError};
 
@@ -75,29 +77,6 @@ impl State {
             stored: &self.entities,
             parties: self,
         }
-    }
-}
-
-impl Parties for State {
-    fn party(&self, ty: &str, id: &str) -> Option<Party> {
-        if ty == PrincipalKind::Agent.cedar_type() {
-            let agent = self.registry.agent(id)?;
-            return Some(Party {
-                name: agent.name.clone(),
-                owner: Some(agent.owner.clone()),
-                roles: agent.roles.clone(),
-            });
-        }
-        if ty != PrincipalKind::User.cedar_type() {
-            return None;
-        }
-        let user = self.registry.user(id)?;
-        let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
-        Some(Party {
-            name: name.to_owned(),
-            owner: None,
-            roles: user.roles.clone(),
-        })
     }
 }
 

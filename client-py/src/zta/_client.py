@@ -13,15 +13,13 @@ from types import TracebackType
 from typing import Any, cast
 
 import grpc
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from zta import v1
 from zta._acting import Acting
 from zta._channel import RenewingChannel
 from zta._dpop import Possession
 from zta._errors import CredentialError, RpcError
-from zta._identity import KEY, Credential, load_key
+from zta._identity import Credential
 from zta._messages import (
     Decision,
     Session,
@@ -30,9 +28,9 @@ from zta._messages import (
     delegate_request,
     read_decision,
 )
+from zta._proving import signed
 from zta._renewal import Renewer
 
-_CHALLENGE_CONTEXT = b"zta-challenge-v1\0"
 _TIMEOUT_MS = 5_000
 
 
@@ -99,12 +97,7 @@ class _Base:
         ]
 
     def _signed(self, challenge: bytes) -> v1.AuthenticateRequest:
-        credential = self.credential
-        key = load_key(credential.key_pem, credential.folder / KEY)
-        signature = key.sign(_CHALLENGE_CONTEXT + challenge, ec.ECDSA(hashes.SHA256()))
-        return v1.AuthenticateRequest(
-            signed_challenge=v1.SignedChallenge(challenge=challenge, signature=signature)
-        )
+        return signed(self.credential, challenge)
 
 
 def _once_more(error: RpcError, attempt: int, deadline: float) -> bool:

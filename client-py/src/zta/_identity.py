@@ -49,6 +49,12 @@ class Credential:
         """The last part of the SPIFFE ID."""
         return self.spiffe_id.rsplit("/", 1)[-1]
 
+    @property
+    def certificate_der(self) -> bytes:
+        """The leaf certificate in DER."""
+        leaf = x509.load_pem_x509_certificate(self.certificate_pem)
+        return leaf.public_bytes(serialization.Encoding.DER)
+
     @classmethod
     def load(cls, folder: str | os.PathLike[str], server: str | None = None) -> Credential:
         """Read a credential folder; `server` (host:port) overrides the recorded endpoint."""

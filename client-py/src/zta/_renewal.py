@@ -15,6 +15,7 @@ from zta._channel import ConnectionSource, RenewingChannel
 from zta._dpop import Possession
 from zta._errors import RpcError, ZtaError
 from zta._identity import Credential
+from zta._proving import Prover
 
 logger = logging.getLogger("zta")
 
@@ -58,6 +59,9 @@ class Renewer:
         self._pid = os.getpid()
         arguments = (weakref.ref(self), self._stop)
         threading.Thread(target=_run, args=arguments, name="zta-renewal", daemon=True).start()
+        if not self.source.proves:
+            run = Prover(self).run
+            threading.Thread(target=run, args=(self._stop,), name="zta-proof", daemon=True).start()
 
     def close(self) -> None:
         """End the thread and the connection."""
@@ -96,7 +100,9 @@ class Renewer:
                 renewed = stored  # another process with this folder was faster
             else:
                 channel = RenewingChannel(self.source, _RPC_TIMEOUT_S, awaitable=False)
-                answer = v1.AgentServiceStub(channel).Renew(v1.RenewRequest())
+                # For a server that sees no certificate of ours in the handshake.
+                request = v1.RenewRequest(certificate_der=self.credential.certificate_der)
+                answer = v1.AgentServiceStub(channel).Renew(request)
                 renewed = self.credential.renewed(answer.certificate)
         self.credential = renewed
         # Not at once again, even if the server dates its certificates far back.

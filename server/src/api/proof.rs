@@ -20,6 +20,8 @@ const NONCE: &str = "dpop-nonce";
 
 /// The RPC of ours that leads to the first certificate.
 const ENROLL: &str = "/zta.v1.AgentService/Enroll";
+/// The RPC of ours that leads to a certificate after the last one has ended.
+const RECOVER: &str = "/zta.v1.AgentService/Recover";
 /// The RPC of ours that leads to a token, for those whose TLS ends before this server.
 const AUTHENTICATE: &str = "/zta.v1.AuthenticationService/Authenticate";
 
@@ -78,7 +80,7 @@ pub(super) fn admit<R>(
             true
         }
         Some(_) => false,
-        None => path == AUTHENTICATE || path == ENROLL,
+        None => [AUTHENTICATE, ENROLL, RECOVER].contains(&path),
     };
     if !leads_on && !certified {
         return Err(AuthenticationError::CredentialMissing);

@@ -13,7 +13,7 @@ use crate::identity::challenge::ChallengeError;
 use crate::identity::registry::AuthenticationError;
 use crate::identity::token::TokenError;
 use crate::model::proposal::OPEN_MAX;
-use crate::model::{AgentState, Conflict, Decision};
+use crate::model::{AgentState, Conflict, Decision, Standing};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
 use crate::policy::{Diagnostic, EntityError, PolicyError};
@@ -113,6 +113,9 @@ impl From<PdpError> for Status {
             PdpError::NotFresh => retriable(ErrorReason::NotFresh, message),
             PdpError::Stale => retriable(ErrorReason::StoreUnavailable, message),
             PdpError::Conflict(e) => conflict(&e, message),
+            PdpError::OwnRecord => {
+                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
+            }
             PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
             PdpError::Delegation(_) => status(
                 Code::FailedPrecondition,
@@ -235,6 +238,14 @@ fn conflict(error: &Conflict, message: String) -> Status {
         }
         Conflict::KeyEnrolled => precondition(ErrorReason::StateConflict, "key"),
         Conflict::KeyRevoked => precondition(ErrorReason::Revoked, "key"),
+        Conflict::KeyLocked => status(Code::PermissionDenied, ErrorReason::InstanceLocked, message),
+        Conflict::KeyState(_) => precondition(ErrorReason::StateConflict, "key"),
+        Conflict::KeyNotFound => status(Code::NotFound, ErrorReason::AgentNotFound, message),
+        Conflict::GenerationMoved => retriable(ErrorReason::StoreUnavailable, message),
+        Conflict::Generation => precondition(ErrorReason::GenerationConflict, "key"),
+        Conflict::RecoveriesExhausted => {
+            status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
+        }
         Conflict::Authority(_) => precondition(ErrorReason::StateConflict, "certificate authority"),
         Conflict::Revision { .. } => precondition(ErrorReason::RevisionConflict, "revision"),
     }
@@ -242,11 +253,23 @@ fn conflict(error: &Conflict, message: String) -> Status {
 
 /// A final state says so by its own reason.
 fn contained_or(state: AgentState, otherwise: Status) -> Status {
-    if state == AgentState::Revoked {
-        let message = "the agent is revoked, for good; register another one";
+    if state == AgentState::Banned {
+        let message = "the agent is banned, for good; register another one";
         return status(Code::FailedPrecondition, ErrorReason::Revoked, message);
     }
     otherwise
+}
+
+/// Why a principal does not get what only an active one gets.
+fn contained(standing: Standing) -> ErrorReason {
+    match standing {
+        Standing::Suspended => ErrorReason::Suspended,
+        Standing::Isolated => ErrorReason::Isolated,
+        Standing::KeyLocked => ErrorReason::InstanceLocked,
+        Standing::Active | Standing::Revoked | Standing::Banned | Standing::KeyRevoked => {
+            ErrorReason::Revoked
+        }
+    }
 }
 
 /// A denied act, with where its decision stands in the log.
@@ -278,13 +301,16 @@ impl From<OperationError> for Status {
         match error {
             OperationError::Pdp(e) => e.into(),
             OperationError::Denied(decision) => denied(&decision, message),
-            OperationError::Contained(state) => {
-                let reason = match state {
-                    AgentState::Suspended => ErrorReason::Suspended,
-                    AgentState::Isolated => ErrorReason::Isolated,
-                    AgentState::Active | AgentState::Revoked => ErrorReason::Revoked,
-                };
-                status(Code::PermissionDenied, reason, message)
+            OperationError::Contained(standing) => {
+                status(Code::PermissionDenied, contained(standing), message)
+            }
+            OperationError::GenerationMissing => status(
+                Code::FailedPrecondition,
+                ErrorReason::GenerationConflict,
+                message,
+            ),
+            OperationError::RecoveryRefused => {
+                status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
             }
             OperationError::Field { field: name, why } => field(name, why),
             OperationError::AgentNotFound(_) => {

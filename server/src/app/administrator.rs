@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
@@ -22,10 +23,13 @@ use crate::identity::peer::PeerCertificate;
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::{PrincipalName, SpiffeId, TrustDomain};
 use crate::keys::{KeyAlgorithm, SigningKey as _, SoftwareKey, pem};
+use crate::model::change::Renewal;
 use crate::model::{
-    AgentState, Change, EntityUid, Event, EventType, Instance, Principal, PrincipalKind, UserRecord,
+    Change, EntityUid, Event, EventType, Instance, InstanceState, Principal, PrincipalKind,
+    Standing, UserRecord,
 };
 use crate::pdp::Pdp;
+use crate::store::SharedStore;
 
 /// The first administrator's name.
 const ADMINISTRATOR: &str = "admin";
@@ -65,7 +69,9 @@ pub(super) fn principal(trust_domain: &TrustDomain) -> Principal {
         name: ADMINISTRATOR.to_owned(),
         roles: ROLES.map(str::to_owned).to_vec(),
         owner: String::new(),
-        state: AgentState::Active,
+        zone: String::new(),
+        attributes: Arc::default(),
+        state: Standing::Active,
         instance: None,
     }
 }
@@ -86,7 +92,7 @@ pub(super) async fn create(
     let certificate = material
         .ca
         .signing()
-        .issue_svid(&public, &id, LIFETIME, now)
+        .issue_svid(&public, &id, 1, LIFETIME, now)
         .map_err(start_error)?;
     let user = UserRecord {
         id: principal(trust_domain).id,
@@ -94,14 +100,7 @@ pub(super) async fn create(
         roles: ROLES.map(str::to_owned).to_vec(),
         create_time: now,
     };
-    let instance = Instance {
-        id: Uuid::new_v4(),
-        principal_id: user.id.clone(),
-        key_sha256: public.sha256(),
-        generation: 1,
-        revoked: false,
-        create_time: now,
-    };
+    let instance = Instance::new(Uuid::new_v4(), user.id.clone(), public.sha256(), now);
     let dir = config.data_dir.join("admin");
     // The credential stands before the registry knows its key: a crash in between
     // leaves a credential without rights, never rights without a credential.
@@ -173,7 +172,12 @@ pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 ///
 /// # Errors
 /// Why it could not; the credential is as it was.
-pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> Result<(), String> {
+pub(super) async fn refresh(
+    config: &Config,
+    store: &SharedStore,
+    pdp: &Pdp,
+    material: &Material,
+) -> Result<(), String> {
     let dir = config.data_dir.join("admin");
     let Ok(key) = std::fs::read_to_string(dir.join("key.pem")) else {
         return Ok(());
@@ -202,8 +206,12 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     let enrolled = state
         .registry
         .instance(&public.sha256())
-        .filter(|i| !i.revoked);
+        .filter(|i| i.state == InstanceState::Active);
     let instance = enrolled.ok_or("the key is not enrolled any more")?;
+    // The generations are the store's. Asked from the newest one: this folder is the
+    // server's own, and a copy of it that was renewed elsewhere is the operator's.
+    let stored = store.instance(instance.id).await.map_err(|e| e.to_string());
+    let presented = stored?.ok_or("the key is not stored")?.generation;
     let user = state
         .registry
         .user(&instance.principal_id)
@@ -212,19 +220,25 @@ pub(super) async fn refresh(config: &Config, pdp: &Pdp, material: &Material) -> 
     let certificate = material
         .ca
         .signing()
-        .issue_svid(&public, &id, LIFETIME, now)
+        .issue_svid(&public, &id, presented + 1, LIFETIME, now)
         .map_err(|e| e.to_string())?;
     let mut event = pdp
         .event(EventType::Renewed, now)
         .with_detail("certificate_serial", certificate.serial.as_str());
     event.actor = Some(EntityUid::new("ZTA::User", &user.id));
     event.instance = Some(instance.id);
-    let change = Change::Renew(certificate.record(instance.id));
+    let change = Change::Renew(Renewal {
+        certificate: certificate.record(instance.id),
+        presented,
+        generation: presented + 1,
+        recoveries_max: None,
+    });
     let record = Record {
         event,
         inputs: None,
         epoch: None,
         change: Some(change),
+        rider: None,
     };
     match pdp.audit.append(record).await {
         Ok(appended) => pdp

@@ -13,6 +13,7 @@ use crate::api::tls::TlsReload;
 use crate::config::Config;
 use crate::model::AuthorityRecord;
 use crate::pdp::Pdp;
+use crate::store::SharedStore;
 
 /// Between two tries after a failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -24,13 +25,14 @@ impl Tasks {
     pub(super) fn follow_authorities(
         &mut self,
         config: &Config,
-        pdp: &Arc<Pdp>,
+        (pdp, store): (&Arc<Pdp>, &SharedStore),
         material: &Material,
         reload: Option<TlsReload>,
     ) {
         let mut follower = Follower {
             config: config.clone(),
             pdp: Arc::clone(pdp),
+            store: Arc::clone(store),
             material: material.clone(),
             reload,
             followed: None,
@@ -56,6 +58,7 @@ impl Tasks {
 struct Follower {
     config: Config,
     pdp: Arc<Pdp>,
+    store: SharedStore,
     material: Material,
     /// Where there is TLS.
     reload: Option<TlsReload>,
@@ -93,7 +96,8 @@ impl Follower {
     /// Keeps the first administrator's certificate fresh while its folder is here.
     async fn refresh_administrator(&mut self, now: OffsetDateTime) {
         self.refreshed = Some(now);
-        let done = administrator::refresh(&self.config, &self.pdp, &self.material);
+        let (config, store) = (&self.config, &self.store);
+        let done = administrator::refresh(config, store, &self.pdp, &self.material);
         if let Err(error) = done.await {
             tracing::warn!(%error, "the administrator's certificate could not be renewed");
         }

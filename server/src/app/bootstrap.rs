@@ -74,6 +74,7 @@ pub(super) async fn append(audit: &Audit, event: Event, change: Change) -> Resul
         inputs: None,
         epoch: None,
         change: Some(change),
+        rider: None,
     };
     match audit.append(record).await {
         Ok(_) => Ok(true),

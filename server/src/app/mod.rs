@@ -231,7 +231,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             keep_up(&store, &material, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
             // After the announcement: both write the bundle.
-            tasks.follow_authorities(&config, &pdp, &material, reload);
+            tasks.follow_authorities(&config, (&pdp, &store), &material, reload);
             tokio::select! {
                 part = tasks.first_end() => Err(AppError::PartEnded(part)),
                 () = &mut stop => Ok(()),
@@ -302,9 +302,10 @@ fn operations(
         lockouts: Lockouts::new(config.limits.login_failures_max),
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
-        certificate_lifetime: time::Duration::seconds(config.certificate_lifetime_s.into()),
+        certificate_lifetime_max: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
-        token_lifetime: time::Duration::seconds(config.token_lifetime_s.into()),
+        recoveries_max: config.recoveries_max,
+        token_lifetime_max: time::Duration::seconds(config.token_lifetime_s.into()),
     }))
 }
 

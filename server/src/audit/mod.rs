@@ -3,8 +3,10 @@
 
 pub mod checkpoint;
 pub mod merkle;
+pub mod record;
 pub mod sequencer;
 pub mod throttle;
 pub mod verify;
 
-pub use sequencer::{AppendError, Appended, Audit, Record};
+pub use record::{AppendError, Appended, Record};
+pub use sequencer::Audit;

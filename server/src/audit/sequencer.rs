@@ -16,9 +16,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::merkle::{Frontier, leaf_hash};
-use crate::model::event::{Inputs, LeafError};
-use crate::model::{Change, Conflict, Event};
+use super::merkle::Frontier;
+use super::record::{AppendError, Appended, Record};
+use crate::model::Change;
+use crate::model::change::GenerationUse;
 use crate::store::{AuditTx, LogHead, PreparedEvent, SharedStore, StoreError};
 
 /// Events that may wait for the writer; the next one is refused.
@@ -30,84 +31,6 @@ pub const UNIT_MAX: usize = 256;
 /// How often the outcome of a COMMIT without an answer is looked up before giving up.
 const LOOKUPS_MAX: u32 = 20;
 
-/// What is to be put on record.
-#[derive(Debug)]
-pub struct Record {
-    /// The event.
-    pub event: Event,
-    /// What stands beside it, under the commitment in the event.
-    pub inputs: Option<Inputs>,
-    /// The epoch that the event was decided under; `None` for an event that reports a
-    /// fact and is true in any epoch.
-    pub epoch: Option<u64>,
-    /// The change that commits with the event.
-    pub change: Option<Change>,
-}
-
-impl Record {
-    /// A fact: an event without a change that holds in any epoch.
-    pub fn fact(event: Event) -> Self {
-        Self {
-            event,
-            inputs: None,
-            epoch: None,
-            change: None,
-        }
-    }
-
-    /// Its event, ready to be written. Hashing happens here, in the caller's task, and
-    /// not in the writer's.
-    ///
-    /// # Errors
-    /// When the event does not make a leaf.
-    pub fn prepare(event: Event, inputs: Option<Inputs>) -> Result<PreparedEvent, AppendError> {
-        let leaf = event.leaf()?;
-        Ok(PreparedEvent {
-            leaf_hash: leaf_hash(&leaf),
-            leaf,
-            columns: event.into_columns(),
-            inputs,
-        })
-    }
-}
-
-/// An event on record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Its place in the log; of several, the place of the first, the others follow it.
-    pub sequence: u64,
-    /// The epoch after its commit.
-    pub epoch: u64,
-}
-
-/// Why an event is not on record. None of these may end in an allow.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// The world changed since the decision: catch up to `epoch` and decide again. A
-    /// decision of a later epoch than the log's is refused as well: then the database was
-    /// put back to an older state under a running server, which only a restart mends.
-    #[error("decided under another epoch than {epoch}")]
-    Stale {
-        /// The epoch to catch up to.
-        epoch: u64,
-    },
-    /// The change cannot be made.
-    #[error(transparent)]
-    Conflict(#[from] Conflict),
-    /// The queue is full.
-    #[error("more than {QUEUE_MAX} events wait for the audit writer")]
-    Overloaded,
-    /// The event does not make a leaf.
-    #[error(transparent)]
-    Leaf(#[from] LeafError),
-    /// The store did not take it, or may have without saying so.
-    #[error("{0}")]
-    Store(String),
-    /// The writer has ended.
-    #[error("the audit writer has ended")]
-    Closed,
-}
-
 /// What commits together and is answered together: one event, or several decisions of
 /// one epoch.
 struct Submission {
@@ -115,6 +38,7 @@ struct Submission {
     epoch: Option<u64>,
     /// Only with one event.
     change: Option<Change>,
+    rider: Option<GenerationUse>,
     reply: Reply,
 }
 
@@ -195,7 +119,8 @@ impl Audit {
     /// could name, and nothing may be answered on the strength of it.
     pub async fn append(&self, record: Record) -> Result<Appended, AppendError> {
         let event = Record::prepare(record.event, record.inputs)?;
-        self.submit(vec![event], record.epoch, record.change).await
+        let changes = (record.change, record.rider);
+        self.submit(vec![event], record.epoch, changes).await
     }
 
     /// Puts decisions of one epoch on record, in one transaction and at consecutive
@@ -207,18 +132,19 @@ impl Audit {
         &self,
         events: Vec<PreparedEvent>,
         epoch: u64,
+        rider: Option<GenerationUse>,
     ) -> Result<Appended, AppendError> {
         if !(1..=UNIT_MAX).contains(&events.len()) {
             return Err(AppendError::Overloaded);
         }
-        self.submit(events, Some(epoch), None).await
+        self.submit(events, Some(epoch), (None, rider)).await
     }
 
     async fn submit(
         &self,
         events: Vec<PreparedEvent>,
         epoch: Option<u64>,
-        change: Option<Change>,
+        (change, rider): (Option<Change>, Option<GenerationUse>),
     ) -> Result<Appended, AppendError> {
         let places = u32::try_from(events.len()).map_err(|_| AppendError::Overloaded)?;
         let permit = Arc::clone(&self.room)
@@ -229,6 +155,7 @@ impl Audit {
             events,
             epoch,
             change,
+            rider,
             reply,
         };
         self.queue
@@ -261,6 +188,7 @@ struct Waiting {
     events: usize,
     epoch: Option<u64>,
     change: Option<Change>,
+    rider: Option<GenerationUse>,
     reply: Reply,
 }
 
@@ -370,6 +298,10 @@ async fn commit(
             }
         }
     }
+    if let Err(error) = ride(tx.as_mut(), &kept, epoch).await {
+        kept.extend(refused.into_iter().map(|(s, _)| s));
+        return Err((kept, error));
+    }
     let batch = Batch {
         first: head.size,
         head: LogHead { epoch, ..head },
@@ -416,6 +348,23 @@ async fn apply(
     }
 }
 
+/// Writes what rides with the events that are kept, each once: many calls of one key may
+/// be the first of its certificate.
+async fn ride(tx: &mut dyn AuditTx, kept: &[Submission], epoch: u64) -> Result<(), StoreError> {
+    let mut written: Vec<GenerationUse> = Vec::new();
+    for rider in kept.iter().filter_map(|s| s.rider) {
+        if written.contains(&rider) {
+            continue;
+        }
+        let change = Change::UseGeneration(rider);
+        if let Err(conflict) = tx.apply(&change, epoch).await? {
+            return Err(StoreError::Refused(conflict.to_string()));
+        }
+        written.push(rider);
+    }
+    Ok(())
+}
+
 /// Inserts, commits and answers.
 async fn write(
     store: &SharedStore,
@@ -434,6 +383,7 @@ async fn write(
             events: submission.events.len(),
             epoch: submission.epoch,
             change: submission.change,
+            rider: submission.rider,
             reply: submission.reply,
         });
         batch.events.extend(submission.events);
@@ -467,6 +417,7 @@ fn rejoin(batch: Batch) -> Vec<Submission> {
         events: events.by_ref().take(waiting.events).collect(),
         epoch: waiting.epoch,
         change: waiting.change,
+        rider: waiting.rider,
         reply: waiting.reply,
     };
     batch.waiting.into_iter().map(rejoin).collect()

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::ca::crl::{Crl, Revocations};
 use super::ca::{Ca, CaChain, CaError, SVID_LIFETIME_MAX, certificate_pem};
+use super::peer::is_signed_by;
 use super::spiffe::TrustDomain;
 use crate::keys::{KeyName, KeyService};
 use crate::model::{AuthorityRecord, AuthorityState};
@@ -72,6 +73,15 @@ impl CaSet {
     /// their anchors, below which others may issue, too.
     pub(crate) fn issuers(&self) -> Vec<Vec<u8>> {
         self.chains().map(|chain| chain.own().to_vec()).collect()
+    }
+
+    /// Whether one of them signed the certificate in `der`, whenever that holds: for one that
+    /// TLS would refuse because it has ended.
+    pub(crate) fn issued(&self, der: &[u8]) -> bool {
+        let key = |chain: &CaChain| chain.own_key();
+        self.chains()
+            .filter_map(key)
+            .any(|key| is_signed_by(der, &key))
     }
 
     /// What each of them has revoked, that of the CA that signs first.

@@ -16,9 +16,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
-    SerialNumber, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls::pki_types::{CertificateDer, DnsName};
 use time::{Duration, OffsetDateTime};
@@ -29,6 +29,7 @@ use x509_parser::prelude::FromDer as _;
 
 pub(crate) use chain::{CaChain, ChainError};
 
+use super::generation::{self, GENERATION_OID};
 use super::peer::is_signed_by;
 use super::public_key::PublicKey;
 use super::sha256;
@@ -45,7 +46,8 @@ pub(crate) const SVID_LIFETIME_MAX: Duration = Duration::DAY;
 pub(crate) const SERVER_LIFETIME_MAX: Duration = Duration::days(30);
 
 const CA_LIFETIME: Duration = Duration::days(3653);
-/// Certificates begin a little in the past, for clients whose clock is behind.
+/// Certificates begin a little in the past, for clients whose clock is behind; very short
+/// ones by a tenth of their life, or half of it would be over at once.
 const BACKDATE: Duration = Duration::MINUTE;
 /// The upper bound that X.520 sets for a common name.
 const COMMON_NAME_LEN_MAX: usize = 64;
@@ -267,11 +269,13 @@ impl Ca {
     }
 
     /// A principal's certificate (X509-SVID) for `key`: one URI name, for both
-    /// ends of a TLS connection, at most [`SVID_LIFETIME_MAX`].
+    /// ends of a TLS connection, at most [`SVID_LIFETIME_MAX`]. It says which generation
+    /// of the key's certificates it is.
     pub(crate) fn issue_svid(
         &self,
         key: &PublicKey,
         id: &SpiffeId,
+        generation: u64,
         lifetime: Duration,
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, CaError> {
@@ -289,7 +293,7 @@ impl Ca {
             key,
             &subject,
             names,
-            usages,
+            (usages, Some(generation)),
             (lifetime, SVID_LIFETIME_MAX),
             now,
         )
@@ -316,7 +320,7 @@ impl Ca {
             key,
             "ZTA server",
             names,
-            usages,
+            (usages, None),
             (lifetime, SERVER_LIFETIME_MAX),
             now,
         )
@@ -327,7 +331,7 @@ impl Ca {
         key: &PublicKey,
         common_name: &str,
         names: Vec<SanType>,
-        usages: Vec<ExtendedKeyUsagePurpose>,
+        (usages, generation): (Vec<ExtendedKeyUsagePurpose>, Option<u64>),
         (lifetime, max): (Duration, Duration),
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, CaError> {
@@ -344,6 +348,10 @@ impl Ca {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages;
+        params.custom_extensions = generation
+            .map(|n| CustomExtension::from_oid_content(&GENERATION_OID, generation::encode(n)))
+            .into_iter()
+            .collect();
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&SubjectKey(key), &self.issuer)?;
         Ok(IssuedCertificate {
@@ -386,7 +394,8 @@ fn parameters(
     params.distinguished_name = subject;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     // Certificates know whole seconds only; what is recorded must be what is signed.
-    params.not_before = (now - BACKDATE).truncate_to_second();
+    let backdate = BACKDATE.min((not_after - now) / 10);
+    params.not_before = (now - backdate).truncate_to_second();
     params.not_after = not_after.truncate_to_second();
     Ok((params, hex::encode(serial)))
 }

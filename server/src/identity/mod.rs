@@ -8,6 +8,7 @@ pub(crate) mod ca;
 pub(crate) mod challenge;
 pub(crate) mod continuous;
 pub(crate) mod dpop;
+pub(crate) mod generation;
 pub(crate) mod join_token;
 pub(crate) mod lockout;
 pub(crate) mod oidc;

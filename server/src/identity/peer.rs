@@ -9,6 +9,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
+use super::generation;
 use super::public_key::PublicKey;
 use super::sha256;
 use super::spiffe::{SpiffeError, SpiffeId};
@@ -28,6 +29,9 @@ pub(crate) enum PeerError {
     /// Its key is not ECDSA P-256.
     #[error("the certificate's key is not ECDSA P-256")]
     KeyUnsupported,
+    /// Its generation cannot be read.
+    #[error("the certificate's generation is malformed")]
+    Generation,
     /// It has no URI name.
     #[error("the certificate has no SPIFFE ID")]
     NoSpiffeId,
@@ -46,6 +50,7 @@ pub(crate) struct PeerCertificate {
     public_key: PublicKey,
     key_sha256: [u8; 32],
     certificate_sha256: [u8; 32],
+    generation: Option<u64>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     issuer: Option<String>,
@@ -68,6 +73,7 @@ impl PeerCertificate {
             key_sha256: public_key.sha256(),
             public_key,
             certificate_sha256: sha256(der),
+            generation: generation::of(&certificate).map_err(|()| PeerError::Generation)?,
             not_before: validity.not_before.to_datetime(),
             not_after: validity.not_after.to_datetime(),
             issuer: None,
@@ -105,8 +111,12 @@ impl PeerCertificate {
         &self.certificate_sha256
     }
 
+    /// Which of its key's certificates it is, if it says so.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.generation
+    }
+
     /// The first moment at which it holds.
-    #[cfg(test)]
     pub(crate) fn not_before(&self) -> OffsetDateTime {
         self.not_before
     }
@@ -264,6 +274,30 @@ mod tests {
         let der = leaf(name()).self_signed(&p384).expect("a certificate");
         let error = PeerCertificate::from_der(der.der());
         assert_eq!(error, Err(PeerError::KeyUnsupported));
+    }
+
+    #[test]
+    fn a_generation_that_cannot_be_read_names_nobody() {
+        let with = |values: &[&[u8]]| {
+            let mut params = leaf(vec![uri("spiffe://td/agent/a")]);
+            for value in values {
+                let extension = rcgen::CustomExtension::from_oid_content(
+                    &generation::GENERATION_OID,
+                    value.to_vec(),
+                );
+                params.custom_extensions.push(extension);
+            }
+            parse(&params).map(|peer| peer.generation())
+        };
+        assert_eq!(with(&[]), Ok(None));
+        assert_eq!(with(&[&[2, 1, 7]]), Ok(Some(7)));
+        assert_eq!(with(&[&[2, 1, 0xff]]), Err(PeerError::Generation));
+        assert_eq!(with(&[&[12, 1, b'7']]), Err(PeerError::Generation));
+        let twice = with(&[&[2, 1, 7], &[2, 1, 7]]);
+        assert!(matches!(
+            twice,
+            Err(PeerError::Generation | PeerError::Malformed)
+        ));
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! The registry as this replica holds it in memory: who exists, in which state, and
 //! which keys are theirs. Immutable; a change makes a new one.
 
+mod principals;
+mod void;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use time::OffsetDateTime;
 
@@ -12,8 +16,12 @@ use super::dpop::DpopError;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
 use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
+use principals::{of_agent, of_user, unbound_holder, vouched};
+use void::Void;
+
+use crate::model::change::GenerationUse;
 use crate::model::{
-    AgentRecord, AgentState, Delegation, Instance, Principal, PrincipalKind, UserRecord,
+    AgentRecord, Delegation, Instance, InstanceState, Principal, PrincipalKind, UserRecord,
 };
 use crate::store::Changes;
 
@@ -119,6 +127,8 @@ pub(crate) struct Caller {
     pub(crate) expire_time: OffsetDateTime,
     /// The key has to be proved again: suspended until then.
     pub(crate) proof_missed: bool,
+    /// Its certificate is one that this replica has not seen used.
+    first_use: Option<FirstUse>,
 }
 
 impl Caller {
@@ -135,8 +145,44 @@ impl Caller {
             delegation: None,
             expire_time,
             proof_missed: false,
+            first_use: None,
         }
     }
+
+    /// What the record of this call has to write beside its event.
+    pub(crate) fn rider(&self) -> Option<GenerationUse> {
+        self.first_use.as_ref().map(|first| GenerationUse {
+            instance_id: first.key.instance.id,
+            generation: first.generation,
+        })
+    }
+
+    /// The call is on record, and what [`Self::rider`] said with it.
+    pub(crate) fn on_record(&self) {
+        if let Some(first) = &self.first_use {
+            let used = &first.key.used;
+            used.fetch_max(first.generation, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The first call with a certificate that this replica sees: that it was used must be on
+/// record with it, or a copy of the certificate before it could not be told from a client
+/// to whom the answer was lost.
+#[derive(Clone, Debug)]
+struct FirstUse {
+    key: Arc<Enrolled>,
+    generation: u64,
+}
+
+/// An enrolled key.
+#[derive(Debug)]
+struct Enrolled {
+    /// As the change feed has it; its generations move on without the feed.
+    instance: Instance,
+    /// The newest generation that is known here to be marked as used. Behind what other
+    /// replicas have marked, which costs one needless mark.
+    used: AtomicU64,
 }
 
 /// All agents, users and keys.
@@ -144,12 +190,11 @@ impl Caller {
 pub(crate) struct Registry {
     agents: BTreeMap<String, Arc<AgentRecord>>,
     users: HashMap<String, Arc<UserRecord>>,
-    keys: HashMap<[u8; 32], Arc<Instance>>,
+    keys: HashMap<[u8; 32], Arc<Enrolled>>,
     /// CAs that are trusted no more, by the SHA-256 of their certificates, in hex.
     retired_cas: HashSet<String>,
-    /// What was issued before these moments is void: by type (`token` or a principal's)
-    /// and id.
-    void: HashMap<(String, String), OffsetDateTime>,
+    /// Tokens that were revoked.
+    void: Void,
 }
 
 impl Registry {
@@ -164,15 +209,17 @@ impl Registry {
             next.users.insert(user.id.clone(), Arc::new(user.clone()));
         }
         for instance in &changes.instances {
-            next.keys
-                .insert(instance.key_sha256, Arc::new(instance.clone()));
+            let before = next.keys.get(&instance.key_sha256);
+            let marked = before.map_or(0, |key| key.used.load(Ordering::Relaxed));
+            let key = Enrolled {
+                used: AtomicU64::new(marked.max(instance.used_generation)),
+                instance: instance.clone(),
+            };
+            next.keys.insert(instance.key_sha256, Arc::new(key));
         }
         let retired = changes.authorities.iter().filter(|ca| !ca.is_trusted());
         next.retired_cas.extend(retired.map(|ca| ca.id.clone()));
-        for revocation in &changes.revocations {
-            let of = (revocation.ty.clone(), revocation.id.clone());
-            next.void.insert(of, revocation.before);
-        }
+        next.void.add(&changes.revocations);
         next
     }
 
@@ -196,13 +243,21 @@ impl Registry {
 
     /// How many keys of a principal are enrolled and not revoked.
     pub(crate) fn instance_count(&self, principal_id: &str) -> u32 {
-        let live = |i: &&Arc<Instance>| i.principal_id == principal_id && !i.revoked;
+        let live = |key: &&Arc<Enrolled>| {
+            let Instance {
+                principal_id: of,
+                state,
+                ..
+            } = &key.instance;
+            of == principal_id && *state != InstanceState::Revoked
+        };
         u32::try_from(self.keys.values().filter(live).count()).unwrap_or(u32::MAX)
     }
 
-    /// A key by its fingerprint.
-    pub(crate) fn instance(&self, key_sha256: &[u8; 32]) -> Option<&Arc<Instance>> {
-        self.keys.get(key_sha256)
+    /// A key by its fingerprint, as it was when its state changed last: the store knows
+    /// its generations.
+    pub(crate) fn instance(&self, key_sha256: &[u8; 32]) -> Option<&Instance> {
+        self.keys.get(key_sha256).map(|key| &key.instance)
     }
 
     /// Who makes a call: asked on every call, because a connection outlives the
@@ -220,9 +275,12 @@ impl Registry {
         match &credential.token {
             None => {
                 let certificate = self.current(credential, now)?;
-                let principal = self.principal(certificate)?;
+                let (principal, first_use) = self.principal(certificate)?;
                 let (proved, end) = (credential.handshake_time, certificate.not_after());
-                Ok(Caller::direct(principal, proved, end))
+                Ok(Caller {
+                    first_use,
+                    ..Caller::direct(principal, proved, end)
+                })
             }
             Some(token) => {
                 let token = token.as_ref().map_err(Clone::clone)?;
@@ -258,27 +316,28 @@ impl Registry {
         tokens: &TokenAuthority,
         now: OffsetDateTime,
     ) -> Result<Caller, AuthenticationError> {
-        let (principal, verified, method) = match token.scheme {
+        let (principal, verified, method, first_use) = match token.scheme {
             TokenScheme::Bearer if credential.certificate.is_none() && tokens.takes_unbound() => {
                 let verified = tokens.verify(&token.text, &Possession::Nothing, now)?;
-                (unbound_holder(verified.holder())?, verified, "development")
+                let holder = unbound_holder(verified.holder())?;
+                (holder, verified, "development", None)
             }
             TokenScheme::Bearer => {
                 let certificate = self.current(credential, now)?;
-                let principal = self.principal(certificate)?;
+                let (principal, first_use) = self.principal(certificate)?;
                 let possession = Possession::Certificate(certificate);
                 let verified = tokens.verify(&token.text, &possession, now)?;
                 let holder = verified.holder();
                 if (holder.kind, &holder.id) != (principal.kind, &principal.id) {
                     return Err(TokenError::Subject.into());
                 }
-                (principal, verified, "token")
+                (principal, verified, "token", first_use)
             }
             TokenScheme::Dpop => {
                 let key = credential.proof.as_deref();
                 let key = key.ok_or(AuthenticationError::ProofMissing)?;
                 let verified = tokens.verify(&token.text, &Possession::Key(key), now)?;
-                (self.holder_of(&verified, key)?, verified, "dpop")
+                (self.holder_of(&verified, key)?, verified, "dpop", None)
             }
         };
         let parties = std::iter::once(&verified.subject).chain(&verified.actors);
@@ -292,6 +351,7 @@ impl Registry {
             auth_time: verified.auth_time,
             proof_missed: false,
             expire_time: verified.expire_time,
+            first_use,
         })
     }
 
@@ -302,16 +362,7 @@ impl Registry {
         parties: impl IntoIterator<Item = &'a TokenParty>,
         issue_time: OffsetDateTime,
     ) -> bool {
-        // No token is void: the usual case costs nothing.
-        if self.void.is_empty() {
-            return false;
-        }
-        let before = |ty: &str, id: &str| self.void.get(&(ty.to_owned(), id.to_owned()));
-        let is_late = |party: &TokenParty| {
-            let before = before(party.kind.cedar_type(), &party.id);
-            before.is_some_and(|before| issue_time < *before)
-        };
-        before("token", id).is_some() || parties.into_iter().any(is_late)
+        self.void.holds(id, parties, issue_time)
     }
 
     /// Who holds a token that is bound to this key. An agent's key must be enrolled for it;
@@ -323,8 +374,8 @@ impl Registry {
     ) -> Result<Principal, AuthenticationError> {
         let holder = token.holder();
         match self.keys.get(&key.public_key.sha256()) {
-            Some(instance) if instance.principal_id == holder.id => {
-                let principal = self.enrolled(instance)?;
+            Some(key) if key.instance.principal_id == holder.id => {
+                let principal = self.enrolled(&key.instance)?;
                 match principal.kind == holder.kind {
                     true => Ok(principal),
                     false => Err(TokenError::Subject.into()),
@@ -376,6 +427,17 @@ impl Registry {
         }
     }
 
+    /// Whose certificate it is, whether it still holds or not.
+    ///
+    /// # Errors
+    /// When its key is not enrolled, or it names somebody else.
+    pub(crate) fn holder(
+        &self,
+        certificate: &PeerCertificate,
+    ) -> Result<Principal, AuthenticationError> {
+        Ok(self.principal(certificate)?.0)
+    }
+
     fn enrolled(&self, instance: &Instance) -> Result<Principal, AuthenticationError> {
         if let Some(agent) = self.agents.get(&instance.principal_id) {
             return Ok(of_agent(agent, Some(instance)));
@@ -386,11 +448,15 @@ impl Registry {
         }
     }
 
-    fn principal(&self, certificate: &PeerCertificate) -> Result<Principal, AuthenticationError> {
-        let instance = self
+    fn principal(
+        &self,
+        certificate: &PeerCertificate,
+    ) -> Result<(Principal, Option<FirstUse>), AuthenticationError> {
+        let key = self
             .keys
             .get(certificate.key_sha256())
             .ok_or(AuthenticationError::KeyUnknown)?;
+        let instance = &key.instance;
         let named = certificate.spiffe_id().as_str();
         // The key decides who it is; a certificate that names another one proves nobody.
         let is_named = match self.agents.get(&instance.principal_id) {
@@ -400,50 +466,15 @@ impl Registry {
                 None => false,
             },
         };
-        match is_named {
-            true => self.enrolled(instance),
-            false => Err(AuthenticationError::PrincipalUnknown),
+        if !is_named {
+            return Err(AuthenticationError::PrincipalUnknown);
         }
-    }
-}
-
-/// Who holds a token that is bound to nothing: whom a provider vouched for, and never one
-/// who is enrolled with a key.
-fn unbound_holder(holder: &TokenParty) -> Result<Principal, AuthenticationError> {
-    match holder.kind {
-        PrincipalKind::Agent => Err(AuthenticationError::KeyUnknown),
-        PrincipalKind::User | PrincipalKind::Workload => Ok(vouched(holder)),
-    }
-}
-
-fn of_agent(agent: &AgentRecord, instance: Option<&Instance>) -> Principal {
-    Principal {
-        kind: PrincipalKind::Agent,
-        id: agent.id.clone(),
-        name: agent.name.clone(),
-        roles: agent.roles.clone(),
-        owner: agent.owner.clone(),
-        state: match instance {
-            Some(instance) if instance.revoked => AgentState::Revoked,
-            _ => agent.state,
-        },
-        instance: instance.map(|i| i.id),
-    }
-}
-
-fn of_user(user: &UserRecord, instance: Option<&Instance>) -> Principal {
-    let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
-    Principal {
-        kind: PrincipalKind::User,
-        id: user.id.clone(),
-        name: name.to_owned(),
-        roles: user.roles.clone(),
-        owner: String::new(),
-        state: match instance {
-            Some(instance) if instance.revoked => AgentState::Revoked,
-            _ => AgentState::Active,
-        },
-        instance: instance.map(|i| i.id),
+        let generation = certificate.generation().unwrap_or(0);
+        let first_use = (generation > key.used.load(Ordering::Relaxed)).then(|| FirstUse {
+            key: Arc::clone(key),
+            generation,
+        });
+        Ok((self.enrolled(instance)?, first_use))
     }
 }
 
@@ -465,18 +496,5 @@ impl Registry {
             name: principal.name.clone(),
             roles: principal.roles.clone(),
         }
-    }
-}
-
-/// One whom an identity provider vouched for, as its token has it.
-fn vouched(party: &TokenParty) -> Principal {
-    Principal {
-        kind: party.kind,
-        id: party.id.clone(),
-        name: party.name.clone(),
-        roles: party.roles.clone(),
-        owner: String::new(),
-        state: AgentState::Active,
-        instance: None,
     }
 }

@@ -115,7 +115,7 @@ mod tests {
 
     fn svid(ca: &Ca, domain: &TrustDomain) -> Vec<u8> {
         let id = SpiffeId::agent(domain, &PrincipalName::parse("research").expect("a name"));
-        let issued = ca.issue_svid(&key(), &id, SVID_LIFETIME, NOW);
+        let issued = ca.issue_svid(&key(), &id, 1, SVID_LIFETIME, NOW);
         issued.expect("a certificate").der
     }
 

@@ -4,6 +4,7 @@
 //! same bytes.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -136,6 +137,8 @@ pub enum Node<'a> {
     Texts(&'a [String]),
     /// A list of ours.
     List(Vec<Node<'a>>),
+    /// Texts of ours by their names, which are plain ASCII.
+    Tags(&'a BTreeMap<String, String>),
     /// The fields of a caller's object, in any order.
     Fields(&'a [(String, Json)]),
     /// An object of ours, its keys plain ASCII in ascending order.
@@ -194,6 +197,14 @@ impl Writer<'_> {
                 self.list(items, &level, |writer, item, level| {
                     writer.node(item, level)
                 });
+            }
+            Node::Tags(tags) => {
+                self.out.push(b'{');
+                for (place, (key, value)) in tags.iter().enumerate() {
+                    self.separate(place, key);
+                    self.child(Key::Name(key), &level, |w, _| text(&mut w.out, value));
+                }
+                self.out.push(b'}');
             }
             Node::Fields(fields) => self.fields(fields, &level),
             Node::Object(fields) => {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::authority::AuthorityRecord;
 use super::entity::StoredEntity;
-use super::principal::{AgentRecord, AgentState, Instance, UserRecord};
+use super::principal::{AgentRecord, AgentState, Instance, InstanceState, UserRecord};
 use super::proposal::{NewProposal, OPEN_MAX, ProposalState};
 use super::request::EntityUid;
 use super::revision::NewRevision;
@@ -40,6 +40,28 @@ pub struct CertificateRecord {
     pub not_after: OffsetDateTime,
 }
 
+/// The next certificate of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The certificate.
+    pub certificate: CertificateRecord,
+    /// The generation of the certificate that it was asked for with.
+    pub presented: u64,
+    /// Its own generation, as it is signed.
+    pub generation: u64,
+    /// For a recovery: how many a key may have.
+    pub recoveries_max: Option<u32>,
+}
+
+/// A call was made with a certificate of this generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GenerationUse {
+    /// The key.
+    pub instance_id: Uuid,
+    /// The generation.
+    pub generation: u64,
+}
+
 /// A change of the registry or of the policies.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -50,7 +72,8 @@ pub enum Change {
     /// A new join token.
     CreateJoinToken(JoinTokenRecord),
     /// Uses up the join token and adds the key. Conflicts when the token was used or
-    /// has expired, when the key is enrolled already, or when the agent is revoked.
+    /// has expired, when the key is enrolled already, or when the agent is banned. A
+    /// revoked agent is active from then on.
     Enroll {
         /// The token's public part.
         token_id: String,
@@ -61,9 +84,37 @@ pub enum Change {
         /// Compared with the token's end.
         now: OffsetDateTime,
     },
-    /// The key of this certificate got it. Conflicts when the key is revoked or unknown.
-    Renew(CertificateRecord),
-    /// A new state. Conflicts when the current one is not among `from`.
+    /// What is known of an agent; its name, state and creation stay as they are. Conflicts
+    /// when there is none, or when it is banned.
+    UpdateAgent(AgentRecord),
+    /// A key got its next certificate. Conflicts when the key is not active or unknown,
+    /// when the certificate is not the one that is due, when it is asked for with one whose
+    /// successor has been used, and when the key has been recovered too often.
+    Renew(Renewal),
+    /// A generation counts as used. Never conflicts.
+    UseGeneration(GenerationUse),
+    /// A key is in two hands, because a renewal was asked for with a certificate whose
+    /// successor has been used. Conflicts where that is not so, or the key is not active.
+    LockInstance {
+        /// The key.
+        instance_id: Uuid,
+        /// The generation of the certificate.
+        presented: u64,
+    },
+    /// A new state of one key. Conflicts when the agent has no such key, or its state is
+    /// not among `from`.
+    SetInstanceState {
+        /// The agent.
+        agent_id: String,
+        /// The key.
+        instance_id: Uuid,
+        /// The states that allow the change.
+        from: Vec<InstanceState>,
+        /// The new state.
+        to: InstanceState,
+    },
+    /// A new state. Conflicts when the current one is not among `from`. Revoking and
+    /// banning also end the agent's keys and join tokens.
     SetAgentState {
         /// The agent.
         agent_id: String,
@@ -130,7 +181,11 @@ impl Change {
     pub fn bumps_epoch(&self) -> bool {
         !matches!(
             self,
-            Self::CreateJoinToken(_) | Self::Renew(_) | Self::Propose(_) | Self::Reject { .. }
+            Self::CreateJoinToken(_)
+                | Self::Renew(_)
+                | Self::UseGeneration(_)
+                | Self::Propose(_)
+                | Self::Reject { .. }
         )
     }
 }
@@ -156,6 +211,27 @@ pub enum Conflict {
     /// The key is revoked, or was never enrolled.
     #[error("the key is revoked")]
     KeyRevoked,
+    /// The key is locked.
+    #[error("the key is locked, because a copy of it was used")]
+    KeyLocked,
+    /// The key's state does not allow the change.
+    #[error("the key is {}", .0.as_str())]
+    KeyState(InstanceState),
+    /// The agent has no such key.
+    #[error("the agent has no such key")]
+    KeyNotFound,
+    /// A certificate of another generation is due.
+    #[error("the key was renewed at the same time; try again")]
+    GenerationMoved,
+    /// A successor of the certificate has been used.
+    #[error(
+        "the certificate is of an older generation than one that was used already: another \
+         copy of the key was renewed"
+    )]
+    Generation,
+    /// The key has been recovered as often as it may be.
+    #[error("the key has been recovered as often as it may be")]
+    RecoveriesExhausted,
     /// Another revision is in force.
     #[error("revision {in_force} is in force")]
     Revision {

@@ -47,8 +47,10 @@ pub enum DenyReason {
     Suspended,
     /// The agent is isolated.
     Isolated,
-    /// The agent or its key is revoked.
+    /// The agent is revoked or banned, or its key is revoked.
     Revoked,
+    /// The key is locked.
+    Locked,
     /// The delegation that the request relies on does not hold.
     Delegation,
 }
@@ -65,6 +67,7 @@ impl DenyReason {
             Self::Suspended => "SUSPENDED",
             Self::Isolated => "ISOLATED",
             Self::Revoked => "REVOKED",
+            Self::Locked => "LOCKED",
             Self::Delegation => "DELEGATION",
         }
     }

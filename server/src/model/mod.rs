@@ -21,7 +21,8 @@ pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
 pub use entity::{EntityCursor, EntityPage, EntityVersion, GivenEntity, StoredEntity};
 pub use event::{Columns, Event, EventType};
 pub use principal::{
-    AgentRecord, AgentState, Delegation, Instance, Principal, PrincipalKind, UserRecord,
+    AgentProfile, AgentRecord, AgentState, Delegation, Instance, InstanceState, Principal,
+    PrincipalKind, Standing, UserRecord,
 };
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};

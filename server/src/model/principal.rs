@@ -1,5 +1,8 @@
 //! Who is asking: authenticated actors and their keys.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -54,8 +57,10 @@ pub enum AgentState {
     Suspended,
     /// Every decision is a deny, contained after a suspicion; can be reinstated.
     Isolated,
-    /// Final. The id is never used again.
+    /// Its keys are void; a new one makes it active again.
     Revoked,
+    /// Final. The id is never used again.
+    Banned,
 }
 
 impl AgentState {
@@ -66,14 +71,114 @@ impl AgentState {
             Self::Suspended => "suspended",
             Self::Isolated => "isolated",
             Self::Revoked => "revoked",
+            Self::Banned => "banned",
         }
     }
 
     /// The state of that name. An unknown name is `None`; callers treat it as corrupt.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Active, Self::Suspended, Self::Isolated, Self::Revoked]
+        [
+            Self::Active,
+            Self::Suspended,
+            Self::Isolated,
+            Self::Revoked,
+            Self::Banned,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == name)
+    }
+}
+
+/// The life-cycle state of an enrolled key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceState {
+    /// Proves its principal.
+    Active,
+    /// A copy of it was used; every call is denied until an operator unlocks it.
+    Locked,
+    /// Final.
+    Revoked,
+}
+
+impl InstanceState {
+    /// The state's name in events and columns.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Locked => "locked",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The state of that name. An unknown name is `None`; callers treat it as corrupt.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Active, Self::Locked, Self::Revoked]
             .into_iter()
             .find(|state| state.as_str() == name)
+    }
+}
+
+/// Whether a principal may act now, and if not, why: the state of its agent, then of the
+/// key that proved it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may, as policy permits.
+    Active,
+    /// The agent is suspended.
+    Suspended,
+    /// The agent is isolated.
+    Isolated,
+    /// The agent is revoked.
+    Revoked,
+    /// The agent is banned.
+    Banned,
+    /// The key is locked.
+    KeyLocked,
+    /// The key is revoked.
+    KeyRevoked,
+}
+
+impl Standing {
+    /// Of an agent, as the key that it is known by stands; without one, as the agent does.
+    pub fn of(agent: AgentState, key: Option<InstanceState>) -> Self {
+        match (agent, key) {
+            (AgentState::Suspended, _) => Self::Suspended,
+            (AgentState::Isolated, _) => Self::Isolated,
+            (AgentState::Revoked, _) => Self::Revoked,
+            (AgentState::Banned, _) => Self::Banned,
+            (AgentState::Active, Some(InstanceState::Locked)) => Self::KeyLocked,
+            (AgentState::Active, Some(InstanceState::Revoked)) => Self::KeyRevoked,
+            (AgentState::Active, Some(InstanceState::Active) | None) => Self::Active,
+        }
+    }
+
+    /// Its name on record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Isolated => "isolated",
+            Self::Revoked => "revoked",
+            Self::Banned => "banned",
+            Self::KeyLocked => "locked",
+            Self::KeyRevoked => "key_revoked",
+        }
+    }
+
+    /// One sentence for whoever is denied.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Active => "the agent is active",
+            Self::Suspended => "the agent is suspended",
+            Self::Isolated => "the agent is isolated",
+            Self::Revoked => "the agent is revoked; it needs a new key",
+            Self::Banned => "the agent is banned, for good",
+            Self::KeyLocked => {
+                "the agent's key is locked, because a copy of it was used; an operator can \
+                 unlock it"
+            }
+            Self::KeyRevoked => "the agent's key is revoked",
+        }
     }
 }
 
@@ -84,14 +189,34 @@ pub struct AgentRecord {
     pub id: String,
     /// The last part of the id.
     pub name: String,
-    /// A name for people.
-    pub owner: String,
-    /// Role names.
-    pub roles: Vec<String>,
     /// The life-cycle state.
     pub state: AgentState,
     /// When it was registered.
     pub create_time: OffsetDateTime,
+    /// What an administrator says of it.
+    pub profile: AgentProfile,
+}
+
+/// What an administrator says of an agent, and can change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentProfile {
+    /// A name for people.
+    pub owner: String,
+    /// Role names.
+    pub roles: Vec<String>,
+    /// The trust zone that it works in; may be empty.
+    pub zone: String,
+    /// What else is known of it: its tags in policies.
+    pub attributes: Arc<BTreeMap<String, String>>,
+    /// For whom it may ask tokens.
+    pub audiences: Vec<String>,
+    /// The longest life of its certificates, in seconds.
+    pub certificate_lifetime_max_s: Option<u32>,
+    /// The longest life of its access tokens, in seconds.
+    pub token_lifetime_max_s: Option<u32>,
+    /// How many agents may stand between it and the end of a chain of delegations that it
+    /// begins; 0: it may not delegate.
+    pub delegation_depth_max: Option<u32>,
 }
 
 /// A person with a local key, as the registry stores it.
@@ -116,12 +241,53 @@ pub struct Instance {
     pub principal_id: String,
     /// SHA-256 of the key's SubjectPublicKeyInfo, the lookup key of every call.
     pub key_sha256: [u8; 32],
-    /// Counts issued certificates of this key.
+    /// The life-cycle state.
+    pub state: InstanceState,
+    /// Of the newest certificate of this key.
     pub generation: u64,
-    /// Whether the key was revoked.
-    pub revoked: bool,
+    /// The newest one that a call was made with.
+    pub used_generation: u64,
+    /// How often it was recovered after its certificate had ended.
+    pub recoveries: u32,
     /// When the key was enrolled.
     pub create_time: OffsetDateTime,
+}
+
+impl Instance {
+    /// A key with its first certificate.
+    pub fn new(
+        id: Uuid,
+        principal_id: String,
+        key_sha256: [u8; 32],
+        create_time: OffsetDateTime,
+    ) -> Self {
+        Self {
+            id,
+            principal_id,
+            key_sha256,
+            state: InstanceState::Active,
+            generation: 1,
+            used_generation: 0,
+            recoveries: 0,
+            create_time,
+        }
+    }
+
+    /// The generation that a renewal gives to the holder of a certificate of generation
+    /// `presented`. The same one again while nobody has used it: the answer may have been
+    /// lost. `None` where a successor of that certificate has been used: then two hold
+    /// the key, for one who renews has no more use for what came before.
+    ///
+    /// A certificate of a later generation than the newest one on record was signed here
+    /// before the database was put back to an older state; it goes on from there.
+    pub fn renewal(&self, presented: u64) -> Option<u64> {
+        if presented >= self.generation {
+            return presented.checked_add(1);
+        }
+        let lost = presented.checked_add(1) == Some(self.generation)
+            && self.used_generation < self.generation;
+        lost.then_some(self.generation)
+    }
 }
 
 /// An authenticated actor.
@@ -137,8 +303,12 @@ pub struct Principal {
     pub roles: Vec<String>,
     /// A name for people; empty for users.
     pub owner: String,
-    /// Agents only; a user is always active while its key is.
-    pub state: AgentState,
+    /// The trust zone; empty for users.
+    pub zone: String,
+    /// Tags in Cedar; none for users.
+    pub attributes: Arc<BTreeMap<String, String>>,
+    /// Whether it may act; a user may while its key is active.
+    pub state: Standing,
     /// The enrolled key that proved it; none of one whom an identity provider vouches for.
     pub instance: Option<Uuid>,
 }
@@ -174,5 +344,53 @@ impl Principal {
     /// The principal as a Cedar entity reference.
     pub fn uid(&self) -> EntityUid {
         EntityUid::new(self.kind.cedar_type(), &self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_goes_on_is_given_again_or_is_a_copys() {
+        let at = |generation, used_generation| Instance {
+            generation,
+            used_generation,
+            ..Instance::new(
+                Uuid::nil(),
+                String::new(),
+                [0; 32],
+                OffsetDateTime::UNIX_EPOCH,
+            )
+        };
+        for (generation, used, presented, expected) in [
+            (1, 0, 1, Some(2)),
+            (5, 5, 5, Some(6)),
+            // The answer was lost, however often.
+            (5, 4, 4, Some(5)),
+            (5, 0, 4, Some(5)),
+            // Its successor has been used.
+            (5, 5, 4, None),
+            // Older ones are nobody's any more.
+            (5, 4, 3, None),
+            (5, 5, 3, None),
+            (5, 0, 0, None),
+            // From before the database was put back.
+            (5, 5, 7, Some(8)),
+            (5, 5, u64::MAX, None),
+        ] {
+            let renewal = at(generation, used).renewal(presented);
+            assert_eq!(renewal, expected, "{generation} {used} {presented}");
+        }
+    }
+
+    #[test]
+    fn an_agents_state_comes_before_its_keys() {
+        use AgentState::{Active, Banned, Suspended};
+        let key = Some(InstanceState::Locked);
+        assert_eq!(Standing::of(Active, key), Standing::KeyLocked);
+        assert_eq!(Standing::of(Suspended, key), Standing::Suspended);
+        assert_eq!(Standing::of(Banned, None), Standing::Banned);
+        assert_eq!(Standing::of(Active, None), Standing::Active);
     }
 }

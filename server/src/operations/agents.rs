@@ -1,35 +1,21 @@
-//! Agents and their keys: register, enrol, renew, contain, revoke.
+//! Agents: register, update, contain, revoke, ban; what their keys are is in `keys`.
 
 use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::login::proven_identity;
+use super::profile::{self, ProfileField};
 use super::{OperationError, Operations, allowed, detail, text_field};
-use crate::audit::{AppendError, Record};
-use crate::identity::ca::IssuedCertificate;
-use crate::identity::join_token::{JOIN_TOKEN_LIFETIME, JoinToken, StoredJoinToken};
-use crate::identity::public_key::PublicKey;
+use crate::identity::join_token::{JOIN_TOKEN_LIFETIME, JoinToken};
 use crate::identity::registry::Credential;
 use crate::identity::spiffe::{PrincipalName, SpiffeId, SpiffeKind};
 use crate::model::change::JoinTokenRecord;
+use crate::model::event::to_micros;
 use crate::model::{
-    AccessRequest, AgentRecord, AgentState, Change, Conflict, Decision, EntityUid, Event,
-    EventType, Instance,
+    AccessRequest, AgentProfile, AgentRecord, AgentState, Change, Conflict, Decision, EntityUid,
+    Instance, InstanceState,
 };
 use crate::pdp::{Act, PdpError};
-
-/// Roles of one agent.
-const ROLES_MAX: usize = 64;
-
-/// A certificate as handed to the agent.
-pub(crate) struct Issued {
-    pub(crate) certificate: IssuedCertificate,
-    pub(crate) spiffe_id: String,
-    pub(crate) instance_id: Uuid,
-    /// The place of its event in the log.
-    pub(crate) sequence: u64,
-}
 
 /// A change of an agent's state.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +24,7 @@ pub(crate) enum StateChange {
     Isolate,
     Reinstate,
     Revoke,
+    Ban,
 }
 
 impl StateChange {
@@ -47,17 +34,20 @@ impl StateChange {
             Self::Isolate => "isolate_agent",
             Self::Reinstate => "reinstate_agent",
             Self::Revoke => "revoke_agent",
+            Self::Ban => "ban_agent",
         }
     }
 
     /// The states that allow it. Asking for the state that is there already is fine.
     fn from(self) -> Vec<AgentState> {
-        use AgentState::{Active, Isolated, Revoked, Suspended};
+        use AgentState::{Active, Banned, Isolated, Revoked, Suspended};
         match self {
             Self::Suspend => vec![Active, Suspended],
             Self::Isolate => vec![Active, Suspended, Isolated],
+            // A revoked agent has no key left: only a new one makes it active.
             Self::Reinstate => vec![Active, Suspended, Isolated],
             Self::Revoke => vec![Active, Suspended, Isolated, Revoked],
+            Self::Ban => vec![Active, Suspended, Isolated, Revoked, Banned],
         }
     }
 
@@ -67,6 +57,38 @@ impl StateChange {
             Self::Isolate => AgentState::Isolated,
             Self::Reinstate => AgentState::Active,
             Self::Revoke => AgentState::Revoked,
+            Self::Ban => AgentState::Banned,
+        }
+    }
+}
+
+/// A change of the state of one key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KeyChange {
+    Unlock,
+    Revoke,
+}
+
+impl KeyChange {
+    fn action(self) -> &'static str {
+        match self {
+            Self::Unlock => StateChange::Reinstate.action(),
+            Self::Revoke => StateChange::Revoke.action(),
+        }
+    }
+
+    fn from(self) -> Vec<InstanceState> {
+        use InstanceState::{Active, Locked, Revoked};
+        match self {
+            Self::Unlock => vec![Active, Locked],
+            Self::Revoke => vec![Active, Locked, Revoked],
+        }
+    }
+
+    fn to(self) -> InstanceState {
+        match self {
+            Self::Unlock => InstanceState::Active,
+            Self::Revoke => InstanceState::Revoked,
         }
     }
 }
@@ -103,31 +125,16 @@ impl Operations {
         &self,
         credential: &Credential,
         name: &str,
-        roles: Vec<String>,
-        owner: String,
+        profile: AgentProfile,
     ) -> Result<(AgentRecord, Decision), OperationError> {
         let id = self.spiffe_id(name, "name")?.as_str().to_owned();
-        text_field("owner", &owner, 256)?;
-        if roles.len() > ROLES_MAX {
-            let why = format!("{} roles, at most {ROLES_MAX} are allowed", roles.len());
-            return Err(OperationError::Field {
-                field: "roles",
-                why,
-            });
-        }
-        for role in &roles {
-            PrincipalName::parse(role).map_err(|e| OperationError::Field {
-                field: "roles",
-                why: e.to_string(),
-            })?;
-        }
+        profile::bounded(&profile)?;
         let record = |now| AgentRecord {
             id: id.clone(),
             name: name.to_owned(),
-            owner: owner.clone(),
-            roles: roles.clone(),
             state: AgentState::Active,
-            create_time: now,
+            create_time: to_micros(now),
+            profile: profile.clone(),
         };
         let request = AccessRequest::new(
             EntityUid::action("register_agent"),
@@ -138,12 +145,54 @@ impl Operations {
             .operate(credential, &request, &|_, _, now| {
                 Ok(Act {
                     change: Some(Change::RegisterAgent(record(now))),
-                    detail: detail([("roles", json!(roles)), ("owner", json!(owner))]),
+                    detail: profile::told(&profile, &profile::spoken(&profile)),
                 })
             })
             .await?;
         let decision = allowed(decision)?;
         Ok((record(decision.time), decision))
+    }
+
+    /// Changes some of what is known of an agent; bites on its next call, on every
+    /// replica. Nobody changes their own record, whatever policy says.
+    pub(crate) async fn update(
+        &self,
+        credential: &Credential,
+        agent: &str,
+        fields: &[ProfileField],
+        profile: &AgentProfile,
+        note: &str,
+    ) -> Result<(AgentRecord, Decision), OperationError> {
+        let agent_id = self.agent_id(agent)?;
+        text_field("note", note, 1024)?;
+        profile::bounded(profile)?;
+        let request = AccessRequest::new(
+            EntityUid::action("update_agent"),
+            EntityUid::new("ZTA::Agent", &agent_id),
+        );
+        let decision = self
+            .pdp
+            .operate(credential, &request, &|state, caller, _| {
+                let delegation = caller.delegation.iter();
+                let behind = delegation.flat_map(|delegation| delegation.parties());
+                if behind.chain([&caller.principal]).any(|p| p.id == agent_id) {
+                    return Err(PdpError::OwnRecord);
+                }
+                let found = state.registry.agent(&agent_id);
+                let mut record = AgentRecord::clone(found.ok_or(Conflict::AgentNotFound)?);
+                for field in fields {
+                    field.take(&mut record.profile, profile);
+                }
+                let mut detail = profile::told(&record.profile, fields);
+                detail.insert("note".to_owned(), json!(note));
+                Ok(Act {
+                    change: Some(Change::UpdateAgent(record)),
+                    detail,
+                })
+            })
+            .await;
+        let decision = allowed(not_found(decision, agent)?)?;
+        Ok((self.known(&agent_id, agent)?, decision))
     }
 
     /// A join token for an agent; shown once.
@@ -181,172 +230,6 @@ impl Operations {
         Ok((token, decision.time + JOIN_TOKEN_LIFETIME, decision))
     }
 
-    /// Exchanges a join token and a CSR for the first certificate of a key. The caller
-    /// has proved nothing yet, so every refusal says the same and is on record.
-    pub(crate) async fn enroll(
-        &self,
-        credential: &Credential,
-        join_token: &str,
-        csr_der: &[u8],
-    ) -> Result<(Issued, AgentRecord), OperationError> {
-        let key = PublicKey::from_csr(csr_der)?;
-        let now = (self.pdp.clock)();
-        let Some(stored) = self.usable_join_token(join_token, now).await? else {
-            self.pdp
-                .record_refusal(credential, "the join token is refused", now)
-                .await?;
-            return Err(OperationError::JoinToken);
-        };
-        let id = SpiffeId::parse(&stored.agent_id).map_err(|_| OperationError::JoinToken)?;
-        let certificate =
-            self.ca
-                .signing()
-                .issue_svid(&key, &id, self.certificate_lifetime, now)?;
-        let instance = Instance {
-            id: Uuid::new_v4(),
-            principal_id: stored.agent_id.clone(),
-            key_sha256: key.sha256(),
-            generation: 1,
-            revoked: false,
-            create_time: now,
-        };
-        let instance_id = instance.id;
-        let mut event = self.issuance(EventType::Enrolled, &certificate, instance_id, now);
-        event.actor = Some(EntityUid::new("ZTA::Agent", id.as_str()));
-        event.source = credential.source;
-        event = event.with_detail("join_token_id", stored.id.as_str());
-        let change = Change::Enroll {
-            token_id: stored.id,
-            instance,
-            certificate: certificate.record(instance_id),
-            now,
-        };
-        let sequence = match self.append_change(event, change, None).await {
-            Err(OperationError::Pdp(PdpError::Conflict(Conflict::JoinToken))) => {
-                self.pdp
-                    .record_refusal(credential, "the join token is refused", now)
-                    .await?;
-                return Err(OperationError::JoinToken);
-            }
-            done => done?,
-        };
-        let state = self.pdp.replica.current();
-        let agent = state
-            .registry
-            .agent(id.as_str())
-            .ok_or_else(|| OperationError::AgentNotFound(id.last_segment().to_owned()))?;
-        let issued = Issued {
-            certificate,
-            spiffe_id: id.as_str().to_owned(),
-            instance_id,
-            sequence,
-        };
-        Ok((issued, AgentRecord::clone(agent)))
-    }
-
-    async fn usable_join_token(
-        &self,
-        text: &str,
-        now: OffsetDateTime,
-    ) -> Result<Option<JoinTokenRecord>, OperationError> {
-        let Ok(token) = JoinToken::parse(text) else {
-            return Ok(None);
-        };
-        let Some(record) = self.store.join_token(token.id()).await? else {
-            return Ok(None);
-        };
-        let stored = StoredJoinToken {
-            id: record.id.clone(),
-            secret_sha256: record.secret_sha256,
-        };
-        let usable = token.matches(&stored) && !record.used && now < record.expire_time;
-        Ok(usable.then_some(record))
-    }
-
-    /// The next certificate for the key of the caller's certificate.
-    pub(crate) async fn renew(&self, credential: &Credential) -> Result<Issued, OperationError> {
-        for _ in 0..3 {
-            let state = self.pdp.replica.current();
-            let now = (self.pdp.clock)();
-            let caller = self.pdp.authenticate(credential, &state, now).await?;
-            if caller.principal.state != AgentState::Active {
-                self.pdp
-                    .record_refusal(credential, "renewal while contained", now)
-                    .await?;
-                return Err(OperationError::Contained(caller.principal.state));
-            }
-            let (key, spiffe_id) = proven_identity(&state, &caller, credential)?;
-            let Some(instance) = state.registry.instance(&key.sha256()) else {
-                return Err(OperationError::Signature);
-            };
-            let ca = self.ca.signing();
-            let issued = ca.issue_svid(&key, &spiffe_id, self.certificate_lifetime, now)?;
-            let mut event = self.issuance(EventType::Renewed, &issued, instance.id, now);
-            event.actor = Some(caller.principal.uid());
-            event.source = credential.source;
-            let change = Change::Renew(issued.record(instance.id));
-            match self.append_change(event, change, Some(state.epoch)).await {
-                Ok(sequence) => {
-                    return Ok(Issued {
-                        certificate: issued,
-                        spiffe_id: spiffe_id.as_str().to_owned(),
-                        instance_id: instance.id,
-                        sequence,
-                    });
-                }
-                Err(OperationError::Pdp(PdpError::Stale)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(PdpError::Stale.into())
-    }
-
-    fn issuance(
-        &self,
-        kind: EventType,
-        certificate: &IssuedCertificate,
-        instance: Uuid,
-        now: OffsetDateTime,
-    ) -> Event {
-        let mut event = self.pdp.event(kind, now);
-        event.instance = Some(instance);
-        event
-            .with_detail("certificate_serial", certificate.serial.as_str())
-            .with_detail(
-                "not_after",
-                certificate.not_after.unix_timestamp().to_string(),
-            )
-    }
-
-    /// Appends an event with its change and catches up with it; returns its place. A stale
-    /// one is reported as [`PdpError::Stale`] after catching up.
-    async fn append_change(
-        &self,
-        event: Event,
-        change: Change,
-        epoch: Option<u64>,
-    ) -> Result<u64, OperationError> {
-        let record = Record {
-            event,
-            inputs: None,
-            epoch,
-            change: Some(change),
-        };
-        match self.pdp.audit.append(record).await {
-            Ok(appended) => {
-                self.pdp.replica.catch_up(appended.epoch).await?;
-                self.pdp.replica.saw(appended.sequence + 1, appended.epoch);
-                Ok(appended.sequence)
-            }
-            Err(AppendError::Stale { epoch }) => {
-                self.pdp.replica.catch_up(epoch).await?;
-                Err(PdpError::Stale.into())
-            }
-            Err(AppendError::Conflict(conflict)) => Err(PdpError::Conflict(conflict).into()),
-            Err(error) => Err(PdpError::Append(error).into()),
-        }
-    }
-
     /// Changes an agent's state; bites on its next call, on every replica.
     pub(crate) async fn change_state(
         &self,
@@ -378,10 +261,65 @@ impl Operations {
             })
             .await;
         let decision = allowed(not_found(decision, agent)?)?;
+        Ok((self.known(&agent_id, agent)?, decision))
+    }
+
+    /// Changes the state of one key of an agent; bites likewise.
+    pub(crate) async fn change_key_state(
+        &self,
+        credential: &Credential,
+        agent: &str,
+        instance_id: Uuid,
+        change: KeyChange,
+        note: &str,
+    ) -> Result<(AgentRecord, Decision), OperationError> {
+        let agent_id = self.agent_id(agent)?;
+        text_field("note", note, 1024)?;
+        let request = AccessRequest::new(
+            EntityUid::action(change.action()),
+            EntityUid::new("ZTA::Agent", &agent_id),
+        );
+        let decision = self
+            .pdp
+            .operate(credential, &request, &|_, _, _| {
+                Ok(Act {
+                    change: Some(Change::SetInstanceState {
+                        agent_id: agent_id.clone(),
+                        instance_id,
+                        from: change.from(),
+                        to: change.to(),
+                    }),
+                    detail: detail([
+                        ("instance_id", json!(instance_id)),
+                        ("note", json!(note)),
+                        ("state", json!(change.to().as_str())),
+                    ]),
+                })
+            })
+            .await?;
+        let decision = allowed(decision)?;
+        Ok((self.known(&agent_id, agent)?, decision))
+    }
+
+    fn known(&self, id: &str, named: &str) -> Result<AgentRecord, OperationError> {
         let state = self.pdp.replica.current();
-        let record = state.registry.agent(&agent_id);
-        let record = record.ok_or_else(|| OperationError::AgentNotFound(agent.to_owned()))?;
-        Ok((AgentRecord::clone(record), decision))
+        let record = state.registry.agent(id);
+        let record = record.ok_or_else(|| OperationError::AgentNotFound(named.to_owned()))?;
+        Ok(AgentRecord::clone(record))
+    }
+
+    /// Keys of an agent in the order of their ids, as they are stored now.
+    pub(crate) async fn list_instances(
+        &self,
+        credential: &Credential,
+        agent: &str,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Instance>, OperationError> {
+        let id = self.agent_id(agent)?;
+        self.read(credential, "list_agents").await?;
+        self.known(&id, agent)?;
+        Ok(self.store.instances(&id, after, limit).await?)
     }
 
     /// Agents in the order of their ids, with the number of their keys.

@@ -91,6 +91,7 @@ fn is_failed_login(error: &OperationError) -> bool {
         | OperationError::ChallengeInvalid
         | OperationError::Signature
         | OperationError::IdentityToken
+        | OperationError::RecoveryRefused
         | OperationError::DelegationInvalid => true,
         OperationError::Pdp(PdpError::Authentication(error)) => !matches!(
             error,

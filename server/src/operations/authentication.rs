@@ -4,7 +4,7 @@ use super::{OperationError, Operations};
 use crate::identity::challenge::{Challenge, ChallengeError, signed_message};
 use crate::identity::registry::{Caller, Credential};
 use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
-use crate::model::AgentState;
+use crate::model::Standing;
 
 impl Operations {
     /// A challenge for the key of the caller's certificate.
@@ -53,19 +53,20 @@ impl Operations {
             return Err(OperationError::Signature);
         }
         let principal = &caller.principal;
+        let state = self.pdp.replica.current();
         let grant = Grant {
             subject: TokenParty::registered(principal.kind, &principal.id),
             actors: Vec::new(),
             scope: Vec::new(),
             confirmation: Confirmation::Certificate(*certificate.certificate_sha256()),
             auth_time: now,
-            lifetime: self.token_lifetime,
+            lifetime: self.token_lifetime(&state, principal),
             not_after: Some(certificate.not_after()),
         };
         let token = self.pdp.tokens.issue(&grant, now)?;
         let mut event = self.login_event(credential, &token, principal.uid(), now);
         event.instance = principal.instance;
-        self.record_login(event).await?;
+        self.record_login(event, Some(&caller)).await?;
         if let Some(instance) = principal.instance {
             self.pdp.key_proofs.proved(instance, now);
         }
@@ -81,7 +82,7 @@ impl Operations {
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
         // Who has to prove its key again comes here to do so.
-        if caller.principal.state != AgentState::Active && !caller.proof_missed {
+        if caller.principal.state != Standing::Active && !caller.proof_missed {
             self.pdp
                 .record_refusal(credential, "login while contained", now)
                 .await?;

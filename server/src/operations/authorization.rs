@@ -9,7 +9,7 @@ use super::{OperationError, Operations, allowed, detail};
 use crate::audit::{AppendError, Record};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::{
-    AccessRequest, AgentState, Decision, EntityUid, EventType, Principal, PrincipalKind,
+    AccessRequest, Decision, EntityUid, EventType, Principal, PrincipalKind, Standing,
 };
 use crate::pdp::{ATTEMPTS_MAX, Act, PdpError, contained, evaluate, facts, permission};
 use crate::policy::{Explanation, Parties as _, Permission};
@@ -147,7 +147,7 @@ impl Operations {
             let state = self.pdp.replica.current();
             let now = (self.pdp.clock)();
             let caller = self.pdp.authenticate(credential, &state, now).await?;
-            let mut listing = if caller.principal.state == AgentState::Active {
+            let mut listing = if caller.principal.state == Standing::Active {
                 let page = Page {
                     state: Arc::clone(&state),
                     caller: caller.clone(),
@@ -181,10 +181,12 @@ impl Operations {
             event.detail = detail([("listed", json!(listing.permitted.len()))]);
             let record = Record {
                 epoch: Some(state.epoch),
+                rider: caller.rider(),
                 ..Record::fact(event)
             };
             match self.pdp.audit.append(record).await {
                 Ok(appended) => {
+                    caller.on_record();
                     listing.sequence = appended.sequence;
                     listing.revision = state.revision.as_ref().map_or(0, |r| r.meta.number);
                     return Ok(listing);
@@ -208,7 +210,9 @@ fn registered(state: &State, uid: &EntityUid) -> Option<Principal> {
         name: party.name,
         roles: party.roles,
         owner: party.owner.unwrap_or_default(),
-        state: agent.map_or(AgentState::Active, |agent| agent.state),
+        state: agent.map_or(Standing::Active, |agent| Standing::of(agent.state, None)),
+        zone: party.zone.unwrap_or_default(),
+        attributes: party.attributes,
         instance: None,
     })
 }

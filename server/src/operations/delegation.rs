@@ -18,7 +18,9 @@ use crate::identity::token::delegation::{DelegationGrant, GRANT_LIFETIME_MAX};
 use crate::identity::token::{
     Confirmation, Grant, IssuedToken, TOKEN_LIFETIME_MAX, TokenError, TokenParty,
 };
-use crate::model::{AccessRequest, AgentState, Decision, EntityUid, EventType, PrincipalKind};
+use crate::model::{
+    AccessRequest, AgentState, Decision, EntityUid, EventType, PrincipalKind, Standing,
+};
 use crate::pdp::{ATTEMPTS_MAX, Act, PdpError};
 use crate::replica::State;
 
@@ -60,11 +62,13 @@ enum GrantError {
     #[error("only agents act on somebody's behalf")]
     NoAgent,
     #[error("a party of the grant is {}", .0.as_str())]
-    Inactive(AgentState),
+    Inactive(Standing),
     #[error("a party of the grant is not registered")]
     Unknown,
     #[error("the chain would be longer than {0} actors")]
     Depth(usize),
+    #[error("an agent of the chain lets at most {0} agents act after it")]
+    OwnDepth(u32),
     #[error("the agent is a party of the chain already")]
     Loop,
     #[error("the grant's scope does not cover what is asked for")]
@@ -134,7 +138,8 @@ impl Operations {
         match state.registry.agent(agent_id) {
             None => return Err(PdpError::PrincipalNotFound),
             Some(agent) if agent.state != AgentState::Active => {
-                return refuse(GrantError::Inactive(agent.state));
+                let standing = Standing::of(agent.state, None);
+                return refuse(GrantError::Inactive(standing));
             }
             Some(_) => {}
         }
@@ -149,6 +154,9 @@ impl Operations {
         };
         if actors.len() >= self.delegation_depth_max {
             return refuse(GrantError::Depth(self.delegation_depth_max));
+        }
+        if let Some(max) = exceeded(state, &subject, &actors) {
+            return refuse(GrantError::OwnDepth(max));
         }
         let is_agent = |p: &TokenParty| p.kind == PrincipalKind::Agent && p.id == agent_id;
         if is_agent(&subject) || actors.iter().any(is_agent) {
@@ -179,12 +187,12 @@ impl Operations {
         lifetime: Duration,
     ) -> Result<Exchanged, OperationError> {
         let scope = scope_field(scope)?;
-        let lifetime = lifetime_field(lifetime, TOKEN_LIFETIME_MAX)?.min(self.token_lifetime);
+        let lifetime = lifetime_field(lifetime, TOKEN_LIFETIME_MAX)?;
         for _ in 0..ATTEMPTS_MAX {
             let state = self.pdp.replica.current();
             let now = (self.pdp.clock)();
             let caller = self.pdp.authenticate(credential, &state, now).await?;
-            if caller.principal.state != AgentState::Active {
+            if caller.principal.state != Standing::Active {
                 self.pdp
                     .record_refusal(credential, "token exchange while contained", now)
                     .await?;
@@ -192,7 +200,10 @@ impl Operations {
             }
             let granted = self.redeem(&state, &caller, credential, grant, &scope, now);
             let wanted = match granted {
-                Ok(wanted) => Grant { lifetime, ..wanted },
+                Ok(wanted) => Grant {
+                    lifetime: lifetime.min(self.token_lifetime(&state, &caller.principal)),
+                    ..wanted
+                },
                 // A party that is not known here may have been registered elsewhere.
                 Err(GrantError::Unknown) if self.pdp.replica.is_newer_than(state.epoch).await? => {
                     continue;
@@ -256,6 +267,9 @@ impl Operations {
         if grant.actors.len() >= self.delegation_depth_max {
             return Err(GrantError::Depth(self.delegation_depth_max));
         }
+        if let Some(max) = exceeded(state, &grant.subject, &grant.actors) {
+            return Err(GrantError::OwnDepth(max));
+        }
         for party in std::iter::once(&grant.subject).chain(&grant.actors) {
             if party.kind == PrincipalKind::Agent && party.id == me.id {
                 return Err(GrantError::Loop);
@@ -264,7 +278,7 @@ impl Operations {
                 AuthenticationError::Token(error) => GrantError::Token(error),
                 _ => GrantError::Unknown,
             })?;
-            if party.state != AgentState::Active {
+            if party.state != Standing::Active {
                 return Err(GrantError::Inactive(party.state));
             }
         }
@@ -309,10 +323,26 @@ impl Operations {
         event.source = credential.source;
         let record = Record {
             epoch: Some(state.epoch),
+            rider: caller.rider(),
             ..Record::fact(event)
         };
-        Ok(self.pdp.audit.append(record).await?.sequence)
+        let appended = self.pdp.audit.append(record).await?;
+        caller.on_record();
+        Ok(appended.sequence)
     }
+}
+
+/// Whether one more actor would be too many for an agent of the chain, by its own record:
+/// then how many that one lets act after it. `actors` begins with the newest.
+fn exceeded(state: &State, subject: &TokenParty, actors: &[TokenParty]) -> Option<u32> {
+    // After the newest actor there would be one agent, after the subject all of them.
+    let parties = actors.iter().chain(std::iter::once(subject));
+    parties.zip(1_usize..).find_map(|(party, after)| {
+        let agent = state.registry.agent(&party.id)?;
+        let max = agent.profile.delegation_depth_max?;
+        let is_agent = party.kind == PrincipalKind::Agent;
+        (is_agent && after > max as usize).then_some(max)
+    })
 }
 
 /// What the caller has proved for this call: the key of its token's proof, or its

@@ -11,14 +11,11 @@ use super::{OperationError, Operations};
 use crate::audit::Record;
 use crate::identity::dpop::DpopError;
 use crate::identity::possession::ProvenKey;
-use crate::identity::public_key::PublicKey;
-use crate::identity::registry::{AuthenticationError, Caller, Credential, TokenScheme};
-use crate::identity::spiffe::SpiffeId;
+use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::svid;
 use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
-use crate::model::{EntityUid, Event, EventType, PrincipalKind};
+use crate::model::{EntityUid, Event, EventType};
 use crate::pdp::PdpError;
-use crate::replica::State;
 
 /// Who logged in, with what it got.
 pub(crate) struct LoggedIn {
@@ -58,19 +55,20 @@ impl Operations {
         }
         let caller = self.known_caller(&by_certificate).await?;
         let principal = &caller.principal;
+        let lifetime = self.token_lifetime(&self.pdp.replica.current(), principal);
         let grant = Grant {
             subject: TokenParty::registered(principal.kind, &principal.id),
             actors: Vec::new(),
             scope: Vec::new(),
             confirmation: Confirmation::Key(proof.thumbprint),
             auth_time: now,
-            lifetime: self.token_lifetime,
+            lifetime,
             not_after: Some(not_after),
         };
         let token = self.pdp.tokens.issue(&grant, now)?;
         let mut event = self.login_event(credential, &token, principal.uid(), now);
         event.instance = principal.instance;
-        self.record_login(event).await?;
+        self.record_login(event, Some(&caller)).await?;
         Ok(LoggedIn {
             token,
             principal: caller.principal.uid(),
@@ -119,14 +117,14 @@ impl Operations {
                 Confirmation::Key(proof.thumbprint)
             }),
             auth_time: now,
-            lifetime: self.token_lifetime,
+            lifetime: self.token_lifetime_max,
             not_after: Some(identity.expire_time),
         };
         let token = self.pdp.tokens.issue(&grant, now)?;
         let event = self
             .login_event(credential, &token, principal.clone(), now)
             .with_detail("roles", roles);
-        self.record_login(event).await?;
+        self.record_login(event, None).await?;
         Ok(LoggedIn { token, principal })
     }
 
@@ -186,33 +184,19 @@ impl Operations {
         event
     }
 
-    pub(super) async fn record_login(&self, event: Event) -> Result<(), OperationError> {
-        let appended = self.pdp.audit.append(Record::fact(event)).await;
-        appended.map(drop).map_err(|e| PdpError::Append(e).into())
-    }
-}
-
-/// The key that the caller proved for this call, and the SPIFFE ID that it is enrolled under.
-pub(super) fn proven_identity(
-    state: &State,
-    caller: &Caller,
-    credential: &Credential,
-) -> Result<(PublicKey, SpiffeId), OperationError> {
-    let by_key = matches!(&credential.token, Some(Ok(token)) if token.scheme == TokenScheme::Dpop);
-    match (&credential.proof, &credential.certificate) {
-        (Some(proof), _) if by_key => {
-            let principal = &caller.principal;
-            let id = match state.registry.user(&principal.id) {
-                Some(user) if principal.kind == PrincipalKind::User => &user.spiffe_id,
-                _ => &principal.id,
-            };
-            let id = SpiffeId::parse(id).map_err(|_| OperationError::Signature)?;
-            Ok((proof.public_key.clone(), id))
-        }
-        (_, Some(certificate)) => Ok((
-            certificate.public_key().clone(),
-            certificate.spiffe_id().clone(),
-        )),
-        _ => Err(OperationError::Signature),
+    /// A login on record, and with it that the caller's certificate was used.
+    pub(super) async fn record_login(
+        &self,
+        event: Event,
+        caller: Option<&Caller>,
+    ) -> Result<(), OperationError> {
+        let record = Record {
+            rider: caller.and_then(Caller::rider),
+            ..Record::fact(event)
+        };
+        let appended = self.pdp.audit.append(record).await;
+        appended.map_err(PdpError::Append)?;
+        caller.inspect(|caller| caller.on_record());
+        Ok(())
     }
 }

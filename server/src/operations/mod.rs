@@ -10,8 +10,10 @@ pub(crate) mod authorization;
 pub(crate) mod delegation;
 pub(crate) mod entities;
 pub(crate) mod issuers;
+pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod policies;
+pub(crate) mod profile;
 pub(crate) mod proposals;
 pub(crate) mod revocation;
 
@@ -28,9 +30,10 @@ use crate::identity::lockout::Lockouts;
 use crate::identity::public_key::PublicKeyError;
 use crate::identity::registry::Credential;
 use crate::identity::token::TokenError;
-use crate::model::{AccessRequest, Decision, EntityUid};
+use crate::model::{AccessRequest, Decision, EntityUid, Principal, PrincipalKind, Standing};
 use crate::pdp::{Pdp, PdpError, permitted};
 use crate::policy::Diagnostic;
+use crate::replica::State;
 use crate::store::{SharedStore, StoreError};
 
 /// The parts that administrative acts work on.
@@ -47,12 +50,14 @@ pub(crate) struct Operations {
     pub(crate) delegation_depth_max: usize,
     /// Whether a policy set needs somebody else's approval.
     pub(crate) four_eyes: bool,
-    /// How long issued certificates are good for.
-    pub(crate) certificate_lifetime: Duration,
+    /// How long issued certificates are good for, at most.
+    pub(crate) certificate_lifetime_max: Duration,
+    /// How often a key may be recovered after its certificate has ended.
+    pub(crate) recoveries_max: u32,
     /// Turns to make a page of what is permitted.
     pub(crate) pages: tokio::sync::Semaphore,
-    /// How long access tokens are good for.
-    pub(crate) token_lifetime: Duration,
+    /// How long access tokens are good for, at most.
+    pub(crate) token_lifetime_max: Duration,
 }
 
 /// Why an act was not done.
@@ -65,8 +70,8 @@ pub(crate) enum OperationError {
     #[error("{}", .0.verdict.message)]
     Denied(Box<Decision>),
     /// The principal may not do this in its state.
-    #[error("the agent is {}", .0.as_str())]
-    Contained(crate::model::AgentState),
+    #[error("{}", .0.message())]
+    Contained(Standing),
     /// A field of the request is no good.
     #[error("{field}: {why}")]
     Field {
@@ -122,6 +127,12 @@ pub(crate) enum OperationError {
     /// The CA could not sign.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// The certificate does not say which generation of its key it is.
+    #[error("the client certificate does not say its generation; enrol again")]
+    GenerationMissing,
+    /// The key is not recovered. The record says why.
+    #[error("the key is not recovered; enrol again with a new join token")]
+    RecoveryRefused,
     /// A token could not be made.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -139,6 +150,21 @@ impl Operations {
         EntityUid::new("ZTA::Zone", self.ca.trust_domain().as_str())
     }
 
+    /// How long a principal's certificates are good for.
+    fn certificate_lifetime(&self, state: &State, id: &str) -> Duration {
+        let agent = state.registry.agent(id);
+        let own = agent.and_then(|agent| agent.profile.certificate_lifetime_max_s);
+        shorter(self.certificate_lifetime_max, own)
+    }
+
+    /// How long a principal's access tokens are good for.
+    fn token_lifetime(&self, state: &State, principal: &Principal) -> Duration {
+        let agent = state.registry.agent(&principal.id);
+        let agent = agent.filter(|_| principal.kind == PrincipalKind::Agent);
+        let own = agent.and_then(|agent| agent.profile.token_lifetime_max_s);
+        shorter(self.token_lifetime_max, own)
+    }
+
     /// Decides and records an act that only reads.
     async fn read(
         &self,
@@ -152,6 +178,11 @@ impl Operations {
             .await?;
         allowed(decision)
     }
+}
+
+/// The server's limit, or a principal's own where it is shorter.
+fn shorter(max: Duration, own_s: Option<u32>) -> Duration {
+    own_s.map_or(max, |own_s| max.min(Duration::seconds(own_s.into())))
 }
 
 /// A denied act is an error of the operation.

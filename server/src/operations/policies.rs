@@ -10,8 +10,8 @@ use crate::model::event::{LEAF_BYTES_MAX, to_micros};
 use crate::model::proposal::ProposalMeta;
 use crate::model::revision::{Digest, FileChange, Manifest, NewRevision};
 use crate::model::{
-    AccessRequest, AgentState, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta,
-    SourceFile,
+    AccessRequest, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta, SourceFile,
+    Standing,
 };
 use crate::pdp::{Act, PdpError, evaluate, facts};
 use crate::policy::{
@@ -213,7 +213,7 @@ impl Operations {
         let now = (self.pdp.clock)();
         let state = self.pdp.replica.current();
         let caller = self.pdp.authenticate(credential, &state, now).await?;
-        if caller.principal.state != AgentState::Active {
+        if caller.principal.state != Standing::Active {
             return Ok(false);
         }
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;

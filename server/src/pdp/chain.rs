@@ -8,7 +8,7 @@
 use crate::identity::registry::Caller;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
-    AccessRequest, AgentState, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Verdict,
+    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Standing, Verdict,
 };
 use crate::policy::{Compiled, Facts, Permission, PolicyError};
 use crate::replica::State;
@@ -116,7 +116,7 @@ pub(crate) fn permission(
 pub(crate) fn inactive(delegation: &Delegation) -> Option<&Principal> {
     delegation
         .others()
-        .find(|party| party.state != AgentState::Active)
+        .find(|party| party.state != Standing::Active)
 }
 
 /// Whether a scope covers a request: no entry at all, its action, or its action on its

@@ -45,7 +45,9 @@ impl Pdp {
         if events.is_empty() {
             return Ok(Appended { sequence: 0, epoch });
         }
-        self.audit.append_all(events, epoch).await
+        self.audit
+            .append_all(events, epoch, scene.caller.rider())
+            .await
     }
 
     /// Puts an act on record that was permitted and could not be done; returns why.
@@ -120,6 +122,7 @@ impl Pdp {
             inputs,
             epoch,
             change: act.change,
+            rider: caller.rider(),
         })
     }
 
@@ -133,11 +136,26 @@ impl Pdp {
         facts: &Facts,
     ) -> Result<Inputs, AppendError> {
         let text = |text| Node::Text(text);
-        let principal = vec![
-            ("name", text(&*caller.principal.name)),
-            ("owner", text(&caller.principal.owner)),
-            ("roles", Node::Texts(&caller.principal.roles)),
-        ];
+        let Principal {
+            name,
+            owner,
+            roles,
+            zone,
+            attributes,
+            ..
+        } = &caller.principal;
+        let mut principal = Vec::with_capacity(5);
+        if !attributes.is_empty() {
+            principal.push(("attributes", Node::Tags(attributes)));
+        }
+        principal.extend([
+            ("name", text(&**name)),
+            ("owner", text(owner)),
+            ("roles", Node::Texts(roles)),
+        ]);
+        if !zone.is_empty() {
+            principal.push(("zone", text(zone)));
+        }
         let authentication = vec![
             (
                 "age_seconds",

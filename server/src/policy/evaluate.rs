@@ -15,6 +15,7 @@ use super::compile::Compiled;
 use super::context::context;
 use super::entities::{EntityError, EntityMap, SliceError};
 use super::entry::Entry;
+use super::party::{Known, Party, PartyRef};
 use super::scope_index::Place;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
@@ -58,17 +59,6 @@ impl Parties for () {
     fn party(&self, _: &str, _: &str) -> Option<Party> {
         None
     }
-}
-
-/// An agent or a user as policies see it: attributes and roles.
-#[derive(Clone, Debug)]
-pub struct Party {
-    /// The last part of its SPIFFE ID.
-    pub name: String,
-    /// A name for people; agents only.
-    pub owner: Option<String>,
-    /// Role names, parents in Cedar.
-    pub roles: Vec<String>,
 }
 
 /// A request that no policy can be asked about.
@@ -438,55 +428,5 @@ fn unreachable(action: &EntityUid, error: SliceError) -> NoCase<'_> {
         SliceError::TooLarge { .. } => deny(DenyReason::EvaluationError),
         SliceError::Cycle(_) | SliceError::Brought(_) => deny(DenyReason::InvalidArguments),
         SliceError::Internal(why) => NoCase::Error(PolicyError::Internal(why.clone())),
-    }
-}
-
-/// What the registry says of an agent or a user.
-#[derive(Clone, Copy)]
-struct PartyRef<'w> {
-    name: &'w str,
-    owner: Option<&'w str>,
-    roles: &'w [String],
-}
-
-impl<'w> From<&'w Principal> for PartyRef<'w> {
-    fn from(principal: &'w Principal) -> Self {
-        let agent = principal.kind == PrincipalKind::Agent;
-        Self {
-            name: &principal.name,
-            owner: agent.then_some(principal.owner.as_str()),
-            roles: &principal.roles,
-        }
-    }
-}
-
-impl<'w> From<&'w Party> for PartyRef<'w> {
-    fn from(party: &'w Party) -> Self {
-        Self {
-            name: &party.name,
-            owner: party.owner.as_deref(),
-            roles: &party.roles,
-        }
-    }
-}
-
-/// An agent or a user under its Cedar names.
-struct Known<'w> {
-    uid: Arc<EntityUID>,
-    roles: Vec<EntityUID>,
-    of: PartyRef<'w>,
-}
-
-impl Known<'_> {
-    fn entity(&self) -> Entity {
-        let name = std::iter::once(("name".into(), self.of.name.into()));
-        let owner = self.of.owner.map(|owner| ("owner".into(), owner.into()));
-        Entity::new_with_attr_partial_value(
-            (*self.uid).clone(),
-            name.chain(owner),
-            HashSet::new(),
-            self.roles.iter().cloned().collect(),
-            [],
-        )
     }
 }

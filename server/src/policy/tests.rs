@@ -6,7 +6,7 @@ use super::limits::NESTING_MAX;
 use super::{CedarSetup, EntityMap, Facts, Party, Pip, PolicySource, compile};
 use crate::model::arguments::Arguments;
 use crate::model::{
-    AccessRequest, AgentState, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile, Verdict,
+    AccessRequest, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile, Standing, Verdict,
 };
 
 const SCHEMA: &str = r#"namespace Ops {
@@ -31,7 +31,9 @@ fn decide(policy: &str, request: &AccessRequest, resource: Option<Party>) -> Ver
         name: "a".to_owned(),
         roles: Vec::new(),
         owner: "o".to_owned(),
-        state: AgentState::Active,
+        zone: String::new(),
+        attributes: std::sync::Arc::default(),
+        state: Standing::Active,
         instance: None,
     };
     let facts = Facts {
@@ -66,6 +68,8 @@ fn a_forbid_over_the_resources_role_forbids() {
         Some(Party {
             name: "b".to_owned(),
             owner: Some("o".to_owned()),
+            zone: Some(String::new()),
+            attributes: std::sync::Arc::default(),
             roles: vec![role.to_owned()],
         })
     };

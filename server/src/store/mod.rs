@@ -83,6 +83,8 @@ pub struct EventFilter {
     pub types: Vec<String>,
     /// Only this actor's.
     pub actor_id: Option<String>,
+    /// Only those about this resource.
+    pub resource_id: Option<String>,
     /// Only decisions with this effect.
     pub effect: Option<Effect>,
     /// Only at or after.
@@ -202,6 +204,15 @@ pub trait RegistryStore: Send + Sync {
     /// The change feed: everything after `epoch`, with what the revision in force has
     /// different from `known_revision`, if it is not that one.
     async fn changes_since(&self, epoch: u64, known_revision: u64) -> Result<Changes, StoreError>;
+    /// A key as it is stored now: generations move without the feed.
+    async fn instance(&self, id: Uuid) -> Result<Option<Instance>, StoreError>;
+    /// Keys of a principal, in the order of their ids, after `after`, at most `limit`.
+    async fn instances(
+        &self,
+        principal_id: &str,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Instance>, StoreError>;
     /// The CAs on record, in the order in which they were prepared. None before the first
     /// one was replaced.
     async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError>;

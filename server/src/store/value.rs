@@ -1,6 +1,6 @@
 //! What both databases share: which values they can hold, and how stored ones are read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -43,7 +43,7 @@ pub(super) fn refuse_events(events: &[PreparedEvent]) -> Result<(), StoreError> 
 /// Refuses a change that one of the databases could not hold.
 pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
     match change {
-        Change::RegisterAgent(agent) => refuse_agent(agent),
+        Change::RegisterAgent(agent) | Change::UpdateAgent(agent) => refuse_agent(agent),
         Change::RegisterUser(user, instance, certificate) => {
             refuse_nul([&user.id, &user.spiffe_id].into_iter().chain(&user.roles))?;
             refuse_nul([&certificate.serial])?;
@@ -59,8 +59,16 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
             refuse_nul([token_id, &certificate.serial])?;
             refuse_instance(instance)
         }
-        Change::Renew(certificate) => refuse_nul([&certificate.serial]),
-        Change::SetAgentState { agent_id, .. } => refuse_nul([agent_id]),
+        Change::Renew(renewal) => {
+            stored_number(renewal.presented)?;
+            stored_number(renewal.generation)?;
+            refuse_nul([&renewal.certificate.serial])
+        }
+        Change::UseGeneration(used) => stored_number(used.generation).map(drop),
+        Change::LockInstance { presented, .. } => stored_number(*presented).map(drop),
+        Change::SetAgentState { agent_id, .. } | Change::SetInstanceState { agent_id, .. } => {
+            refuse_nul([agent_id])
+        }
         Change::ApplyRevision(revision) | Change::Approve { revision, .. } => {
             refuse_revision(revision)
         }
@@ -84,6 +92,19 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
 
 fn refuse_uid(uid: &EntityUid) -> Result<(), StoreError> {
     refuse_nul([&uid.ty, &uid.id])
+}
+
+/// An agent's attributes as they are stored: a JSON object.
+pub(super) fn tags_text(tags: &BTreeMap<String, String>) -> Result<String, StoreError> {
+    serde_json::to_string(tags)
+        .map_err(|e| StoreError::Refused(format!("attributes that are no JSON: {e}")))
+}
+
+/// An agent's attributes as they were stored.
+pub(super) fn parse_tags(text: &str) -> Result<Arc<BTreeMap<String, String>>, StoreError> {
+    serde_json::from_str(text)
+        .map(Arc::new)
+        .map_err(|_| corrupt("attributes that are no object of texts"))
 }
 
 /// Parents as they are stored: a JSON list.
@@ -125,12 +146,17 @@ pub(super) fn entity_page(mut rows: Vec<(u64, EntityVersion)>, limit: u32) -> En
 }
 
 fn refuse_agent(agent: &AgentRecord) -> Result<(), StoreError> {
-    let texts = [&agent.id, &agent.name, &agent.owner];
-    refuse_nul(texts.into_iter().chain(&agent.roles))
+    let profile = &agent.profile;
+    let texts = [&agent.id, &agent.name, &profile.owner, &profile.zone];
+    refuse_nul(texts.into_iter().chain(&profile.roles))?;
+    refuse_nul(&profile.audiences)?;
+    let attributes = profile.attributes.iter();
+    refuse_nul(attributes.flat_map(|(key, value)| [key, value]))
 }
 
 fn refuse_instance(instance: &Instance) -> Result<(), StoreError> {
     stored_number(instance.generation)?;
+    stored_number(instance.used_generation)?;
     refuse_nul([&instance.principal_id])
 }
 

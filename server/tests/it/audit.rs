@@ -173,6 +173,7 @@ async fn containment_is_on_record(admin: &Client) {
     let reinstate = v1::ReinstateRequest {
         agent: agent(),
         note: note(),
+        ..Default::default()
     };
     agents.reinstate(reinstate).await.expect("reinstates");
     last_is(admin, "admin", ADMIN, "reinstate_agent").await;
@@ -182,6 +183,7 @@ async fn containment_is_on_record(admin: &Client) {
     let revoke = v1::RevokeRequest {
         agent: agent(),
         note: note(),
+        ..Default::default()
     };
     agents.revoke(revoke).await.expect("revokes");
     last_is(admin, "admin", ADMIN, "revoke_agent").await;

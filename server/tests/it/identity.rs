@@ -12,6 +12,8 @@ mod keys;
 mod lockout;
 mod oidc;
 mod openssl;
+mod profile;
+mod renewal;
 mod revocation_list;
 mod rotation;
 mod rpcs;

@@ -7,6 +7,7 @@ mod changes;
 mod documented;
 mod entities;
 mod hostile;
+mod keys;
 mod log;
 mod lost;
 mod proposals;
@@ -42,10 +43,16 @@ fn cases() -> Vec<Case> {
         case("changes::users", changes::users),
         case("changes::enroll", changes::enroll),
         case("changes::enroll_races", changes::enroll_races),
-        case("changes::renew", changes::renew),
         case("changes::states", changes::states),
         case("certificates::revoked", certificates::revoked),
         case("authorities::steps", authorities::steps),
+        case("keys::renewals", keys::renewals),
+        case("keys::recoveries", keys::recoveries),
+        case("keys::locks", keys::locks),
+        case("keys::lock_races", keys::lock_races),
+        case("keys::with_their_agent", keys::with_their_agent),
+        case("keys::lists", keys::lists),
+        case("keys::profiles", keys::profiles),
         case("revisions::round_trip", revisions::round_trip),
         case("revisions::news", revisions::news),
         case("revisions::a_large_one", revisions::a_large_one),

@@ -22,61 +22,90 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from zta.v1 import types_pb2 as zta_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azta/v1/agent_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xad\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.zta.v1.AgentState\x12\r\n\x05roles\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tinstances\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\"=\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\r\n\x05owner\x18\x03 \x01(\t\"e\n\x10RegisterResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\'\n\x16\x43reateJoinTokenRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"\x93\x01\n\x17\x43reateJoinTokenResponse\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"4\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x02 \x01(\x0c\"\x8d\x01\n\x0e\x45nrollResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x1c\n\x05\x61gent\x18\x02 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xc4\x01\n\x0b\x43\x65rtificate\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x15\n\rca_bundle_pem\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\"\x0e\n\x0cRenewRequest\"n\n\rRenewResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"@\n\x17\x41gentServiceListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x18\x41gentServiceListResponse\x12\x1d\n\x06\x61gents\x18\x01 \x03(\x0b\x32\r.zta.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x16\x41gentServiceGetRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"7\n\x17\x41gentServiceGetResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\"-\n\x0eSuspendRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fSuspendResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"-\n\x0eIsolateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fIsolateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"/\n\x10ReinstateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"f\n\x11ReinstateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\",\n\rRevokeRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"c\n\x0eRevokeResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken2\x96\x05\n\x0c\x41gentService\x12=\n\x08Register\x12\x17.zta.v1.RegisterRequest\x1a\x18.zta.v1.RegisterResponse\x12R\n\x0f\x43reateJoinToken\x12\x1e.zta.v1.CreateJoinTokenRequest\x1a\x1f.zta.v1.CreateJoinTokenResponse\x12\x37\n\x06\x45nroll\x12\x15.zta.v1.EnrollRequest\x1a\x16.zta.v1.EnrollResponse\x12\x34\n\x05Renew\x12\x14.zta.v1.RenewRequest\x1a\x15.zta.v1.RenewResponse\x12I\n\x04List\x12\x1f.zta.v1.AgentServiceListRequest\x1a .zta.v1.AgentServiceListResponse\x12\x46\n\x03Get\x12\x1e.zta.v1.AgentServiceGetRequest\x1a\x1f.zta.v1.AgentServiceGetResponse\x12:\n\x07Suspend\x12\x16.zta.v1.SuspendRequest\x1a\x17.zta.v1.SuspendResponse\x12:\n\x07Isolate\x12\x16.zta.v1.IsolateRequest\x1a\x17.zta.v1.IsolateResponse\x12@\n\tReinstate\x12\x18.zta.v1.ReinstateRequest\x1a\x19.zta.v1.ReinstateResponse\x12\x37\n\x06Revoke\x12\x15.zta.v1.RevokeRequest\x1a\x16.zta.v1.RevokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azta/v1/agent_service.proto\x12\x06zta.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xf4\x03\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12!\n\x05state\x18\x03 \x01(\x0e\x32\x12.zta.v1.AgentState\x12\r\n\x05roles\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tinstances\x18\x06 \x01(\r\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x0c\n\x04zone\x18\x08 \x01(\t\x12\x31\n\nattributes\x18\t \x03(\x0b\x32\x1d.zta.v1.Agent.AttributesEntry\x12\x11\n\taudiences\x18\n \x03(\t\x12\'\n\x1a\x63\x65rtificate_lifetime_max_s\x18\x0b \x01(\rH\x00\x88\x01\x01\x12!\n\x14token_lifetime_max_s\x18\x0c \x01(\rH\x01\x88\x01\x01\x12!\n\x14\x64\x65legation_depth_max\x18\r \x01(\rH\x02\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x1d\n\x1b_certificate_lifetime_max_sB\x17\n\x15_token_lifetime_max_sB\x17\n\x15_delegation_depth_max\"\xcb\x01\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.zta.v1.InstanceState\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x17\n\x0fused_generation\x18\x04 \x01(\x04\x12\x12\n\nrecoveries\x18\x05 \x01(\r\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nkey_sha256\x18\x07 \x01(\x0c\"\x8e\x03\n\x0fRegisterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0c\n\x04zone\x18\x04 \x01(\t\x12;\n\nattributes\x18\x05 \x03(\x0b\x32\'.zta.v1.RegisterRequest.AttributesEntry\x12\x11\n\taudiences\x18\x06 \x03(\t\x12\'\n\x1a\x63\x65rtificate_lifetime_max_s\x18\x07 \x01(\rH\x00\x88\x01\x01\x12!\n\x14token_lifetime_max_s\x18\x08 \x01(\rH\x01\x88\x01\x01\x12!\n\x14\x64\x65legation_depth_max\x18\t \x01(\rH\x02\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x1d\n\x1b_certificate_lifetime_max_sB\x17\n\x15_token_lifetime_max_sB\x17\n\x15_delegation_depth_max\"l\n\rUpdateRequest\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04note\x18\x03 \x01(\t\"c\n\x0eUpdateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"e\n\x10RegisterResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\'\n\x16\x43reateJoinTokenRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"\x93\x01\n\x17\x43reateJoinTokenResponse\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"4\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x02 \x01(\x0c\"\x8d\x01\n\x0e\x45nrollResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x1c\n\x05\x61gent\x18\x02 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x03 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xc4\x01\n\x0b\x43\x65rtificate\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x15\n\rca_bundle_pem\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\"\'\n\x0cRenewRequest\x12\x17\n\x0f\x63\x65rtificate_der\x18\x01 \x01(\x0c\"n\n\rRenewResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\")\n\x0eRecoverRequest\x12\x17\n\x0f\x63\x65rtificate_der\x18\x01 \x01(\x0c\"p\n\x0fRecoverResponse\x12(\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x13.zta.v1.Certificate\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"L\n\x14ListInstancesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x15ListInstancesResponse\x12#\n\tinstances\x18\x01 \x03(\x0b\x32\x10.zta.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x17\x41gentServiceListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x18\x41gentServiceListResponse\x12\x1d\n\x06\x61gents\x18\x01 \x03(\x0b\x32\r.zta.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x16\x41gentServiceGetRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\"7\n\x17\x41gentServiceGetResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\"-\n\x0eSuspendRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fSuspendResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"-\n\x0eIsolateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"d\n\x0fIsolateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"D\n\x10ReinstateRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\"f\n\x11ReinstateResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"A\n\rRevokeRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\"c\n\x0eRevokeResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\")\n\nBanRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"`\n\x0b\x42\x61nResponse\x12\x1c\n\x05\x61gent\x18\x01 \x01(\x0b\x32\r.zta.v1.Agent\x12\x33\n\x11\x63onsistency_token\x18\x02 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken*\x81\x01\n\rInstanceState\x12\x1e\n\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15INSTANCE_STATE_ACTIVE\x10\x01\x12\x19\n\x15INSTANCE_STATE_LOCKED\x10\x02\x12\x1a\n\x16INSTANCE_STATE_REVOKED\x10\x03\x32\x89\x07\n\x0c\x41gentService\x12=\n\x08Register\x12\x17.zta.v1.RegisterRequest\x1a\x18.zta.v1.RegisterResponse\x12\x37\n\x06Update\x12\x15.zta.v1.UpdateRequest\x1a\x16.zta.v1.UpdateResponse\x12R\n\x0f\x43reateJoinToken\x12\x1e.zta.v1.CreateJoinTokenRequest\x1a\x1f.zta.v1.CreateJoinTokenResponse\x12\x37\n\x06\x45nroll\x12\x15.zta.v1.EnrollRequest\x1a\x16.zta.v1.EnrollResponse\x12\x34\n\x05Renew\x12\x14.zta.v1.RenewRequest\x1a\x15.zta.v1.RenewResponse\x12:\n\x07Recover\x12\x16.zta.v1.RecoverRequest\x1a\x17.zta.v1.RecoverResponse\x12I\n\x04List\x12\x1f.zta.v1.AgentServiceListRequest\x1a .zta.v1.AgentServiceListResponse\x12\x46\n\x03Get\x12\x1e.zta.v1.AgentServiceGetRequest\x1a\x1f.zta.v1.AgentServiceGetResponse\x12L\n\rListInstances\x12\x1c.zta.v1.ListInstancesRequest\x1a\x1d.zta.v1.ListInstancesResponse\x12:\n\x07Suspend\x12\x16.zta.v1.SuspendRequest\x1a\x17.zta.v1.SuspendResponse\x12:\n\x07Isolate\x12\x16.zta.v1.IsolateRequest\x1a\x17.zta.v1.IsolateResponse\x12@\n\tReinstate\x12\x18.zta.v1.ReinstateRequest\x1a\x19.zta.v1.ReinstateResponse\x12\x37\n\x06Revoke\x12\x15.zta.v1.RevokeRequest\x1a\x16.zta.v1.RevokeResponse\x12.\n\x03\x42\x61n\x12\x12.zta.v1.BanRequest\x1a\x13.zta.v1.BanResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zta.v1.agent_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AGENT']._serialized_start=92
-  _globals['_AGENT']._serialized_end=265
-  _globals['_REGISTERREQUEST']._serialized_start=267
-  _globals['_REGISTERREQUEST']._serialized_end=328
-  _globals['_REGISTERRESPONSE']._serialized_start=330
-  _globals['_REGISTERRESPONSE']._serialized_end=431
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=433
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=472
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=475
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=622
-  _globals['_ENROLLREQUEST']._serialized_start=624
-  _globals['_ENROLLREQUEST']._serialized_end=676
-  _globals['_ENROLLRESPONSE']._serialized_start=679
-  _globals['_ENROLLRESPONSE']._serialized_end=820
-  _globals['_CERTIFICATE']._serialized_start=823
-  _globals['_CERTIFICATE']._serialized_end=1019
-  _globals['_RENEWREQUEST']._serialized_start=1021
-  _globals['_RENEWREQUEST']._serialized_end=1035
-  _globals['_RENEWRESPONSE']._serialized_start=1037
-  _globals['_RENEWRESPONSE']._serialized_end=1147
-  _globals['_AGENTSERVICELISTREQUEST']._serialized_start=1149
-  _globals['_AGENTSERVICELISTREQUEST']._serialized_end=1213
-  _globals['_AGENTSERVICELISTRESPONSE']._serialized_start=1215
-  _globals['_AGENTSERVICELISTRESPONSE']._serialized_end=1297
-  _globals['_AGENTSERVICEGETREQUEST']._serialized_start=1299
-  _globals['_AGENTSERVICEGETREQUEST']._serialized_end=1338
-  _globals['_AGENTSERVICEGETRESPONSE']._serialized_start=1340
-  _globals['_AGENTSERVICEGETRESPONSE']._serialized_end=1395
-  _globals['_SUSPENDREQUEST']._serialized_start=1397
-  _globals['_SUSPENDREQUEST']._serialized_end=1442
-  _globals['_SUSPENDRESPONSE']._serialized_start=1444
-  _globals['_SUSPENDRESPONSE']._serialized_end=1544
-  _globals['_ISOLATEREQUEST']._serialized_start=1546
-  _globals['_ISOLATEREQUEST']._serialized_end=1591
-  _globals['_ISOLATERESPONSE']._serialized_start=1593
-  _globals['_ISOLATERESPONSE']._serialized_end=1693
-  _globals['_REINSTATEREQUEST']._serialized_start=1695
-  _globals['_REINSTATEREQUEST']._serialized_end=1742
-  _globals['_REINSTATERESPONSE']._serialized_start=1744
-  _globals['_REINSTATERESPONSE']._serialized_end=1846
-  _globals['_REVOKEREQUEST']._serialized_start=1848
-  _globals['_REVOKEREQUEST']._serialized_end=1892
-  _globals['_REVOKERESPONSE']._serialized_start=1894
-  _globals['_REVOKERESPONSE']._serialized_end=1993
-  _globals['_AGENTSERVICE']._serialized_start=1996
-  _globals['_AGENTSERVICE']._serialized_end=2658
+  _globals['_AGENT_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_AGENT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_REGISTERREQUEST_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_REGISTERREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_INSTANCESTATE']._serialized_start=3642
+  _globals['_INSTANCESTATE']._serialized_end=3771
+  _globals['_AGENT']._serialized_start=126
+  _globals['_AGENT']._serialized_end=626
+  _globals['_AGENT_ATTRIBUTESENTRY']._serialized_start=496
+  _globals['_AGENT_ATTRIBUTESENTRY']._serialized_end=545
+  _globals['_INSTANCE']._serialized_start=629
+  _globals['_INSTANCE']._serialized_end=832
+  _globals['_REGISTERREQUEST']._serialized_start=835
+  _globals['_REGISTERREQUEST']._serialized_end=1233
+  _globals['_REGISTERREQUEST_ATTRIBUTESENTRY']._serialized_start=496
+  _globals['_REGISTERREQUEST_ATTRIBUTESENTRY']._serialized_end=545
+  _globals['_UPDATEREQUEST']._serialized_start=1235
+  _globals['_UPDATEREQUEST']._serialized_end=1343
+  _globals['_UPDATERESPONSE']._serialized_start=1345
+  _globals['_UPDATERESPONSE']._serialized_end=1444
+  _globals['_REGISTERRESPONSE']._serialized_start=1446
+  _globals['_REGISTERRESPONSE']._serialized_end=1547
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=1549
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=1588
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=1591
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=1738
+  _globals['_ENROLLREQUEST']._serialized_start=1740
+  _globals['_ENROLLREQUEST']._serialized_end=1792
+  _globals['_ENROLLRESPONSE']._serialized_start=1795
+  _globals['_ENROLLRESPONSE']._serialized_end=1936
+  _globals['_CERTIFICATE']._serialized_start=1939
+  _globals['_CERTIFICATE']._serialized_end=2135
+  _globals['_RENEWREQUEST']._serialized_start=2137
+  _globals['_RENEWREQUEST']._serialized_end=2176
+  _globals['_RENEWRESPONSE']._serialized_start=2178
+  _globals['_RENEWRESPONSE']._serialized_end=2288
+  _globals['_RECOVERREQUEST']._serialized_start=2290
+  _globals['_RECOVERREQUEST']._serialized_end=2331
+  _globals['_RECOVERRESPONSE']._serialized_start=2333
+  _globals['_RECOVERRESPONSE']._serialized_end=2445
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=2447
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=2523
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=2525
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=2610
+  _globals['_AGENTSERVICELISTREQUEST']._serialized_start=2612
+  _globals['_AGENTSERVICELISTREQUEST']._serialized_end=2676
+  _globals['_AGENTSERVICELISTRESPONSE']._serialized_start=2678
+  _globals['_AGENTSERVICELISTRESPONSE']._serialized_end=2760
+  _globals['_AGENTSERVICEGETREQUEST']._serialized_start=2762
+  _globals['_AGENTSERVICEGETREQUEST']._serialized_end=2801
+  _globals['_AGENTSERVICEGETRESPONSE']._serialized_start=2803
+  _globals['_AGENTSERVICEGETRESPONSE']._serialized_end=2858
+  _globals['_SUSPENDREQUEST']._serialized_start=2860
+  _globals['_SUSPENDREQUEST']._serialized_end=2905
+  _globals['_SUSPENDRESPONSE']._serialized_start=2907
+  _globals['_SUSPENDRESPONSE']._serialized_end=3007
+  _globals['_ISOLATEREQUEST']._serialized_start=3009
+  _globals['_ISOLATEREQUEST']._serialized_end=3054
+  _globals['_ISOLATERESPONSE']._serialized_start=3056
+  _globals['_ISOLATERESPONSE']._serialized_end=3156
+  _globals['_REINSTATEREQUEST']._serialized_start=3158
+  _globals['_REINSTATEREQUEST']._serialized_end=3226
+  _globals['_REINSTATERESPONSE']._serialized_start=3228
+  _globals['_REINSTATERESPONSE']._serialized_end=3330
+  _globals['_REVOKEREQUEST']._serialized_start=3332
+  _globals['_REVOKEREQUEST']._serialized_end=3397
+  _globals['_REVOKERESPONSE']._serialized_start=3399
+  _globals['_REVOKERESPONSE']._serialized_end=3498
+  _globals['_BANREQUEST']._serialized_start=3500
+  _globals['_BANREQUEST']._serialized_end=3541
+  _globals['_BANRESPONSE']._serialized_start=3543
+  _globals['_BANRESPONSE']._serialized_end=3639
+  _globals['_AGENTSERVICE']._serialized_start=3774
+  _globals['_AGENTSERVICE']._serialized_end=4679
 # @@protoc_insertion_point(module_scope)

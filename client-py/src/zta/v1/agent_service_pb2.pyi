@@ -6,19 +6,67 @@ isort:skip_file
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.field_mask_pb2
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import sys
 import typing
 import zta.v1.types_pb2
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _InstanceState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _InstanceStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_InstanceState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    INSTANCE_STATE_UNSPECIFIED: _InstanceState.ValueType  # 0
+    INSTANCE_STATE_ACTIVE: _InstanceState.ValueType  # 1
+    INSTANCE_STATE_LOCKED: _InstanceState.ValueType  # 2
+    """A copy of it was used: every call is denied with LOCKED, until reinstated."""
+    INSTANCE_STATE_REVOKED: _InstanceState.ValueType  # 3
+    """Final."""
+
+class InstanceState(_InstanceState, metaclass=_InstanceStateEnumTypeWrapper):
+    """The life-cycle state of a key."""
+
+INSTANCE_STATE_UNSPECIFIED: InstanceState.ValueType  # 0
+INSTANCE_STATE_ACTIVE: InstanceState.ValueType  # 1
+INSTANCE_STATE_LOCKED: InstanceState.ValueType  # 2
+"""A copy of it was used: every call is denied with LOCKED, until reinstated."""
+INSTANCE_STATE_REVOKED: InstanceState.ValueType  # 3
+"""Final."""
+global___InstanceState = InstanceState
 
 @typing.final
 class Agent(google.protobuf.message.Message):
     """A registered agent."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class AttributesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     NAME_FIELD_NUMBER: builtins.int
     SPIFFE_ID_FIELD_NUMBER: builtins.int
@@ -27,21 +75,49 @@ class Agent(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     INSTANCES_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    ZONE_FIELD_NUMBER: builtins.int
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    AUDIENCES_FIELD_NUMBER: builtins.int
+    CERTIFICATE_LIFETIME_MAX_S_FIELD_NUMBER: builtins.int
+    TOKEN_LIFETIME_MAX_S_FIELD_NUMBER: builtins.int
+    DELEGATION_DEPTH_MAX_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique: 1 to 63 characters of a-z, 0-9, `-`, `_`, `.`, beginning with a letter or digit."""
     spiffe_id: builtins.str
     """`spiffe://<trust domain>/agent/<name>`: its Cedar id and its certificate's name."""
     state: zta.v1.types_pb2.AgentState.ValueType
     instances: builtins.int
-    """Keys enrolled and not revoked."""
+    """Keys that are active or locked."""
     owner: builtins.str
     """The owner, a name for people."""
+    zone: builtins.str
+    """The trust zone that it works in: `principal.zone` in policies. Empty means none."""
+    certificate_lifetime_max_s: builtins.int
+    """The longest life of its certificates; absent: the server's setting alone holds. What
+    is issued has the shorter one.
+    """
+    token_lifetime_max_s: builtins.int
+    """The longest life of its access tokens; likewise."""
+    delegation_depth_max: builtins.int
+    """How many agents may stand between it and the end of a chain of delegations that it
+    begins, 0 to 16; 0: it may not delegate. Absent: the server's setting alone holds.
+    """
     @property
     def roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Role names; each is a parent `ZTA::Role` of the agent in Cedar."""
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What else is known of it: its tags in policies. At most 64; a key is a name, a value
+        has at most 256 bytes.
+        """
+
+    @property
+    def audiences(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """For whom it may ask tokens. At most 16, of at most 256 bytes each."""
+
     def __init__(
         self,
         *,
@@ -52,33 +128,183 @@ class Agent(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         instances: builtins.int = ...,
         owner: builtins.str = ...,
+        zone: builtins.str = ...,
+        attributes: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        audiences: collections.abc.Iterable[builtins.str] | None = ...,
+        certificate_lifetime_max_s: builtins.int | None = ...,
+        token_lifetime_max_s: builtins.int | None = ...,
+        delegation_depth_max: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "instances", b"instances", "name", b"name", "owner", b"owner", "roles", b"roles", "spiffe_id", b"spiffe_id", "state", b"state"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_certificate_lifetime_max_s", b"_certificate_lifetime_max_s", "_delegation_depth_max", b"_delegation_depth_max", "_token_lifetime_max_s", b"_token_lifetime_max_s", "certificate_lifetime_max_s", b"certificate_lifetime_max_s", "create_time", b"create_time", "delegation_depth_max", b"delegation_depth_max", "token_lifetime_max_s", b"token_lifetime_max_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_certificate_lifetime_max_s", b"_certificate_lifetime_max_s", "_delegation_depth_max", b"_delegation_depth_max", "_token_lifetime_max_s", b"_token_lifetime_max_s", "attributes", b"attributes", "audiences", b"audiences", "certificate_lifetime_max_s", b"certificate_lifetime_max_s", "create_time", b"create_time", "delegation_depth_max", b"delegation_depth_max", "instances", b"instances", "name", b"name", "owner", b"owner", "roles", b"roles", "spiffe_id", b"spiffe_id", "state", b"state", "token_lifetime_max_s", b"token_lifetime_max_s", "zone", b"zone"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_certificate_lifetime_max_s", b"_certificate_lifetime_max_s"]) -> typing.Literal["certificate_lifetime_max_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_delegation_depth_max", b"_delegation_depth_max"]) -> typing.Literal["delegation_depth_max"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_token_lifetime_max_s", b"_token_lifetime_max_s"]) -> typing.Literal["token_lifetime_max_s"] | None: ...
 
 global___Agent = Agent
+
+@typing.final
+class Instance(google.protobuf.message.Message):
+    """An enrolled key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    USED_GENERATION_FIELD_NUMBER: builtins.int
+    RECOVERIES_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    KEY_SHA256_FIELD_NUMBER: builtins.int
+    instance_id: builtins.str
+    """A UUID."""
+    state: global___InstanceState.ValueType
+    generation: builtins.int
+    """Of its newest certificate; each renewal counts."""
+    used_generation: builtins.int
+    """The newest generation that a call was made with."""
+    recoveries: builtins.int
+    """How often it was recovered after its certificate had expired."""
+    key_sha256: builtins.bytes
+    """SHA-256 of its SubjectPublicKeyInfo."""
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        instance_id: builtins.str = ...,
+        state: global___InstanceState.ValueType = ...,
+        generation: builtins.int = ...,
+        used_generation: builtins.int = ...,
+        recoveries: builtins.int = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        key_sha256: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "generation", b"generation", "instance_id", b"instance_id", "key_sha256", b"key_sha256", "recoveries", b"recoveries", "state", b"state", "used_generation", b"used_generation"]) -> None: ...
+
+global___Instance = Instance
 
 @typing.final
 class RegisterRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class AttributesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     ROLES_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    ZONE_FIELD_NUMBER: builtins.int
+    ATTRIBUTES_FIELD_NUMBER: builtins.int
+    AUDIENCES_FIELD_NUMBER: builtins.int
+    CERTIFICATE_LIFETIME_MAX_S_FIELD_NUMBER: builtins.int
+    TOKEN_LIFETIME_MAX_S_FIELD_NUMBER: builtins.int
+    DELEGATION_DEPTH_MAX_FIELD_NUMBER: builtins.int
     name: builtins.str
     owner: builtins.str
+    zone: builtins.str
+    """These as in Agent."""
+    certificate_lifetime_max_s: builtins.int
+    token_lifetime_max_s: builtins.int
+    delegation_depth_max: builtins.int
     @property
     def roles(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def attributes(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def audiences(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         roles: collections.abc.Iterable[builtins.str] | None = ...,
         owner: builtins.str = ...,
+        zone: builtins.str = ...,
+        attributes: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        audiences: collections.abc.Iterable[builtins.str] | None = ...,
+        certificate_lifetime_max_s: builtins.int | None = ...,
+        token_lifetime_max_s: builtins.int | None = ...,
+        delegation_depth_max: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "owner", b"owner", "roles", b"roles"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_certificate_lifetime_max_s", b"_certificate_lifetime_max_s", "_delegation_depth_max", b"_delegation_depth_max", "_token_lifetime_max_s", b"_token_lifetime_max_s", "certificate_lifetime_max_s", b"certificate_lifetime_max_s", "delegation_depth_max", b"delegation_depth_max", "token_lifetime_max_s", b"token_lifetime_max_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_certificate_lifetime_max_s", b"_certificate_lifetime_max_s", "_delegation_depth_max", b"_delegation_depth_max", "_token_lifetime_max_s", b"_token_lifetime_max_s", "attributes", b"attributes", "audiences", b"audiences", "certificate_lifetime_max_s", b"certificate_lifetime_max_s", "delegation_depth_max", b"delegation_depth_max", "name", b"name", "owner", b"owner", "roles", b"roles", "token_lifetime_max_s", b"token_lifetime_max_s", "zone", b"zone"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_certificate_lifetime_max_s", b"_certificate_lifetime_max_s"]) -> typing.Literal["certificate_lifetime_max_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_delegation_depth_max", b"_delegation_depth_max"]) -> typing.Literal["delegation_depth_max"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_token_lifetime_max_s", b"_token_lifetime_max_s"]) -> typing.Literal["token_lifetime_max_s"] | None: ...
 
 global___RegisterRequest = RegisterRequest
+
+@typing.final
+class UpdateRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    note: builtins.str
+    """Why, for the record. At most 1024 bytes."""
+    @property
+    def agent(self) -> global___Agent:
+        """`name` or `spiffe_id` says which one; of the rest, what the mask names."""
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """At least one of `owner`, `roles`, `zone`, `attributes`, `audiences`,
+        `certificate_lifetime_max_s`, `token_lifetime_max_s`, `delegation_depth_max`.
+        """
+
+    def __init__(
+        self,
+        *,
+        agent: global___Agent | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["agent", b"agent", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "note", b"note", "update_mask", b"update_mask"]) -> None: ...
+
+global___UpdateRequest = UpdateRequest
+
+@typing.final
+class UpdateResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def agent(self) -> global___Agent: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        agent: global___Agent | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["agent", b"agent", "consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "consistency_token", b"consistency_token"]) -> None: ...
+
+global___UpdateResponse = UpdateResponse
 
 @typing.final
 class RegisterResponse(google.protobuf.message.Message):
@@ -230,9 +456,17 @@ global___Certificate = Certificate
 class RenewRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    CERTIFICATE_DER_FIELD_NUMBER: builtins.int
+    certificate_der: builtins.bytes
+    """The newest certificate of the key, in DER: for a caller that proves its key with each
+    call (DPoP). Not looked at where the connection has a client certificate.
+    """
     def __init__(
         self,
+        *,
+        certificate_der: builtins.bytes = ...,
     ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_der", b"certificate_der"]) -> None: ...
 
 global___RenewRequest = RenewRequest
 
@@ -256,6 +490,86 @@ class RenewResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["certificate", b"certificate", "consistency_token", b"consistency_token"]) -> None: ...
 
 global___RenewResponse = RenewResponse
+
+@typing.final
+class RecoverRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATE_DER_FIELD_NUMBER: builtins.int
+    certificate_der: builtins.bytes
+    """The newest certificate of the key, expired or not, in DER."""
+    def __init__(
+        self,
+        *,
+        certificate_der: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_der", b"certificate_der"]) -> None: ...
+
+global___RecoverRequest = RecoverRequest
+
+@typing.final
+class RecoverResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def certificate(self) -> global___Certificate: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        certificate: global___Certificate | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["certificate", b"certificate", "consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["certificate", b"certificate", "consistency_token", b"consistency_token"]) -> None: ...
+
+global___RecoverResponse = RecoverResponse
+
+@typing.final
+class ListInstancesRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    agent: builtins.str
+    """Name or SPIFFE ID."""
+    page_size: builtins.int
+    """1 to 1000; 0 means 100."""
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        agent: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+global___ListInstancesRequest = ListInstancesRequest
+
+@typing.final
+class ListInstancesResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def instances(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Instance]: ...
+    def __init__(
+        self,
+        *,
+        instances: collections.abc.Iterable[global___Instance] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instances", b"instances", "next_page_token", b"next_page_token"]) -> None: ...
+
+global___ListInstancesResponse = ListInstancesResponse
 
 @typing.final
 class AgentServiceListRequest(google.protobuf.message.Message):
@@ -417,17 +731,21 @@ class ReinstateRequest(google.protobuf.message.Message):
 
     AGENT_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     agent: builtins.str
     """Name or SPIFFE ID."""
     note: builtins.str
     """Why, for the record. At most 1024 bytes."""
+    instance_id: builtins.str
+    """The key to unlock instead of reinstating the agent (UUID)."""
     def __init__(
         self,
         *,
         agent: builtins.str = ...,
         note: builtins.str = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "note", b"note"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "instance_id", b"instance_id", "note", b"note"]) -> None: ...
 
 global___ReinstateRequest = ReinstateRequest
 
@@ -458,17 +776,21 @@ class RevokeRequest(google.protobuf.message.Message):
 
     AGENT_FIELD_NUMBER: builtins.int
     NOTE_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
     agent: builtins.str
     """Name or SPIFFE ID."""
     note: builtins.str
     """Why, for the record. At most 1024 bytes."""
+    instance_id: builtins.str
+    """The one key to end, instead of all (UUID)."""
     def __init__(
         self,
         *,
         agent: builtins.str = ...,
         note: builtins.str = ...,
+        instance_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "note", b"note"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "instance_id", b"instance_id", "note", b"note"]) -> None: ...
 
 global___RevokeRequest = RevokeRequest
 
@@ -492,3 +814,44 @@ class RevokeResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["agent", b"agent", "consistency_token", b"consistency_token"]) -> None: ...
 
 global___RevokeResponse = RevokeResponse
+
+@typing.final
+class BanRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    agent: builtins.str
+    """Name or SPIFFE ID."""
+    note: builtins.str
+    """Why, for the record. At most 1024 bytes."""
+    def __init__(
+        self,
+        *,
+        agent: builtins.str = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "note", b"note"]) -> None: ...
+
+global___BanRequest = BanRequest
+
+@typing.final
+class BanResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def agent(self) -> global___Agent: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        agent: global___Agent | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["agent", b"agent", "consistency_token", b"consistency_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "consistency_token", b"consistency_token"]) -> None: ...
+
+global___BanResponse = BanResponse

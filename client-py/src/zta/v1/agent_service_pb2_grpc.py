@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AgentServiceStub(object):
-    """The registry of agents and their keys. Everything but Enroll and Renew is an
+    """The registry of agents and their keys. Everything but Enroll, Renew and Recover is an
     administrative act, decided by the policies under `admin.cedar`.
     """
 
@@ -40,6 +40,11 @@ class AgentServiceStub(object):
                 '/zta.v1.AgentService/Register',
                 request_serializer=zta_dot_v1_dot_agent__service__pb2.RegisterRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_agent__service__pb2.RegisterResponse.FromString,
+                _registered_method=True)
+        self.Update = channel.unary_unary(
+                '/zta.v1.AgentService/Update',
+                request_serializer=zta_dot_v1_dot_agent__service__pb2.UpdateRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_agent__service__pb2.UpdateResponse.FromString,
                 _registered_method=True)
         self.CreateJoinToken = channel.unary_unary(
                 '/zta.v1.AgentService/CreateJoinToken',
@@ -56,6 +61,11 @@ class AgentServiceStub(object):
                 request_serializer=zta_dot_v1_dot_agent__service__pb2.RenewRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_agent__service__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.Recover = channel.unary_unary(
+                '/zta.v1.AgentService/Recover',
+                request_serializer=zta_dot_v1_dot_agent__service__pb2.RecoverRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_agent__service__pb2.RecoverResponse.FromString,
+                _registered_method=True)
         self.List = channel.unary_unary(
                 '/zta.v1.AgentService/List',
                 request_serializer=zta_dot_v1_dot_agent__service__pb2.AgentServiceListRequest.SerializeToString,
@@ -65,6 +75,11 @@ class AgentServiceStub(object):
                 '/zta.v1.AgentService/Get',
                 request_serializer=zta_dot_v1_dot_agent__service__pb2.AgentServiceGetRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_agent__service__pb2.AgentServiceGetResponse.FromString,
+                _registered_method=True)
+        self.ListInstances = channel.unary_unary(
+                '/zta.v1.AgentService/ListInstances',
+                request_serializer=zta_dot_v1_dot_agent__service__pb2.ListInstancesRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_agent__service__pb2.ListInstancesResponse.FromString,
                 _registered_method=True)
         self.Suspend = channel.unary_unary(
                 '/zta.v1.AgentService/Suspend',
@@ -86,15 +101,27 @@ class AgentServiceStub(object):
                 request_serializer=zta_dot_v1_dot_agent__service__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_agent__service__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.Ban = channel.unary_unary(
+                '/zta.v1.AgentService/Ban',
+                request_serializer=zta_dot_v1_dot_agent__service__pb2.BanRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_agent__service__pb2.BanResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
-    """The registry of agents and their keys. Everything but Enroll and Renew is an
+    """The registry of agents and their keys. Everything but Enroll, Renew and Recover is an
     administrative act, decided by the policies under `admin.cedar`.
     """
 
     def Register(self, request, context):
         """Creates an agent. Registering again never changes or replaces one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Update(self, request, context):
+        """Changes what is known of an agent, from its next decision on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +143,19 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """A fresh certificate for the key of this connection's client certificate.
+        """The certificate of the next generation for the key of this connection's client
+        certificate. Asked again because the answer was lost, it gives that generation again.
+        A certificate whose successor has been used is a copy's: the key is locked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recover(self, request, context):
+        """A fresh certificate for a key whose certificate has expired, a limited number of times.
+        Needs no client certificate, but a proof of the key in the metadata `dpop` (RFC 9449),
+        for `POST` and the URI of this method. Every refusal says RECOVERY_REFUSED; the
+        record says why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +170,13 @@ class AgentServiceServicer(object):
 
     def Get(self, request, context):
         """One agent, by name or SPIFFE ID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInstances(self, request, context):
+        """The keys of an agent, revoked ones included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,14 +197,22 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Reinstate(self, request, context):
-        """Makes a suspended or isolated agent active again.
+        """Makes a suspended or isolated agent active again, or unlocks one of its keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Ends the agent for good, on its next call, on every replica.
+        """Ends all keys and join tokens of an agent for good, or one key. The agent can be
+        enrolled again with a new join token, and is active then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ban(self, request, context):
+        """Ends an agent for good: no key, no join token, and no other agent of that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +225,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Register,
                     request_deserializer=zta_dot_v1_dot_agent__service__pb2.RegisterRequest.FromString,
                     response_serializer=zta_dot_v1_dot_agent__service__pb2.RegisterResponse.SerializeToString,
+            ),
+            'Update': grpc.unary_unary_rpc_method_handler(
+                    servicer.Update,
+                    request_deserializer=zta_dot_v1_dot_agent__service__pb2.UpdateRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_agent__service__pb2.UpdateResponse.SerializeToString,
             ),
             'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJoinToken,
@@ -187,6 +246,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=zta_dot_v1_dot_agent__service__pb2.RenewRequest.FromString,
                     response_serializer=zta_dot_v1_dot_agent__service__pb2.RenewResponse.SerializeToString,
             ),
+            'Recover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recover,
+                    request_deserializer=zta_dot_v1_dot_agent__service__pb2.RecoverRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_agent__service__pb2.RecoverResponse.SerializeToString,
+            ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
                     request_deserializer=zta_dot_v1_dot_agent__service__pb2.AgentServiceListRequest.FromString,
@@ -196,6 +260,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Get,
                     request_deserializer=zta_dot_v1_dot_agent__service__pb2.AgentServiceGetRequest.FromString,
                     response_serializer=zta_dot_v1_dot_agent__service__pb2.AgentServiceGetResponse.SerializeToString,
+            ),
+            'ListInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstances,
+                    request_deserializer=zta_dot_v1_dot_agent__service__pb2.ListInstancesRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_agent__service__pb2.ListInstancesResponse.SerializeToString,
             ),
             'Suspend': grpc.unary_unary_rpc_method_handler(
                     servicer.Suspend,
@@ -217,6 +286,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=zta_dot_v1_dot_agent__service__pb2.RevokeRequest.FromString,
                     response_serializer=zta_dot_v1_dot_agent__service__pb2.RevokeResponse.SerializeToString,
             ),
+            'Ban': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ban,
+                    request_deserializer=zta_dot_v1_dot_agent__service__pb2.BanRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_agent__service__pb2.BanResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'zta.v1.AgentService', rpc_method_handlers)
@@ -226,7 +300,7 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService(object):
-    """The registry of agents and their keys. Everything but Enroll and Renew is an
+    """The registry of agents and their keys. Everything but Enroll, Renew and Recover is an
     administrative act, decided by the policies under `admin.cedar`.
     """
 
@@ -247,6 +321,33 @@ class AgentService(object):
             '/zta.v1.AgentService/Register',
             zta_dot_v1_dot_agent__service__pb2.RegisterRequest.SerializeToString,
             zta_dot_v1_dot_agent__service__pb2.RegisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Update(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AgentService/Update',
+            zta_dot_v1_dot_agent__service__pb2.UpdateRequest.SerializeToString,
+            zta_dot_v1_dot_agent__service__pb2.UpdateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -339,6 +440,33 @@ class AgentService(object):
             _registered_method=True)
 
     @staticmethod
+    def Recover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AgentService/Recover',
+            zta_dot_v1_dot_agent__service__pb2.RecoverRequest.SerializeToString,
+            zta_dot_v1_dot_agent__service__pb2.RecoverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def List(request,
             target,
             options=(),
@@ -382,6 +510,33 @@ class AgentService(object):
             '/zta.v1.AgentService/Get',
             zta_dot_v1_dot_agent__service__pb2.AgentServiceGetRequest.SerializeToString,
             zta_dot_v1_dot_agent__service__pb2.AgentServiceGetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AgentService/ListInstances',
+            zta_dot_v1_dot_agent__service__pb2.ListInstancesRequest.SerializeToString,
+            zta_dot_v1_dot_agent__service__pb2.ListInstancesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -490,6 +645,33 @@ class AgentService(object):
             '/zta.v1.AgentService/Revoke',
             zta_dot_v1_dot_agent__service__pb2.RevokeRequest.SerializeToString,
             zta_dot_v1_dot_agent__service__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ban(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AgentService/Ban',
+            zta_dot_v1_dot_agent__service__pb2.BanRequest.SerializeToString,
+            zta_dot_v1_dot_agent__service__pb2.BanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,7 +18,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class AgentServiceStub:
-    """The registry of agents and their keys. Everything but Enroll and Renew is an
+    """The registry of agents and their keys. Everything but Enroll, Renew and Recover is an
     administrative act, decided by the policies under `admin.cedar`.
     """
 
@@ -28,6 +28,12 @@ class AgentServiceStub:
         zta.v1.agent_service_pb2.RegisterResponse,
     ]
     """Creates an agent. Registering again never changes or replaces one."""
+
+    Update: grpc.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.UpdateRequest,
+        zta.v1.agent_service_pb2.UpdateResponse,
+    ]
+    """Changes what is known of an agent, from its next decision on."""
 
     CreateJoinToken: grpc.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.CreateJoinTokenRequest,
@@ -47,7 +53,20 @@ class AgentServiceStub:
         zta.v1.agent_service_pb2.RenewRequest,
         zta.v1.agent_service_pb2.RenewResponse,
     ]
-    """A fresh certificate for the key of this connection's client certificate."""
+    """The certificate of the next generation for the key of this connection's client
+    certificate. Asked again because the answer was lost, it gives that generation again.
+    A certificate whose successor has been used is a copy's: the key is locked.
+    """
+
+    Recover: grpc.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.RecoverRequest,
+        zta.v1.agent_service_pb2.RecoverResponse,
+    ]
+    """A fresh certificate for a key whose certificate has expired, a limited number of times.
+    Needs no client certificate, but a proof of the key in the metadata `dpop` (RFC 9449),
+    for `POST` and the URI of this method. Every refusal says RECOVERY_REFUSED; the
+    record says why.
+    """
 
     List: grpc.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.AgentServiceListRequest,
@@ -60,6 +79,12 @@ class AgentServiceStub:
         zta.v1.agent_service_pb2.AgentServiceGetResponse,
     ]
     """One agent, by name or SPIFFE ID."""
+
+    ListInstances: grpc.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.ListInstancesRequest,
+        zta.v1.agent_service_pb2.ListInstancesResponse,
+    ]
+    """The keys of an agent, revoked ones included."""
 
     Suspend: grpc.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.SuspendRequest,
@@ -77,16 +102,24 @@ class AgentServiceStub:
         zta.v1.agent_service_pb2.ReinstateRequest,
         zta.v1.agent_service_pb2.ReinstateResponse,
     ]
-    """Makes a suspended or isolated agent active again."""
+    """Makes a suspended or isolated agent active again, or unlocks one of its keys."""
 
     Revoke: grpc.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.RevokeRequest,
         zta.v1.agent_service_pb2.RevokeResponse,
     ]
-    """Ends the agent for good, on its next call, on every replica."""
+    """Ends all keys and join tokens of an agent for good, or one key. The agent can be
+    enrolled again with a new join token, and is active then.
+    """
+
+    Ban: grpc.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.BanRequest,
+        zta.v1.agent_service_pb2.BanResponse,
+    ]
+    """Ends an agent for good: no key, no join token, and no other agent of that name."""
 
 class AgentServiceAsyncStub:
-    """The registry of agents and their keys. Everything but Enroll and Renew is an
+    """The registry of agents and their keys. Everything but Enroll, Renew and Recover is an
     administrative act, decided by the policies under `admin.cedar`.
     """
 
@@ -95,6 +128,12 @@ class AgentServiceAsyncStub:
         zta.v1.agent_service_pb2.RegisterResponse,
     ]
     """Creates an agent. Registering again never changes or replaces one."""
+
+    Update: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.UpdateRequest,
+        zta.v1.agent_service_pb2.UpdateResponse,
+    ]
+    """Changes what is known of an agent, from its next decision on."""
 
     CreateJoinToken: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.CreateJoinTokenRequest,
@@ -114,7 +153,20 @@ class AgentServiceAsyncStub:
         zta.v1.agent_service_pb2.RenewRequest,
         zta.v1.agent_service_pb2.RenewResponse,
     ]
-    """A fresh certificate for the key of this connection's client certificate."""
+    """The certificate of the next generation for the key of this connection's client
+    certificate. Asked again because the answer was lost, it gives that generation again.
+    A certificate whose successor has been used is a copy's: the key is locked.
+    """
+
+    Recover: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.RecoverRequest,
+        zta.v1.agent_service_pb2.RecoverResponse,
+    ]
+    """A fresh certificate for a key whose certificate has expired, a limited number of times.
+    Needs no client certificate, but a proof of the key in the metadata `dpop` (RFC 9449),
+    for `POST` and the URI of this method. Every refusal says RECOVERY_REFUSED; the
+    record says why.
+    """
 
     List: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.AgentServiceListRequest,
@@ -127,6 +179,12 @@ class AgentServiceAsyncStub:
         zta.v1.agent_service_pb2.AgentServiceGetResponse,
     ]
     """One agent, by name or SPIFFE ID."""
+
+    ListInstances: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.ListInstancesRequest,
+        zta.v1.agent_service_pb2.ListInstancesResponse,
+    ]
+    """The keys of an agent, revoked ones included."""
 
     Suspend: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.SuspendRequest,
@@ -144,16 +202,24 @@ class AgentServiceAsyncStub:
         zta.v1.agent_service_pb2.ReinstateRequest,
         zta.v1.agent_service_pb2.ReinstateResponse,
     ]
-    """Makes a suspended or isolated agent active again."""
+    """Makes a suspended or isolated agent active again, or unlocks one of its keys."""
 
     Revoke: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.agent_service_pb2.RevokeRequest,
         zta.v1.agent_service_pb2.RevokeResponse,
     ]
-    """Ends the agent for good, on its next call, on every replica."""
+    """Ends all keys and join tokens of an agent for good, or one key. The agent can be
+    enrolled again with a new join token, and is active then.
+    """
+
+    Ban: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.agent_service_pb2.BanRequest,
+        zta.v1.agent_service_pb2.BanResponse,
+    ]
+    """Ends an agent for good: no key, no join token, and no other agent of that name."""
 
 class AgentServiceServicer(metaclass=abc.ABCMeta):
-    """The registry of agents and their keys. Everything but Enroll and Renew is an
+    """The registry of agents and their keys. Everything but Enroll, Renew and Recover is an
     administrative act, decided by the policies under `admin.cedar`.
     """
 
@@ -164,6 +230,14 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.agent_service_pb2.RegisterResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.RegisterResponse]]:
         """Creates an agent. Registering again never changes or replaces one."""
+
+    @abc.abstractmethod
+    def Update(
+        self,
+        request: zta.v1.agent_service_pb2.UpdateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.agent_service_pb2.UpdateResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.UpdateResponse]]:
+        """Changes what is known of an agent, from its next decision on."""
 
     @abc.abstractmethod
     def CreateJoinToken(
@@ -189,7 +263,22 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         request: zta.v1.agent_service_pb2.RenewRequest,
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.agent_service_pb2.RenewResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.RenewResponse]]:
-        """A fresh certificate for the key of this connection's client certificate."""
+        """The certificate of the next generation for the key of this connection's client
+        certificate. Asked again because the answer was lost, it gives that generation again.
+        A certificate whose successor has been used is a copy's: the key is locked.
+        """
+
+    @abc.abstractmethod
+    def Recover(
+        self,
+        request: zta.v1.agent_service_pb2.RecoverRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.agent_service_pb2.RecoverResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.RecoverResponse]]:
+        """A fresh certificate for a key whose certificate has expired, a limited number of times.
+        Needs no client certificate, but a proof of the key in the metadata `dpop` (RFC 9449),
+        for `POST` and the URI of this method. Every refusal says RECOVERY_REFUSED; the
+        record says why.
+        """
 
     @abc.abstractmethod
     def List(
@@ -206,6 +295,14 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.agent_service_pb2.AgentServiceGetResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.AgentServiceGetResponse]]:
         """One agent, by name or SPIFFE ID."""
+
+    @abc.abstractmethod
+    def ListInstances(
+        self,
+        request: zta.v1.agent_service_pb2.ListInstancesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.agent_service_pb2.ListInstancesResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.ListInstancesResponse]]:
+        """The keys of an agent, revoked ones included."""
 
     @abc.abstractmethod
     def Suspend(
@@ -229,7 +326,7 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         request: zta.v1.agent_service_pb2.ReinstateRequest,
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.agent_service_pb2.ReinstateResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.ReinstateResponse]]:
-        """Makes a suspended or isolated agent active again."""
+        """Makes a suspended or isolated agent active again, or unlocks one of its keys."""
 
     @abc.abstractmethod
     def Revoke(
@@ -237,6 +334,16 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         request: zta.v1.agent_service_pb2.RevokeRequest,
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.agent_service_pb2.RevokeResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.RevokeResponse]]:
-        """Ends the agent for good, on its next call, on every replica."""
+        """Ends all keys and join tokens of an agent for good, or one key. The agent can be
+        enrolled again with a new join token, and is active then.
+        """
+
+    @abc.abstractmethod
+    def Ban(
+        self,
+        request: zta.v1.agent_service_pb2.BanRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.agent_service_pb2.BanResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.BanResponse]]:
+        """Ends an agent for good: no key, no join token, and no other agent of that name."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -26,6 +26,7 @@ class ListEventsRequest(google.protobuf.message.Message):
     START_TIME_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
     DESCENDING_FIELD_NUMBER: builtins.int
+    RESOURCE_ID_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """1 to 1000; 0 means 100."""
     page_token: builtins.str
@@ -35,6 +36,8 @@ class ListEventsRequest(google.protobuf.message.Message):
     """Only decisions with this effect."""
     descending: builtins.bool
     """Newest first."""
+    resource_id: builtins.str
+    """Only events about this resource, by Cedar id; empty means all."""
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Only these event types, for example `decision`; empty means all."""
@@ -58,9 +61,10 @@ class ListEventsRequest(google.protobuf.message.Message):
         start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         descending: builtins.bool = ...,
+        resource_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor_id", b"actor_id", "descending", b"descending", "effect", b"effect", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "types", b"types"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actor_id", b"actor_id", "descending", b"descending", "effect", b"effect", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "resource_id", b"resource_id", "start_time", b"start_time", "types", b"types"]) -> None: ...
 
 global___ListEventsRequest = ListEventsRequest
 

@@ -32,7 +32,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_KEY_UNKNOWN: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED: the key of the certificate is not (or no longer) enrolled."""
     ERROR_REASON_REVOKED: _ErrorReason.ValueType  # 5
-    """PERMISSION_DENIED: the agent or its key has been revoked."""
+    """PERMISSION_DENIED: the agent has been revoked or banned, or its key revoked."""
     ERROR_REASON_SUSPENDED: _ErrorReason.ValueType  # 6
     """PERMISSION_DENIED: the agent is suspended."""
     ERROR_REASON_ISOLATED: _ErrorReason.ValueType  # 7
@@ -90,7 +90,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 31
-    """NOT_FOUND: there is no such agent."""
+    """NOT_FOUND: there is no such agent, or the agent has no such key."""
     ERROR_REASON_REVISION_NOT_FOUND: _ErrorReason.ValueType  # 32
     """NOT_FOUND: there is no such revision."""
     ERROR_REASON_REVISION_CONFLICT: _ErrorReason.ValueType  # 33
@@ -101,6 +101,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
     ERROR_REASON_GENERATION_CONFLICT: _ErrorReason.ValueType  # 36
     """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
+    ERROR_REASON_RECOVERY_REFUSED: _ErrorReason.ValueType  # 38
+    """UNAUTHENTICATED: the key is not recovered, for a reason that only the record says."""
+    ERROR_REASON_INSTANCE_LOCKED: _ErrorReason.ValueType  # 49
+    """PERMISSION_DENIED: the key is locked, because a copy of it was used; an operator may reinstate it."""
     ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 46
     """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
     ERROR_REASON_OWN_PROPOSAL: _ErrorReason.ValueType  # 47
@@ -137,7 +141,7 @@ ERROR_REASON_CERTIFICATE_EXPIRED: ErrorReason.ValueType  # 3
 ERROR_REASON_KEY_UNKNOWN: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED: the key of the certificate is not (or no longer) enrolled."""
 ERROR_REASON_REVOKED: ErrorReason.ValueType  # 5
-"""PERMISSION_DENIED: the agent or its key has been revoked."""
+"""PERMISSION_DENIED: the agent has been revoked or banned, or its key revoked."""
 ERROR_REASON_SUSPENDED: ErrorReason.ValueType  # 6
 """PERMISSION_DENIED: the agent is suspended."""
 ERROR_REASON_ISOLATED: ErrorReason.ValueType  # 7
@@ -195,7 +199,7 @@ a failed precondition, nobody could act by the grant that is asked for.
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 31
-"""NOT_FOUND: there is no such agent."""
+"""NOT_FOUND: there is no such agent, or the agent has no such key."""
 ERROR_REASON_REVISION_NOT_FOUND: ErrorReason.ValueType  # 32
 """NOT_FOUND: there is no such revision."""
 ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 33
@@ -206,6 +210,10 @@ ERROR_REASON_LOCKOUT: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
 ERROR_REASON_GENERATION_CONFLICT: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
+ERROR_REASON_RECOVERY_REFUSED: ErrorReason.ValueType  # 38
+"""UNAUTHENTICATED: the key is not recovered, for a reason that only the record says."""
+ERROR_REASON_INSTANCE_LOCKED: ErrorReason.ValueType  # 49
+"""PERMISSION_DENIED: the key is locked, because a copy of it was used; an operator may reinstate it."""
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 46
 """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
 ERROR_REASON_OWN_PROPOSAL: ErrorReason.ValueType  # 47

@@ -61,11 +61,13 @@ class _DenyReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     DENY_REASON_ISOLATED: _DenyReason.ValueType  # 7
     """The agent is isolated."""
     DENY_REASON_REVOKED: _DenyReason.ValueType  # 8
-    """The agent or its key is revoked."""
+    """The agent is revoked or banned, or its key is revoked."""
     DENY_REASON_DELEGATION: _DenyReason.ValueType  # 9
     """The delegation that the request relies on does not hold."""
     DENY_REASON_STALE: _DenyReason.ValueType  # 10
     """The state of this replica could not be brought up to date in time."""
+    DENY_REASON_LOCKED: _DenyReason.ValueType  # 11
+    """The key is locked: a copy of it was used."""
 
 class DenyReason(_DenyReason, metaclass=_DenyReasonEnumTypeWrapper):
     """Why a request was denied. One reason for each deny."""
@@ -86,11 +88,13 @@ DENY_REASON_SUSPENDED: DenyReason.ValueType  # 6
 DENY_REASON_ISOLATED: DenyReason.ValueType  # 7
 """The agent is isolated."""
 DENY_REASON_REVOKED: DenyReason.ValueType  # 8
-"""The agent or its key is revoked."""
+"""The agent is revoked or banned, or its key is revoked."""
 DENY_REASON_DELEGATION: DenyReason.ValueType  # 9
 """The delegation that the request relies on does not hold."""
 DENY_REASON_STALE: DenyReason.ValueType  # 10
 """The state of this replica could not be brought up to date in time."""
+DENY_REASON_LOCKED: DenyReason.ValueType  # 11
+"""The key is locked: a copy of it was used."""
 global___DenyReason = DenyReason
 
 class _AgentState:
@@ -106,6 +110,8 @@ class _AgentStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     AGENT_STATE_ISOLATED: _AgentState.ValueType  # 3
     """Every decision is a deny with ISOLATED; can be reinstated."""
     AGENT_STATE_REVOKED: _AgentState.ValueType  # 4
+    """Its keys are void; it can be enrolled again."""
+    AGENT_STATE_BANNED: _AgentState.ValueType  # 5
     """Final: the SPIFFE ID is never used again."""
 
 class AgentState(_AgentState, metaclass=_AgentStateEnumTypeWrapper):
@@ -118,6 +124,8 @@ AGENT_STATE_SUSPENDED: AgentState.ValueType  # 2
 AGENT_STATE_ISOLATED: AgentState.ValueType  # 3
 """Every decision is a deny with ISOLATED; can be reinstated."""
 AGENT_STATE_REVOKED: AgentState.ValueType  # 4
+"""Its keys are void; it can be enrolled again."""
+AGENT_STATE_BANNED: AgentState.ValueType  # 5
 """Final: the SPIFFE ID is never used again."""
 global___AgentState = AgentState
 

@@ -216,6 +216,25 @@ impl AgentService for Answers {
         Err(Status::unimplemented("not scripted"))
     }
 
+    async fn update(&self, _: Request<v1::UpdateRequest>) -> Answer<v1::UpdateResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn recover(&self, _: Request<v1::RecoverRequest>) -> Answer<v1::RecoverResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn list_instances(
+        &self,
+        _: Request<v1::ListInstancesRequest>,
+    ) -> Answer<v1::ListInstancesResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn ban(&self, _: Request<v1::BanRequest>) -> Answer<v1::BanResponse> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn list(
         &self,
         _: Request<v1::AgentServiceListRequest>,

@@ -373,5 +373,6 @@ pub(super) fn wire_reason(reason: DenyReason) -> v1::DenyReason {
         DenyReason::Isolated => v1::DenyReason::Isolated,
         DenyReason::Revoked => v1::DenyReason::Revoked,
         DenyReason::Delegation => v1::DenyReason::Delegation,
+        DenyReason::Locked => v1::DenyReason::Locked,
     }
 }

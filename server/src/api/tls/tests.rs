@@ -71,7 +71,7 @@ pub(super) fn agent(ca: &Ca, name: &str) -> Credential {
     let name = PrincipalName::parse(name).expect("a name");
     let id = SpiffeId::agent(ca.trust_domain(), &name);
     let issued = ca
-        .issue_svid(&public_key(&key), &id, SVID_LIFETIME, NOW)
+        .issue_svid(&public_key(&key), &id, 1, SVID_LIFETIME, NOW)
         .expect("a certificate");
     Credential {
         certificate: issued.der,

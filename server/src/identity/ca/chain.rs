@@ -73,6 +73,12 @@ impl CaChain {
         self.0.iter().map(|der| certificate_pem(der)).collect()
     }
 
+    /// The key of the CA's own certificate, if it is one that signs for us.
+    pub(crate) fn own_key(&self) -> Option<PublicKey> {
+        let (_, own) = X509Certificate::from_der(self.own()).ok()?;
+        PublicKey::from_spki(own.public_key().raw).ok()
+    }
+
     /// The CA's own certificate.
     pub(crate) fn own(&self) -> &[u8] {
         self.0.first().map_or(&[], Vec::as_slice)

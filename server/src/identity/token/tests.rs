@@ -31,7 +31,7 @@ fn certify(ca: &Ca, name: &str, key: &dyn SigningKey) -> PeerCertificate {
     let id = SpiffeId::agent(&trust_domain(), &name);
     let key = PublicKey::from_spki(key.public_key_spki_der()).expect("P-256");
     let issued = ca
-        .issue_svid(&key, &id, SVID_LIFETIME, NOW)
+        .issue_svid(&key, &id, 1, SVID_LIFETIME, NOW)
         .expect("a certificate");
     PeerCertificate::from_der(&issued.der).expect("a principal")
 }

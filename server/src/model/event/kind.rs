@@ -30,6 +30,10 @@ pub enum EventType {
     Enrolled,
     /// A key got its next certificate.
     Renewed,
+    /// A key got a certificate after its last one had ended.
+    Recovered,
+    /// A key was found in two hands.
+    CloneDetected,
     /// The server started.
     ServerStarted,
     /// The server stopped after draining.
@@ -40,7 +44,7 @@ pub enum EventType {
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Decision,
         Self::PermissionsListed,
         Self::Admin,
@@ -53,6 +57,8 @@ impl EventType {
         Self::LockedOut,
         Self::Enrolled,
         Self::Renewed,
+        Self::Recovered,
+        Self::CloneDetected,
         Self::ServerStarted,
         Self::ServerStopped,
         Self::LogCreated,
@@ -73,6 +79,8 @@ impl EventType {
             Self::LockedOut => "locked_out",
             Self::Enrolled => "enrolled",
             Self::Renewed => "renewed",
+            Self::Recovered => "recovered",
+            Self::CloneDetected => "clone_detected",
             Self::ServerStarted => "server_started",
             Self::ServerStopped => "server_stopped",
             Self::LogCreated => "log_created",

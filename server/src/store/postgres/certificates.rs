@@ -30,7 +30,7 @@ impl CertificateStore for PostgresStore {
         let serials = sqlx::query_scalar(
             "SELECT c.serial FROM certificates c JOIN instances i ON i.id = c.instance_id \
              LEFT JOIN agents a ON a.id = i.principal_id \
-             WHERE c.not_after >= $1 AND (i.revoked OR a.state = 'revoked') \
+             WHERE c.not_after >= $1 AND (i.state <> 'active' OR a.state IN ('revoked', 'banned')) \
              ORDER BY c.serial COLLATE \"C\" LIMIT $2",
         )
         .bind(now)

@@ -12,6 +12,7 @@ mod changes;
 mod entities;
 mod error;
 mod events;
+mod instances;
 mod notice;
 mod policy;
 mod proposals;

@@ -3,12 +3,13 @@
 use async_trait::async_trait;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
-use super::PostgresStore;
 use super::error::translate;
+use super::{PostgresStore, instances};
 use crate::model::change::JoinTokenRecord;
-use crate::model::{AgentRecord, AgentState, AuthorityRecord, Instance, UserRecord};
-use crate::store::value::{corrupt, digest, no_head, refuse_nul, signed, unsigned};
+use crate::model::{AgentProfile, AgentRecord, AgentState, AuthorityRecord, Instance, UserRecord};
+use crate::store::value::{corrupt, digest, no_head, parse_tags, refuse_nul, signed, unsigned};
 use crate::store::{Changes, ENTITY_PAGE, RegistryStore, StoreError};
 
 #[async_trait]
@@ -39,7 +40,7 @@ impl RegistryStore for PostgresStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(translate)?;
-        let instances = sqlx::query("SELECT * FROM instances WHERE epoch > $1")
+        let keys = sqlx::query("SELECT * FROM instances WHERE epoch > $1")
             .bind(since)
             .fetch_all(&mut *tx)
             .await
@@ -56,12 +57,28 @@ impl RegistryStore for PostgresStore {
             size: unsigned(head.try_get("size").map_err(translate)?)?,
             agents: agents.iter().map(agent).collect::<Result<_, _>>()?,
             users: users.iter().map(user).collect::<Result<_, _>>()?,
-            instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
+            instances: keys.iter().map(instances::read).collect::<Result<_, _>>()?,
             authorities,
             revocations,
             revision,
             entities,
         })
+    }
+
+    async fn instance(&self, id: Uuid) -> Result<Option<Instance>, StoreError> {
+        let mut connection = self.readers.acquire().await.map_err(translate)?;
+        instances::find(&mut connection, id).await
+    }
+
+    async fn instances(
+        &self,
+        principal_id: &str,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Instance>, StoreError> {
+        refuse_nul([&principal_id.to_owned()])?;
+        let mut connection = self.readers.acquire().await.map_err(translate)?;
+        instances::list(&mut connection, principal_id, after, limit).await
     }
 
     async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError> {
@@ -91,13 +108,26 @@ impl RegistryStore for PostgresStore {
 
 fn agent(row: &PgRow) -> Result<AgentRecord, StoreError> {
     let state: &str = row.try_get("state").map_err(translate)?;
+    let limit = |name: &str| -> Result<Option<u32>, StoreError> {
+        let stored: Option<i64> = row.try_get(name).map_err(translate)?;
+        let number = stored.map(u32::try_from).transpose();
+        number.map_err(|_| corrupt("a limit out of range"))
+    };
     Ok(AgentRecord {
         id: row.try_get("id").map_err(translate)?,
         name: row.try_get("name").map_err(translate)?,
-        owner: row.try_get("owner").map_err(translate)?,
-        roles: row.try_get("roles").map_err(translate)?,
         state: AgentState::parse(state).ok_or_else(|| corrupt("an unknown agent state"))?,
         create_time: row.try_get("create_time").map_err(translate)?,
+        profile: AgentProfile {
+            owner: row.try_get("owner").map_err(translate)?,
+            roles: row.try_get("roles").map_err(translate)?,
+            zone: row.try_get("zone").map_err(translate)?,
+            attributes: parse_tags(row.try_get("attributes").map_err(translate)?)?,
+            audiences: row.try_get("audiences").map_err(translate)?,
+            certificate_lifetime_max_s: limit("certificate_lifetime_max_s")?,
+            token_lifetime_max_s: limit("token_lifetime_max_s")?,
+            delegation_depth_max: limit("delegation_depth_max")?,
+        },
     })
 }
 
@@ -106,17 +136,6 @@ fn user(row: &PgRow) -> Result<UserRecord, StoreError> {
         id: row.try_get("id").map_err(translate)?,
         spiffe_id: row.try_get("spiffe_id").map_err(translate)?,
         roles: row.try_get("roles").map_err(translate)?,
-        create_time: row.try_get("create_time").map_err(translate)?,
-    })
-}
-
-fn instance(row: &PgRow) -> Result<Instance, StoreError> {
-    Ok(Instance {
-        id: row.try_get("id").map_err(translate)?,
-        principal_id: row.try_get("principal_id").map_err(translate)?,
-        key_sha256: digest(row.try_get("key_sha256").map_err(translate)?)?,
-        generation: unsigned(row.try_get("generation").map_err(translate)?)?,
-        revoked: row.try_get("revoked").map_err(translate)?,
         create_time: row.try_get("create_time").map_err(translate)?,
     })
 }

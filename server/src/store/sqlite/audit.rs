@@ -210,7 +210,8 @@ impl AuditStore for SqliteStore {
         descending: bool,
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        refuse_nul(filter.types.iter().chain(&filter.actor_id))?;
+        let ids = filter.actor_id.iter().chain(&filter.resource_id);
+        refuse_nul(filter.types.iter().chain(ids))?;
         events::list(&self.readers, filter, after, descending, limit).await
     }
 

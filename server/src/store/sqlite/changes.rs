@@ -5,13 +5,13 @@ use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{list_text, parse_time, time_text, translate};
-use crate::model::change::{CertificateRecord, JoinTokenRecord};
+use super::{instances, list_text, parse_time, time_text, translate};
+use crate::model::change::{CertificateRecord, JoinTokenRecord, Renewal};
 use crate::model::proposal::ProposalState;
 use crate::model::revision::NewRevision;
 use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
 use crate::store::StoreError;
-use crate::store::value::{FilesOf, corrupt, signed, unsigned};
+use crate::store::value::{FilesOf, corrupt, signed, tags_text, unsigned};
 
 pub(super) type Applied = Result<Result<(), Conflict>, StoreError>;
 
@@ -43,28 +43,25 @@ pub(super) async fn apply(
             Ok(()) => insert_certificate(tx, &at, certificate).await,
             Err(conflict) => Ok(Err(conflict)),
         },
-        Change::Renew(certificate) => match renew(tx, certificate.instance_id).await? {
-            Ok(()) => insert_certificate(tx, &at, certificate).await,
-            Err(conflict) => Ok(Err(conflict)),
-        },
+        Change::UpdateAgent(agent) => update_agent(tx, &at, agent).await,
+        Change::Renew(renewal) => renew(tx, &at, renewal).await,
+        Change::UseGeneration(used) => instances::mark_used(tx, *used).await,
+        Change::LockInstance {
+            instance_id,
+            presented,
+        } => instances::lock(tx, &at, *instance_id, *presented).await,
+        Change::SetInstanceState {
+            agent_id,
+            instance_id,
+            from,
+            to,
+        } => instances::set_state(tx, &at, (agent_id, *instance_id), from, *to).await,
         Change::SetAgentState { agent_id, from, to } => {
             set_agent_state(tx, &at, agent_id, from, *to).await
         }
         Change::ApplyRevision(revision) => apply_revision(tx, &at, revision).await,
         Change::Propose(proposal) => super::proposals::propose(tx, &at.log_id, proposal).await,
-        Change::Approve { proposal, revision } => {
-            // A revision that somebody approved names who.
-            let by = revision
-                .meta
-                .approver
-                .as_ref()
-                .unwrap_or(&revision.meta.author);
-            let state = ProposalState::Approved;
-            match super::proposals::decide(tx, *proposal, state, by).await? {
-                Ok(()) => apply_revision(tx, &at, revision).await,
-                Err(conflict) => Ok(Err(conflict)),
-            }
-        }
+        Change::Approve { proposal, revision } => approve(tx, &at, *proposal, revision).await,
         Change::Reject { proposal, by } => {
             super::proposals::decide(tx, *proposal, ProposalState::Rejected, by).await
         }
@@ -96,22 +93,60 @@ pub(super) struct At {
 }
 
 async fn register_agent(tx: &mut SqliteConnection, at: &At, agent: &AgentRecord) -> Applied {
+    let profile = &agent.profile;
     let done = sqlx::query(
-        "INSERT INTO agents (id, log_id, name, owner, roles, state, create_time, epoch) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+        "INSERT INTO agents (id, log_id, name, owner, roles, state, create_time, epoch, zone, \
+         attributes, audiences, certificate_lifetime_max_s, token_lifetime_max_s, \
+         delegation_depth_max) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+         ON CONFLICT DO NOTHING",
     )
     .bind(&agent.id)
     .bind(&at.log_id)
     .bind(&agent.name)
-    .bind(&agent.owner)
-    .bind(list_text(&agent.roles))
+    .bind(&profile.owner)
+    .bind(list_text(&profile.roles))
     .bind(agent.state.as_str())
     .bind(time_text(agent.create_time))
     .bind(at.epoch)
+    .bind(&profile.zone)
+    .bind(tags_text(&profile.attributes)?)
+    .bind(list_text(&profile.audiences))
+    .bind(profile.certificate_lifetime_max_s)
+    .bind(profile.token_lifetime_max_s)
+    .bind(profile.delegation_depth_max)
     .execute(tx)
     .await
     .map_err(translate)?;
     Ok(one_row(done.rows_affected(), Conflict::AgentExists))
+}
+
+async fn update_agent(tx: &mut SqliteConnection, at: &At, agent: &AgentRecord) -> Applied {
+    match agent_state(tx, &agent.id).await? {
+        None => return Ok(Err(Conflict::AgentNotFound)),
+        Some(AgentState::Banned) => return Ok(Err(Conflict::AgentState(AgentState::Banned))),
+        Some(_) => {}
+    }
+    let profile = &agent.profile;
+    sqlx::query(
+        "UPDATE agents SET epoch = $2, owner = $3, roles = $4, zone = $5, attributes = $6, \
+         audiences = $7, certificate_lifetime_max_s = $8, token_lifetime_max_s = $9, \
+         delegation_depth_max = $10 WHERE id = $1",
+    )
+    .bind(&agent.id)
+    .bind(at.epoch)
+    .bind(&profile.owner)
+    .bind(list_text(&profile.roles))
+    .bind(&profile.zone)
+    .bind(tags_text(&profile.attributes)?)
+    .bind(list_text(&profile.audiences))
+    .bind(profile.certificate_lifetime_max_s)
+    .bind(profile.token_lifetime_max_s)
+    .bind(profile.delegation_depth_max)
+    .execute(tx)
+    .await
+    .map_err(translate)?;
+    Ok(Ok(()))
 }
 
 async fn register_user(
@@ -134,35 +169,15 @@ async fn register_user(
     .await
     .map_err(translate)?;
     match one_row(done.rows_affected(), Conflict::UserExists) {
-        Ok(()) => insert_instance(tx, at, instance).await,
+        Ok(()) => instances::insert(tx, at, instance).await,
         Err(conflict) => Ok(Err(conflict)),
     }
-}
-
-async fn insert_instance(tx: &mut SqliteConnection, at: &At, instance: &Instance) -> Applied {
-    let done = sqlx::query(
-        "INSERT INTO instances \
-         (id, log_id, principal_id, key_sha256, generation, revoked, create_time, epoch) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
-    )
-    .bind(instance.id.to_string())
-    .bind(&at.log_id)
-    .bind(&instance.principal_id)
-    .bind(&instance.key_sha256[..])
-    .bind(signed(instance.generation))
-    .bind(instance.revoked)
-    .bind(time_text(instance.create_time))
-    .bind(at.epoch)
-    .execute(tx)
-    .await
-    .map_err(translate)?;
-    Ok(one_row(done.rows_affected(), Conflict::KeyEnrolled))
 }
 
 async fn create_join_token(tx: &mut SqliteConnection, at: &At, token: &JoinTokenRecord) -> Applied {
     match agent_state(tx, &token.agent_id).await? {
         None => return Ok(Err(Conflict::AgentNotFound)),
-        Some(AgentState::Revoked) => return Ok(Err(Conflict::AgentState(AgentState::Revoked))),
+        Some(AgentState::Banned) => return Ok(Err(Conflict::AgentState(AgentState::Banned))),
         Some(_) => {}
     }
     sqlx::query(
@@ -204,22 +219,22 @@ async fn enroll(
         return Ok(Err(Conflict::JoinToken));
     }
     match agent_state(tx, &agent_id).await? {
-        Some(AgentState::Revoked) => Ok(Err(Conflict::AgentState(AgentState::Revoked))),
-        Some(_) => insert_instance(tx, at, instance).await,
-        None => Ok(Err(Conflict::AgentNotFound)),
+        None => return Ok(Err(Conflict::AgentNotFound)),
+        Some(AgentState::Banned) => return Ok(Err(Conflict::AgentState(AgentState::Banned))),
+        // Whoever may create a join token has it begin anew.
+        Some(AgentState::Revoked) => {
+            write_agent_state(tx, at, &agent_id, AgentState::Active).await?;
+        }
+        Some(AgentState::Active | AgentState::Suspended | AgentState::Isolated) => {}
     }
+    instances::insert(tx, at, instance).await
 }
 
-/// No epoch: the change feed need not carry what no decision looks at.
-async fn renew(tx: &mut SqliteConnection, instance_id: Uuid) -> Applied {
-    let done = sqlx::query(
-        "UPDATE instances SET generation = generation + 1 WHERE id = $1 AND revoked = 0",
-    )
-    .bind(instance_id.to_string())
-    .execute(tx)
-    .await
-    .map_err(translate)?;
-    Ok(one_row(done.rows_affected(), Conflict::KeyRevoked))
+async fn renew(tx: &mut SqliteConnection, at: &At, renewal: &Renewal) -> Applied {
+    match instances::renew(tx, renewal).await? {
+        Ok(()) => insert_certificate(tx, at, &renewal.certificate).await,
+        Err(conflict) => Ok(Err(conflict)),
+    }
 }
 
 /// Each certificate that was given, for as long as a revocation list has to name it.
@@ -254,14 +269,33 @@ async fn set_agent_state(
         Some(state) if !from.contains(&state) => return Ok(Err(Conflict::AgentState(state))),
         Some(_) => {}
     }
+    if matches!(to, AgentState::Revoked | AgentState::Banned) {
+        instances::revoke_all(tx, at, agent_id).await?;
+        // One that is on its way would bring back whoever has it.
+        sqlx::query("UPDATE join_tokens SET used = 1 WHERE agent_id = $1 AND used = 0")
+            .bind(agent_id)
+            .execute(&mut *tx)
+            .await
+            .map_err(translate)?;
+    }
+    write_agent_state(tx, at, agent_id, to).await?;
+    Ok(Ok(()))
+}
+
+async fn write_agent_state(
+    tx: &mut SqliteConnection,
+    at: &At,
+    agent_id: &str,
+    state: AgentState,
+) -> Result<(), StoreError> {
     sqlx::query("UPDATE agents SET state = $1, epoch = $2 WHERE id = $3")
-        .bind(to.as_str())
+        .bind(state.as_str())
         .bind(at.epoch)
         .bind(agent_id)
         .execute(tx)
         .await
-        .map_err(translate)?;
-    Ok(Ok(()))
+        .map(drop)
+        .map_err(translate)
 }
 
 async fn agent_state(
@@ -276,6 +310,22 @@ async fn agent_state(
     state
         .map(|s| AgentState::parse(&s).ok_or_else(|| corrupt("an unknown agent state")))
         .transpose()
+}
+
+async fn approve(
+    tx: &mut SqliteConnection,
+    at: &At,
+    proposal: u64,
+    revision: &NewRevision,
+) -> Applied {
+    // A revision that somebody approved names who.
+    let by = revision.meta.approver.as_ref();
+    let by = by.unwrap_or(&revision.meta.author);
+    let state = ProposalState::Approved;
+    match super::proposals::decide(tx, proposal, state, by).await? {
+        Ok(()) => apply_revision(tx, at, revision).await,
+        Err(conflict) => Ok(Err(conflict)),
+    }
 }
 
 async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &NewRevision) -> Applied {
@@ -313,6 +363,6 @@ async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &NewRevisi
     Ok(Ok(()))
 }
 
-fn one_row(rows: u64, otherwise: Conflict) -> Result<(), Conflict> {
+pub(super) fn one_row(rows: u64, otherwise: Conflict) -> Result<(), Conflict> {
     if rows == 1 { Ok(()) } else { Err(otherwise) }
 }

@@ -8,6 +8,7 @@ mod certificates;
 mod changes;
 mod entities;
 mod events;
+mod instances;
 mod policy;
 mod proposals;
 mod registry;

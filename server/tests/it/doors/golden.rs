@@ -180,10 +180,14 @@ impl Agents<'_> {
                 .isolate(v1::IsolateRequest { agent, note })
                 .await
                 .map(drop),
-            "revoked" => agents
-                .revoke(v1::RevokeRequest { agent, note })
-                .await
-                .map(drop),
+            "revoked" => {
+                let revoke = v1::RevokeRequest {
+                    agent,
+                    note,
+                    ..Default::default()
+                };
+                agents.revoke(revoke).await.map(drop)
+            }
             other => panic!("no state `{other}`"),
         }
         .expect("the state");

@@ -1,4 +1,4 @@
-//! Suspend, isolate, reinstate, revoke; and that no agent administers anything.
+//! Suspend, isolate, reinstate, revoke, ban; and that no agent administers anything.
 
 use tonic::Status;
 use zta_client::{Client, v1};
@@ -34,6 +34,7 @@ async fn reinstate(admin: &Client) -> Result<v1::AgentState, Status> {
     let request = v1::ReinstateRequest {
         agent: agent(),
         note: "a test".to_owned(),
+        ..Default::default()
     };
     let answer = admin.agents().reinstate(request).await?.into_inner();
     Ok(answer.agent.expect("an agent").state())
@@ -43,8 +44,18 @@ async fn revoke(admin: &Client) -> Result<v1::AgentState, Status> {
     let request = v1::RevokeRequest {
         agent: agent(),
         note: "a test".to_owned(),
+        ..Default::default()
     };
     let answer = admin.agents().revoke(request).await?.into_inner();
+    Ok(answer.agent.expect("an agent").state())
+}
+
+async fn ban(admin: &Client) -> Result<v1::AgentState, Status> {
+    let request = v1::BanRequest {
+        agent: agent(),
+        note: "a test".to_owned(),
+    };
+    let answer = admin.agents().ban(request).await?.into_inner();
     Ok(answer.agent.expect("an agent").state())
 }
 
@@ -96,14 +107,44 @@ async fn containment_bites_on_the_next_call_of_an_open_connection() {
 }
 
 #[tokio::test]
-async fn a_revoked_agent_is_gone_for_good() {
+async fn a_revoked_agent_comes_back_with_a_new_key_only() {
+    let server = Setup::sqlite().start().await;
+    let admin = server.admin();
+    let research = server.agent("research", &["researcher"]).await;
+    let second = server.client(server.enroll("research").await);
+    let spare = server.join_token("research").await;
+    let state = revoke(&admin).await.expect("revokes");
+    assert_eq!(state, v1::AgentState::Revoked);
+    for key in [&research, &second] {
+        let reason = denied(key, call("web_search")).await;
+        assert_eq!(reason, v1::DenyReason::Revoked);
+        let revoked = Some("REVOKED".to_owned());
+        assert_eq!(no_login_no_renewal(key).await, [revoked.clone(), revoked]);
+    }
+    let way_back = refused(reinstate(&admin).await);
+    assert_eq!(way_back, "STATE_CONFLICT", "no key would be good");
+    let folder = server.folder().join("late");
+    let late = zta_client::enroll(server.endpoint(), &spare, &folder).await;
+    let late = late.expect_err("what was handed out before is void");
+    assert_eq!(late.reason(), Some("JOIN_TOKEN_INVALID"), "{late}");
+    let renewed = server.client(server.enroll("research").await);
+    allowed(&renewed, call("web_search")).await;
+    for key in [&research, &second] {
+        let reason = denied(key, call("web_search")).await;
+        assert_eq!(reason, v1::DenyReason::Revoked, "an old key stays void");
+    }
+    server.assert_verifies();
+}
+
+#[tokio::test]
+async fn a_banned_agent_is_gone_for_good() {
     let server = Setup::sqlite().start().await;
     let admin = server.admin();
     let research = server.agent("research", &["researcher"]).await;
     let spare = server.join_token("research").await;
     allowed(&research, call("web_search")).await;
-    let state = revoke(&admin).await.expect("revokes");
-    assert_eq!(state, v1::AgentState::Revoked);
+    let state = ban(&admin).await.expect("bans");
+    assert_eq!(state, v1::AgentState::Banned);
     let reason = denied(&research, call("web_search")).await;
     assert_eq!(reason, v1::DenyReason::Revoked);
     let revoked = Some("REVOKED".to_owned());
@@ -111,11 +152,20 @@ async fn a_revoked_agent_is_gone_for_good() {
         no_login_no_renewal(&research).await,
         [revoked.clone(), revoked]
     );
-    assert_eq!(refused(reinstate(&admin).await), "REVOKED");
+    for way_back in [
+        reinstate(&admin).await,
+        revoke(&admin).await,
+        suspend(&admin).await,
+    ] {
+        assert_eq!(refused(way_back), "REVOKED");
+    }
+    let request = v1::CreateJoinTokenRequest { agent: agent() };
+    let token = admin.agents().create_join_token(request).await;
+    assert_eq!(refused(token), "REVOKED");
     let folder = server.folder().join("late");
     let late = zta_client::enroll(server.endpoint(), &spare, &folder).await;
     let late = late.expect_err("no key");
-    assert_eq!(late.reason(), Some("REVOKED"), "{late}");
+    assert_eq!(late.reason(), Some("JOIN_TOKEN_INVALID"), "{late}");
     let again = v1::RegisterRequest {
         name: agent(),
         ..Default::default()
@@ -134,8 +184,10 @@ async fn a_revoked_agent_is_gone_for_good() {
     // Newest first; what was permitted and could not be done is on record as that.
     let expected = [
         (true, "register_agent"),
+        (true, "suspend_agent"),
+        (true, "revoke_agent"),
         (true, "reinstate_agent"),
-        (false, "revoke_agent"),
+        (false, "ban_agent"),
         (false, "register_agent"),
     ];
     assert_eq!(acts, expected.map(|(failed, act)| (failed, act.to_owned())));
@@ -152,7 +204,7 @@ async fn no_agent_administers_or_gives_itself_a_role() {
     let folder = credential.folder().expect("a folder");
     let answers = rpcs::of_administrators(channel_as(&server, folder)).await;
     let asked = answers.len();
-    assert_eq!(asked, 16);
+    assert_eq!(asked, 19);
     for (what, answer) in answers {
         let status = answer.expect_err(what);
         assert_eq!(status.code(), tonic::Code::PermissionDenied, "{what}");

@@ -227,7 +227,10 @@ async fn a_nonce_is_of_one_replica_and_dies_with_it() {
 
 #[tokio::test]
 async fn only_an_enrolled_key_logs_in_by_its_certificate() {
-    let server = Setup::sqlite().start().await;
+    let server = Setup::sqlite()
+        .set("ZTA_LIMITS__LOGIN_FAILURES_MAX", 1000)
+        .start()
+        .await;
     let proxy = Proxy::before(&server).await;
     let research = folder_of(&server.agent("research", &["researcher"]).await);
     let writing = folder_of(&server.agent("writing", &["writer"]).await);

@@ -223,6 +223,7 @@ async fn registering_again_changes_nothing_and_replaces_no_key() {
         name: "research".to_owned(),
         roles: vec!["writer".to_owned()],
         owner: "mallory".to_owned(),
+        ..Default::default()
     };
     let admin = server.admin();
     assert_eq!(
@@ -282,6 +283,7 @@ async fn names_that_are_no_names_are_refused() {
         let request = v1::RevokeRequest {
             agent: agent.to_owned(),
             note: String::new(),
+            ..Default::default()
         };
         assert_eq!(
             refused(admin.agents().revoke(request).await),

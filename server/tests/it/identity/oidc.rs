@@ -52,7 +52,11 @@ g-research = ["researcher"]
 }
 
 async fn server_with(settings: &str) -> Server {
-    let setup = Setup::sqlite().config(settings).policy(SERVICES);
+    // Many forgeries come from here; that they lock out is shown elsewhere.
+    let setup = Setup::sqlite()
+        .config(settings)
+        .policy(SERVICES)
+        .set("ZTA_LIMITS__LOGIN_FAILURES_MAX", 1000);
     setup.start().await
 }
 

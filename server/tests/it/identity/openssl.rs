@@ -110,7 +110,7 @@ async fn a_revoked_client_resumes_nothing() {
 async fn revoke(server: &Server) {
     let request = v1::RevokeRequest {
         agent: "research".to_owned(),
-        note: String::new(),
+        ..Default::default()
     };
     let answer = server.admin().agents().revoke(request).await;
     answer.expect("revokes");

@@ -20,6 +20,7 @@ async fn revoke(server: &Server, agent: &str) {
     let request = v1::RevokeRequest {
         agent: agent.to_owned(),
         note: "gone".to_owned(),
+        ..Default::default()
     };
     let answer = server.admin().agents().revoke(request).await;
     answer.expect("revokes");

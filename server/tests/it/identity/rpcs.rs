@@ -35,7 +35,7 @@ pub(super) async fn of_agents(channel: Channel) -> Answers {
         tried!(decisions.batch_authorize(batch)),
         tried!(logins.get_challenge(v1::GetChallengeRequest {})),
         tried!(logins.authenticate(v1::AuthenticateRequest::default())),
-        tried!(agents.renew(v1::RenewRequest {})),
+        tried!(agents.renew(v1::RenewRequest::default())),
     ]
 }
 
@@ -47,6 +47,7 @@ pub(super) async fn of_administrators(channel: Channel) -> Answers {
         name: name.to_owned(),
         roles: vec!["writer".to_owned()],
         owner: String::new(),
+        ..Default::default()
     };
     let (join, get) = (
         v1::CreateJoinTokenRequest { agent: agent() },
@@ -64,12 +65,33 @@ pub(super) async fn of_administrators(channel: Channel) -> Answers {
         v1::ReinstateRequest {
             agent: agent(),
             note: note(),
+            ..Default::default()
         },
         v1::RevokeRequest {
             agent: agent(),
             note: note(),
+            ..Default::default()
         },
     );
+    let ban = v1::BanRequest {
+        agent: agent(),
+        note: note(),
+    };
+    let keys = v1::ListInstancesRequest {
+        agent: agent(),
+        ..Default::default()
+    };
+    let update = v1::UpdateRequest {
+        agent: Some(v1::Agent {
+            name: agent(),
+            roles: vec!["administrator".to_owned(), "writer".to_owned()],
+            ..Default::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["roles".to_owned()],
+        }),
+        note: note(),
+    };
     let mut answers = vec![
         tried!(agents.register(register("research"))),
         tried!(agents.register(register("writing"))),
@@ -80,6 +102,9 @@ pub(super) async fn of_administrators(channel: Channel) -> Answers {
         tried!(agents.isolate(isolate)),
         tried!(agents.reinstate(reinstate)),
         tried!(agents.revoke(revoke)),
+        tried!(agents.ban(ban)),
+        tried!(agents.list_instances(keys)),
+        tried!(agents.update(update)),
     ];
     answers.extend(of_policies_and_audit(channel).await);
     answers

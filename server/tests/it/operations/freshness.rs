@@ -136,6 +136,7 @@ async fn after_a_write_at_one_replica_the_demand_at_the_other_is_met() {
         name: "research".to_owned(),
         roles: vec!["researcher".to_owned()],
         owner: String::new(),
+        ..Default::default()
     };
     let mut tokens = Vec::new();
     let answer = agents.register(register).await.expect("registers");
@@ -148,7 +149,7 @@ async fn after_a_write_at_one_replica_the_demand_at_the_other_is_met() {
         answer.expect("a join token").into_inner().consistency_token,
     ));
     let research = second.client(first.enroll("research").await);
-    let answer = research.agents().renew(v1::RenewRequest {}).await;
+    let answer = research.agents().renew(v1::RenewRequest::default()).await;
     tokens.push(value(
         answer.expect("renews").into_inner().consistency_token,
     ));
@@ -159,7 +160,13 @@ async fn after_a_write_at_one_replica_the_demand_at_the_other_is_met() {
             answer.expect("suspends").into_inner().consistency_token
         } else {
             let (agent, note) = (agent(), String::new());
-            let answer = agents.reinstate(v1::ReinstateRequest { agent, note }).await;
+            let answer = agents
+                .reinstate(v1::ReinstateRequest {
+                    agent,
+                    note,
+                    ..Default::default()
+                })
+                .await;
             answer.expect("reinstates").into_inner().consistency_token
         };
         let token = value(token);

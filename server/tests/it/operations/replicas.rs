@@ -69,6 +69,7 @@ async fn what_one_replica_is_told_bites_on_the_next_call_at_the_other() {
         let request = v1::ReinstateRequest {
             agent: name.clone(),
             note: String::new(),
+            ..Default::default()
         };
         second
             .admin()
@@ -80,6 +81,7 @@ async fn what_one_replica_is_told_bites_on_the_next_call_at_the_other() {
         let request = v1::RevokeRequest {
             agent: name,
             note: String::new(),
+            ..Default::default()
         };
         admin.agents().revoke(request).await.expect("revokes");
         assert_eq!(
@@ -192,6 +194,7 @@ async fn replicas_that_lost_their_connections_still_see_the_last_word() {
     let request = || v1::RevokeRequest {
         agent: "research".to_owned(),
         note: String::new(),
+        ..Default::default()
     };
     crate::support::eventually("revoked", async || {
         first.admin().agents().revoke(request()).await

@@ -1,7 +1,7 @@
 //! What is known of issued certificates.
 
 use time::Duration;
-use zta_server::model::change::CertificateRecord;
+use zta_server::model::change::{CertificateRecord, Renewal};
 use zta_server::model::{AgentState, Change};
 
 use super::changes::{agent, certificate, enroll_at, instance, succeeds, token};
@@ -19,12 +19,21 @@ pub(crate) async fn revoked(db: Db) {
         succeeds(&db.store, &Change::RegisterAgent(agent(name))).await;
         succeeds(&db.store, &Change::CreateJoinToken(token(&token_id, name))).await;
         succeeds(&db.store, &enroll_at(&token_id, instance(n, name), NOW)).await;
-        succeeds(&db.store, &Change::Renew(certificate(n, 9))).await;
+        let renew = async |generation, certificate| {
+            let renewal = Renewal {
+                certificate,
+                presented: generation - 1,
+                generation,
+                recoveries_max: None,
+            };
+            succeeds(&db.store, &Change::Renew(renewal)).await;
+        };
+        renew(2, certificate(n, 9)).await;
         let long = CertificateRecord {
             not_after: NOW + Duration::DAY,
             ..certificate(n, 10)
         };
-        succeeds(&db.store, &Change::Renew(long)).await;
+        renew(3, long).await;
     }
     assert!(serials(NOW, 100).await.is_empty(), "nobody is revoked");
     let revoke = Change::SetAgentState {
@@ -45,8 +54,12 @@ pub(crate) async fn revoked(db: Db) {
     let late = NOW + Duration::hours(2);
     assert_eq!(serials(late, 100).await, ["2-10"], "the others have ended");
 
-    let sql = "UPDATE instances SET revoked = NOT revoked";
-    db.raw.execute(sql).await.expect("the keys, too");
+    // A locked key's certificates must not be believed elsewhere, either, until it is unlocked.
+    let lock = Change::LockInstance {
+        instance_id: uuid::Uuid::from_u128(1),
+        presented: 1,
+    };
+    succeeds(&db.store, &lock).await;
     assert_eq!(serials(NOW, 100).await.len(), 6);
     let head = db.store.head().await.expect("head");
     let found = db.store.revoked_certificates(NOW, 1).await;

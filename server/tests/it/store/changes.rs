@@ -1,11 +1,14 @@
 //! Each change, each conflict, and the feed of changes.
 
+use std::sync::Arc;
+
 use time::Duration;
 use uuid::Uuid;
 use zta_server::model::arguments::sha256;
 use zta_server::model::change::{CertificateRecord, JoinTokenRecord};
 use zta_server::model::{
-    AgentRecord, AgentState, Change, Conflict, Instance, TokenRevocation, UserRecord,
+    AgentProfile, AgentRecord, AgentState, Change, Conflict, Instance, InstanceState,
+    TokenRevocation, UserRecord,
 };
 use zta_server::store::{Changes, SharedStore};
 
@@ -13,28 +16,30 @@ use super::queries::LOOK_ALIKES;
 use super::revisions::{policy, revision};
 use super::support::{Db, NOW, change, decision, finish, prepared};
 
-const AGENT: &str = "spiffe://zta.local/agent/research";
+pub(super) const AGENT: &str = "spiffe://zta.local/agent/research";
 
 pub(super) fn agent(id: &str) -> AgentRecord {
     AgentRecord {
         id: id.to_owned(),
         name: format!("name of {id}"),
-        owner: "owner é".to_owned(),
-        roles: vec!["researcher".to_owned(), "a\"b,{c}\\".to_owned()],
         state: AgentState::Active,
         create_time: NOW,
+        profile: AgentProfile {
+            owner: "owner é".to_owned(),
+            roles: vec!["researcher".to_owned(), "a\"b,{c}\\".to_owned()],
+            zone: "lab".to_owned(),
+            attributes: Arc::new([("k\"é".to_owned(), "v,{\\}".to_owned())].into()),
+            audiences: vec!["https://api.example/a,b".to_owned()],
+            certificate_lifetime_max_s: Some(u32::MAX),
+            token_lifetime_max_s: None,
+            delegation_depth_max: Some(0),
+        },
     }
 }
 
 pub(super) fn instance(n: u128, principal: &str) -> Instance {
-    Instance {
-        id: Uuid::from_u128(n),
-        principal_id: principal.to_owned(),
-        key_sha256: sha256(&n.to_be_bytes()),
-        generation: 1,
-        revoked: false,
-        create_time: NOW,
-    }
+    let key = sha256(&n.to_be_bytes());
+    Instance::new(Uuid::from_u128(n), principal.to_owned(), key, NOW)
 }
 
 /// The `m`th certificate of key `n`.
@@ -68,7 +73,7 @@ pub(super) fn enroll_at(token_id: &str, instance: Instance, now: time::OffsetDat
     }
 }
 
-fn set_state(to: AgentState, from: &[AgentState]) -> Change {
+pub(super) fn set_state(to: AgentState, from: &[AgentState]) -> Change {
     Change::SetAgentState {
         agent_id: AGENT.to_owned(),
         from: from.to_vec(),
@@ -221,17 +226,24 @@ pub(crate) async fn enroll(db: Db) {
     succeeds(&db.store, &enroll_at("t2", key(2), NOW)).await;
     succeeds(
         &db.store,
-        &set_state(AgentState::Revoked, &[AgentState::Active]),
+        &set_state(AgentState::Banned, &[AgentState::Active]),
     )
     .await;
-    let revoked = Conflict::AgentState(AgentState::Revoked);
-    conflicts(&db.store, &enroll_at("t3", key(3), NOW), revoked.clone()).await;
+    let banned = Conflict::AgentState(AgentState::Banned);
+    // Banning ended the token, too.
+    conflicts(
+        &db.store,
+        &enroll_at("t3", key(3), NOW),
+        Conflict::JoinToken,
+    )
+    .await;
     conflicts(
         &db.store,
         &Change::CreateJoinToken(token("t4", AGENT)),
-        revoked,
+        banned.clone(),
     )
     .await;
+    conflicts(&db.store, &Change::UpdateAgent(agent(AGENT)), banned).await;
 }
 
 pub(crate) async fn enroll_races(db: Db) {
@@ -261,28 +273,8 @@ pub(crate) async fn enroll_races(db: Db) {
     assert_eq!(feed.instances.len(), 5);
 }
 
-pub(crate) async fn renew(db: Db) {
-    let db = db.with_log().await;
-    succeeds(&db.store, &Change::RegisterAgent(agent(AGENT))).await;
-    succeeds(&db.store, &Change::CreateJoinToken(token("t1", AGENT))).await;
-    succeeds(&db.store, &enroll_at("t1", instance(1, AGENT), NOW)).await;
-    let renew = |n, m| Change::Renew(certificate(n, m));
-    conflicts(&db.store, &renew(9, 1), Conflict::KeyRevoked).await;
-    let before = db.store.head().await.expect("head").epoch;
-    succeeds(&db.store, &renew(1, 1)).await;
-    let after = db.store.head().await.expect("head").epoch;
-    assert_eq!(after, before, "an agent's renewal makes no decision stale");
-    let feed = db.store.changes_since(0, 0).await.expect("feed");
-    assert_eq!(feed.instances[0].generation, 2);
-    db.raw
-        .execute("UPDATE instances SET revoked = NOT revoked")
-        .await
-        .expect("revoke");
-    conflicts(&db.store, &renew(1, 2), Conflict::KeyRevoked).await;
-}
-
 pub(crate) async fn states(db: Db) {
-    use AgentState::{Active, Isolated, Revoked, Suspended};
+    use AgentState::{Active, Banned, Isolated, Revoked, Suspended};
     let db = db.with_log().await;
     conflicts(
         &db.store,
@@ -296,8 +288,9 @@ pub(crate) async fn states(db: Db) {
         (Suspended, Isolated),
         (Isolated, Active),
         (Active, Revoked),
+        (Revoked, Banned),
     ] {
-        let others: Vec<_> = [Active, Suspended, Isolated, Revoked]
+        let others: Vec<_> = [Active, Suspended, Isolated, Revoked, Banned]
             .into_iter()
             .filter(|s| *s != from)
             .collect();
@@ -424,7 +417,14 @@ pub(crate) async fn each_change(store: &SharedStore) {
         Change::RegisterUser(user, instance(8, "u"), certificate(8, 1)),
         Change::CreateJoinToken(token("t1", AGENT)),
         enroll_at("t1", instance(1, AGENT), NOW),
-        Change::Renew(certificate(1, 1)),
+        super::keys::renew(1, 1, 2),
+        Change::UseGeneration(super::keys::used(1, 2)),
+        Change::LockInstance {
+            instance_id: Uuid::from_u128(1),
+            presented: 1,
+        },
+        super::keys::set_key_state(1, InstanceState::Active, &[InstanceState::Locked]),
+        Change::UpdateAgent(agent(AGENT)),
         set_state(AgentState::Isolated, &[AgentState::Active]),
         Change::ApplyRevision(Box::new(one)),
         super::proposals::propose(&super::proposals::proposal(1, 1)),

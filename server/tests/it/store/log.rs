@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use uuid::Uuid;
-use zta_server::model::{AgentRecord, AgentState, Change};
+use zta_server::model::{AgentProfile, AgentRecord, AgentState, Change};
 use zta_server::store::{StoreError, StoredCheckpoint};
 
 use super::support::{
@@ -298,9 +298,8 @@ fn agent(id: &str) -> Change {
     Change::RegisterAgent(AgentRecord {
         id: id.to_owned(),
         name: id.to_owned(),
-        owner: String::new(),
-        roles: Vec::new(),
         state: AgentState::Active,
         create_time: NOW,
+        profile: AgentProfile::default(),
     })
 }

@@ -189,6 +189,7 @@ pub(crate) async fn filters(db: Db) {
         effect: Some(Effect::Allow),
         start_time: at(1),
         end_time: at(8),
+        ..any()
     };
     type Listed = (EventFilter, Option<u64>, bool, u32, &'static [u64]);
     let cases: [Listed; 14] = [

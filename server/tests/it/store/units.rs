@@ -40,10 +40,13 @@ pub(crate) async fn together(db: Db) {
     let (audit, sequencer) = Audit::new(head.log_id, db.store.clone());
     tokio::spawn(sequencer.run());
 
-    let first = audit.append_all(unit("a", UNIT_MAX), 0).await.expect("one");
+    let first = audit
+        .append_all(unit("a", UNIT_MAX), 0, None)
+        .await
+        .expect("one");
     assert_eq!((first.sequence, commits(&db).await), (0, 1));
     for wrong in [0, UNIT_MAX + 1] {
-        let refused = audit.append_all(unit("a", wrong), 0).await;
+        let refused = audit.append_all(unit("a", wrong), 0, None).await;
         assert!(matches!(refused, Err(AppendError::Overloaded)), "{wrong}");
     }
 
@@ -51,7 +54,7 @@ pub(crate) async fn together(db: Db) {
     let units = join_all((0..7).map(async |n| {
         let events = unit(&format!("unit-{n}"), 100 + n);
         let single = audit.append(Record::fact(decision("single", 0)));
-        let (appended, single) = tokio::join!(audit.append_all(events.clone(), 0), single);
+        let (appended, single) = tokio::join!(audit.append_all(events.clone(), 0, None), single);
         single.expect("a fact");
         (appended.expect("a unit").sequence, events)
     }))
@@ -73,11 +76,11 @@ pub(crate) async fn of_another_epoch(db: Db) {
     let tx = db.store.begin().await.expect("begin");
     let change = prepared(&decision("admin", 0));
     finish(tx, &[change], true).await.expect("commit");
-    let stale = audit.append_all(unit("a", 3), 0).await;
+    let stale = audit.append_all(unit("a", 3), 0, None).await;
     assert!(matches!(stale, Err(AppendError::Stale { epoch: 1 })));
     assert_eq!(all(&db.store).await.len(), 1, "none of them is there");
     let again = audit
-        .append_all(unit("a", 3), 1)
+        .append_all(unit("a", 3), 1, None)
         .await
         .expect("decided again");
     assert_eq!((again.sequence, again.epoch), (1, 1));
@@ -92,8 +95,8 @@ pub(crate) async fn a_bad_one(db: Db) {
     bad[1].columns.user_id = Some("\0".to_owned());
     // Both wait before the writer begins, so they meet in one batch.
     let (bad, good, ()) = tokio::join!(
-        audit.append_all(bad, 0),
-        audit.append_all(unit("b", 3), 0),
+        audit.append_all(bad, 0, None),
+        audit.append_all(unit("b", 3), 0, None),
         async {
             tokio::spawn(sequencer.run());
         }

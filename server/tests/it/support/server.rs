@@ -321,6 +321,7 @@ impl Server {
             name: name.to_owned(),
             roles: roles.iter().map(|&role| role.to_owned()).collect(),
             owner: "owner".to_owned(),
+            ..Default::default()
         };
         self.admin()
             .agents()

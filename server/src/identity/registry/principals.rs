@@ -1,0 +1,64 @@
+//! Principals as they are in this moment: made anew for each call, from what is stored.
+
+use std::sync::Arc;
+
+use crate::identity::registry::AuthenticationError;
+use crate::identity::token::TokenParty;
+use crate::model::{
+    AgentRecord, AgentState, Instance, Principal, PrincipalKind, Standing, UserRecord,
+};
+
+/// An agent, known by this key or by none.
+pub(super) fn of_agent(agent: &AgentRecord, instance: Option<&Instance>) -> Principal {
+    Principal {
+        kind: PrincipalKind::Agent,
+        id: agent.id.clone(),
+        name: agent.name.clone(),
+        roles: agent.profile.roles.clone(),
+        owner: agent.profile.owner.clone(),
+        zone: agent.profile.zone.clone(),
+        attributes: Arc::clone(&agent.profile.attributes),
+        state: Standing::of(agent.state, instance.map(|i| i.state)),
+        instance: instance.map(|i| i.id),
+    }
+}
+
+/// A person, known by this key or by none.
+pub(super) fn of_user(user: &UserRecord, instance: Option<&Instance>) -> Principal {
+    let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
+    Principal {
+        kind: PrincipalKind::User,
+        id: user.id.clone(),
+        name: name.to_owned(),
+        roles: user.roles.clone(),
+        owner: String::new(),
+        zone: String::new(),
+        attributes: Arc::default(),
+        state: Standing::of(AgentState::Active, instance.map(|i| i.state)),
+        instance: instance.map(|i| i.id),
+    }
+}
+
+/// One whom an identity provider vouched for, as its token has it.
+pub(super) fn vouched(party: &TokenParty) -> Principal {
+    Principal {
+        kind: party.kind,
+        id: party.id.clone(),
+        name: party.name.clone(),
+        roles: party.roles.clone(),
+        owner: String::new(),
+        zone: String::new(),
+        attributes: Arc::default(),
+        state: Standing::Active,
+        instance: None,
+    }
+}
+
+/// Who holds a token that is bound to nothing: whom a provider vouched for, and never one
+/// who is enrolled with a key.
+pub(super) fn unbound_holder(holder: &TokenParty) -> Result<Principal, AuthenticationError> {
+    match holder.kind {
+        PrincipalKind::Agent => Err(AuthenticationError::KeyUnknown),
+        PrincipalKind::User | PrincipalKind::Workload => Ok(vouched(holder)),
+    }
+}
