@@ -2,6 +2,7 @@
 //! which keys are theirs. Immutable; a change makes a new one.
 
 mod principals;
+mod void;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -15,7 +16,8 @@ use super::dpop::DpopError;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
 use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
-use principals::{of_agent, of_user, vouched};
+use principals::{of_agent, of_user, unbound_holder, vouched};
+use void::Void;
 
 use crate::model::change::GenerationUse;
 use crate::model::{
@@ -191,9 +193,8 @@ pub(crate) struct Registry {
     keys: HashMap<[u8; 32], Arc<Enrolled>>,
     /// CAs that are trusted no more, by the SHA-256 of their certificates, in hex.
     retired_cas: HashSet<String>,
-    /// What was issued before these moments is void: by type (`token` or a principal's)
-    /// and id.
-    void: HashMap<(String, String), OffsetDateTime>,
+    /// Tokens that were revoked.
+    void: Void,
 }
 
 impl Registry {
@@ -218,10 +219,7 @@ impl Registry {
         }
         let retired = changes.authorities.iter().filter(|ca| !ca.is_trusted());
         next.retired_cas.extend(retired.map(|ca| ca.id.clone()));
-        for revocation in &changes.revocations {
-            let of = (revocation.ty.clone(), revocation.id.clone());
-            next.void.insert(of, revocation.before);
-        }
+        next.void.add(&changes.revocations);
         next
     }
 
@@ -364,16 +362,7 @@ impl Registry {
         parties: impl IntoIterator<Item = &'a TokenParty>,
         issue_time: OffsetDateTime,
     ) -> bool {
-        // No token is void: the usual case costs nothing.
-        if self.void.is_empty() {
-            return false;
-        }
-        let before = |ty: &str, id: &str| self.void.get(&(ty.to_owned(), id.to_owned()));
-        let is_late = |party: &TokenParty| {
-            let before = before(party.kind.cedar_type(), &party.id);
-            before.is_some_and(|before| issue_time < *before)
-        };
-        before("token", id).is_some() || parties.into_iter().any(is_late)
+        self.void.holds(id, parties, issue_time)
     }
 
     /// Who holds a token that is bound to this key. An agent's key must be enrolled for it;
@@ -486,15 +475,6 @@ impl Registry {
             generation,
         });
         Ok((self.enrolled(instance)?, first_use))
-    }
-}
-
-/// Who holds a token that is bound to nothing: whom a provider vouched for, and never one
-/// who is enrolled with a key.
-fn unbound_holder(holder: &TokenParty) -> Result<Principal, AuthenticationError> {
-    match holder.kind {
-        PrincipalKind::Agent => Err(AuthenticationError::KeyUnknown),
-        PrincipalKind::User | PrincipalKind::Workload => Ok(vouched(holder)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::identity::registry::AuthenticationError;
 use crate::identity::token::TokenParty;
 use crate::model::{
     AgentRecord, AgentState, Instance, Principal, PrincipalKind, Standing, UserRecord,
@@ -50,5 +51,14 @@ pub(super) fn vouched(party: &TokenParty) -> Principal {
         attributes: Arc::default(),
         state: Standing::Active,
         instance: None,
+    }
+}
+
+/// Who holds a token that is bound to nothing: whom a provider vouched for, and never one
+/// who is enrolled with a key.
+pub(super) fn unbound_holder(holder: &TokenParty) -> Result<Principal, AuthenticationError> {
+    match holder.kind {
+        PrincipalKind::Agent => Err(AuthenticationError::KeyUnknown),
+        PrincipalKind::User | PrincipalKind::Workload => Ok(vouched(holder)),
     }
 }
