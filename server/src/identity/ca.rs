@@ -4,7 +4,7 @@
 //! the usages come from arguments, and of the one who asks only the public key
 //! is taken (see [`PublicKey::from_csr`]).
 //!
-//! It is a root of its own ([`Ca::create`]) or an intermediate that the operator brings
+//! It is a root of its own ([`Ca::create_root`]) or an intermediate that the operator brings
 //! with its [`chain`]. What it issues then comes with the certificates that lead to the
 //! trust anchor, which is the one that clients hold.
 

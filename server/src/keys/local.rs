@@ -2,7 +2,7 @@
 //!
 //! A file appears complete or not at all, is never overwritten, and is refused
 //! when anyone but its owner may touch it. What is in it is the business of
-//! [`file`](super::file): PKCS#8, encrypted where a passphrase is given.
+//! [`file`](mod@super::file): PKCS#8, encrypted where a passphrase is given.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
