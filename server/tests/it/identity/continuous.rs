@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use zta_client::{Client, v1};
 
+use crate::support::dpop::{AUTHORIZE, Holder, with};
+use crate::support::http::anonymous;
+use crate::support::pki::new_key;
 use crate::support::rpc::{allowed, authorize, call, denied, events, refused};
 use crate::support::{SOON, Setup};
 
@@ -23,6 +26,17 @@ async fn an_open_connection_counts_as_suspended_until_its_key_is_proved_again() 
         assert_eq!(answer.reason(), v1::DenyReason::Suspended);
         assert!(answer.message.contains("proved again"), "{answer:?}");
     }
+    // Nor does a proof of some other key help, which whoever has the connection can make.
+    let mut stranger = Holder::new(&new_key(), anonymous(&server), server.endpoint());
+    let over = async |stranger: &Holder| {
+        let proof = stranger.proof(AUTHORIZE, None);
+        let request = with(call("web_search"), None, &proof);
+        research.authorization().authorize(request).await
+    };
+    let first = over(&stranger).await.expect_err("no nonce yet");
+    assert!(stranger.learn(first.metadata()), "{first:?}");
+    let answer = over(&stranger).await.expect("a decision").into_inner();
+    assert_eq!(answer.reason(), v1::DenyReason::Suspended, "{answer:?}");
     let renew = v1::RenewRequest::default();
     assert_eq!(refused(research.agents().renew(renew).await), "SUSPENDED");
     // A new connection proves the key by its handshake; the old one is none the better.
