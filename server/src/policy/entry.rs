@@ -161,8 +161,8 @@ struct Walk {
 
 impl Walk {
     /// How many look-ups in a row may lie behind an expression's value, where that may be
-    /// an entity or hold one; `None` in the context, which holds none, for data never
-    /// becomes one. Rather too many than too few: an attribute of a record counts like one
+    /// an entity or hold one; `None` in the context: data never becomes an entity, and the
+    /// parties of a delegation, which it holds, are in every slice and refer to roles only. Rather too many than too few: an attribute of a record counts like one
     /// of an entity, for the types are not known here. `looked_into` says whether the
     /// value, or a part of it, is looked into further up.
     fn steps(&mut self, expr: &Expr, looked_into: bool) -> Option<u32> {

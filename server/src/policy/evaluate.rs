@@ -246,8 +246,9 @@ impl Compiled {
             parties.map(Known::entity).chain(brought.clone()).collect()
         };
         let places = [&*caller.uid, &*resource_uid];
-        // A condition may look at the parties of a delegation by the context.
-        let looks = !behind.is_empty();
+        // A condition may look at the parties of a delegation by the context, also at those
+        // who are the principal or the resource.
+        let looks = world.facts.delegation.is_some();
         let entities = self
             .slice(own, info, &candidates, places, looks, world.pip)
             .map_err(unreachable)?;

@@ -1,6 +1,7 @@
 //! Acting on somebody's behalf: every party must be permitted, and every hop needs a key.
 
 mod clients;
+mod parties;
 
 use tonic::Status;
 use zta_client::{Client, Credential, v1};
