@@ -1,17 +1,19 @@
 //! `zta policy …`
 
-use std::path::{Path, PathBuf};
+mod evaluate;
+mod log;
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 use zta_client::v1;
 use zta_server::model::revision::{FileDigest, FileKind};
-use zta_server::model::{EntityUid, SourceFile};
-use zta_server::policy::{
-    CedarItem, CedarSetup, Diagnostic, PolicyPatch, PolicySource, compile, evaluate_cedar,
-};
+use zta_server::model::SourceFile;
+use zta_server::policy::{Diagnostic, PolicyPatch, PolicySource, compile};
 
-use super::{Failure, Options, line, proposal, table, time_text};
+pub(super) use self::log::revision_json;
+use super::{Failure, Options, line, proposal};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -108,14 +110,14 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
         } => proposal::show(options, number).await,
         Command::Approve { number } => proposal::approve(options, number).await,
         Command::Reject { number, note } => proposal::reject(options, number, note).await,
-        Command::Log { limit } => log(options, limit).await,
+        Command::Log { limit } => log::log(options, limit).await,
         Command::Explain(request) => super::explain::explain(options, request).await,
         Command::Evaluate {
             policies,
             schema,
             entities,
             requests,
-        } => evaluate(&policies, schema.as_deref(), entities.as_deref(), &requests),
+        } => evaluate::evaluate(&policies, schema.as_deref(), entities.as_deref(), &requests),
     }
 }
 
@@ -322,142 +324,4 @@ fn sent_text(number: u64, patch: &PolicyPatch, all: usize) -> String {
         n => format!(", deletes {n}"),
     };
     format!("against revision {number}: sends {files} of {all} files ({bytes} bytes){deleted}")
-}
-
-pub(super) fn revision_json(revision: &v1::Revision) -> Value {
-    json!({
-        "number": revision.number,
-        "active": revision.active,
-        "author": revision.author.as_ref().map(|a| &a.id),
-        "approver": revision.approver.as_ref().map(|a| &a.id),
-        "message": revision.message,
-        "apply_time": time_text(revision.apply_time),
-        "content_sha256": revision.content_sha256,
-        "policies": revision.policies,
-    })
-}
-
-/// Who wrote it and, of a proposal, who approved it.
-fn by(revision: &v1::Revision) -> String {
-    let id = |uid: &Option<v1::EntityRef>| uid.as_ref().map(|uid| uid.id.clone());
-    let author = id(&revision.author).unwrap_or_default();
-    match id(&revision.approver) {
-        Some(approver) => format!("{author}, approved by {approver}"),
-        None => author,
-    }
-}
-
-async fn log(options: &Options, limit: u32) -> Result<(), Failure> {
-    let request = v1::ListRevisionsRequest {
-        page_size: limit,
-        page_token: String::new(),
-    };
-    let page = options
-        .client()?
-        .policies()
-        .list_revisions(request)
-        .await?
-        .into_inner();
-    if options.json {
-        return page
-            .revisions
-            .iter()
-            .try_for_each(|r| line(revision_json(r)));
-    }
-    let rows: Vec<Vec<String>> = page
-        .revisions
-        .iter()
-        .map(|r| {
-            vec![
-                r.number.to_string(),
-                if r.active {
-                    "in force".to_owned()
-                } else {
-                    String::new()
-                },
-                time_text(r.apply_time),
-                by(r),
-                r.policies.to_string(),
-                r.message.lines().next().unwrap_or_default().to_owned(),
-            ]
-        })
-        .collect();
-    table(
-        &["REVISION", "", "APPLIED", "BY", "POLICIES", "MESSAGE"],
-        &rows,
-    )
-}
-
-fn evaluate(
-    policies: &Path,
-    schema: Option<&Path>,
-    entities: Option<&Path>,
-    requests: &Path,
-) -> Result<(), Failure> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|e| Failure::CouldNotRun(format!("cannot read `{}`: {e}", path.display())))
-    };
-    let optional = |path: Option<&Path>| path.map(read).transpose().map(Option::unwrap_or_default);
-    let setup = CedarSetup::parse(&read(policies)?, &optional(schema)?, &optional(entities)?)
-        .map_err(Failure::CouldNotRun)?;
-    let file: Value = serde_json::from_str(&read(requests)?)
-        .map_err(|e| Failure::CouldNotRun(format!("`{}`: {e}", requests.display())))?;
-    let list = file
-        .get("requests")
-        .unwrap_or(&file)
-        .as_array()
-        .ok_or_else(|| {
-            Failure::CouldNotRun(format!("`{}` holds no list `requests`", requests.display()))
-        })?;
-    let mut failed = 0;
-    for (i, request) in list.iter().enumerate() {
-        let item = cedar_item(request)
-            .map_err(|why| Failure::CouldNotRun(format!("request {i}: {why}")))?;
-        line(match evaluate_cedar(&setup, &item) {
-            Ok(result) => json!({
-                "decision": result.effect.as_str(),
-                "reason": result.policies,
-                "errors": result.errored,
-            }),
-            Err(why) => {
-                failed += 1;
-                json!({ "error": why })
-            }
-        })?;
-    }
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(Failure::No(format!(
-            "{failed} requests could not be evaluated"
-        )))
-    }
-}
-
-fn cedar_item(request: &Value) -> Result<CedarItem, String> {
-    let uid = |name: &str| {
-        let value = request
-            .get(name)
-            .ok_or_else(|| format!("`{name}` is missing"))?;
-        let value = value.get("__entity").unwrap_or(value);
-        let text = |key: &str| value.get(key).and_then(Value::as_str);
-        match (text("type"), text("id")) {
-            (Some(ty), Some(id)) => Ok(EntityUid::new(ty, id)),
-            _ => Err(format!("`{name}` is no object of type and id")),
-        }
-    };
-    Ok(CedarItem {
-        principal: uid("principal")?,
-        action: uid("action")?,
-        resource: uid("resource")?,
-        context_json: request
-            .get("context")
-            .map(Value::to_string)
-            .unwrap_or_default(),
-        validate_request: request
-            .get("validateRequest")
-            .and_then(Value::as_bool)
-            .unwrap_or(true),
-    })
 }
