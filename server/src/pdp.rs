@@ -24,7 +24,7 @@ use crate::model::{
     AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
     Verdict,
 };
-use crate::policy::{EntityError, Facts, Parties as _, PolicyError};
+use crate::policy::{EntityError, Facts, Parties as _, PolicyError, SignatureError};
 use crate::replica::{ActiveRevision, Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -68,6 +68,15 @@ pub(crate) enum PdpError {
          have somebody else approve the proposal"
     )]
     ApprovalRequired,
+    /// The candidate's signature is missing or no good.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// Content that one person cannot bring back alone.
+    #[error(
+        "nobody but its author has approved revision {0}, and it is not the one that the last \
+         change replaced; propose its content instead (`zta policy export`, `zta policy propose`)"
+    )]
+    RollbackUnapproved(u64),
     /// Nobody gives a role to themselves.
     #[error("nobody changes what is said of themselves; somebody else has to do it")]
     OwnRecord,

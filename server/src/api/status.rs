@@ -16,7 +16,7 @@ use crate::model::proposal::OPEN_MAX;
 use crate::model::{AgentState, Conflict, Decision, Standing};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
-use crate::policy::{Diagnostic, EntityError, PolicyError};
+use crate::policy::{Diagnostic, EntityError, PolicyError, SignatureError};
 
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "zta";
@@ -122,7 +122,17 @@ impl From<PdpError> for Status {
                 ErrorReason::DelegationInvalid,
                 message,
             ),
-            PdpError::ApprovalRequired => status(
+            PdpError::Signature(SignatureError::Missing) => status(
+                Code::FailedPrecondition,
+                ErrorReason::PolicyUnsigned,
+                message,
+            ),
+            PdpError::Signature(SignatureError::Invalid(_)) => status(
+                Code::FailedPrecondition,
+                ErrorReason::PolicySignatureInvalid,
+                message,
+            ),
+            PdpError::ApprovalRequired | PdpError::RollbackUnapproved(_) => status(
                 Code::FailedPrecondition,
                 ErrorReason::ApprovalRequired,
                 message,
@@ -230,6 +240,10 @@ fn conflict(error: &Conflict, message: String) -> Status {
         Conflict::ProposalNotFound => {
             status(Code::NotFound, ErrorReason::ProposalNotFound, message)
         }
+        Conflict::RevisionNotFound(_) => {
+            status(Code::NotFound, ErrorReason::RevisionNotFound, message)
+        }
+        Conflict::RevisionInForce(_) => precondition(ErrorReason::StateConflict, "revision"),
         Conflict::ProposalDecided(_) => precondition(ErrorReason::StateConflict, "proposal"),
         Conflict::ProposalMoved => retriable(ErrorReason::StoreUnavailable, message),
         Conflict::ProposalsOpen => {
@@ -313,6 +327,7 @@ impl From<OperationError> for Status {
                 status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
             }
             OperationError::Field { field: name, why } => field(name, why),
+            OperationError::Limit { name, size, max } => limit(name, size, max),
             OperationError::AgentNotFound(_) => {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }

@@ -13,7 +13,7 @@ use super::{AppError, start_error};
 use crate::audit::{AppendError, Audit, Record};
 use crate::config::Config;
 use crate::model::event::to_micros;
-use crate::model::revision::NewRevision;
+use crate::model::revision::{NewRevision, Provenance};
 use crate::model::{AccessRequest, Change, EntityUid, Event, EventType, RevisionMeta};
 use crate::pdp::Pdp;
 use crate::policy::{
@@ -114,6 +114,9 @@ fn revision_1(
             content_sha256: content_sha256(source),
             gates: gates_id(),
             policies: compiled.policy_count(),
+            provenance: Provenance::default(),
+            base_epoch: 0,
+            restores: None,
         },
         changes: source.changes_from(&PolicySource::default()),
     })

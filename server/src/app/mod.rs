@@ -4,6 +4,7 @@
 mod administrator;
 mod authorities;
 mod bootstrap;
+mod fleet;
 mod issuers;
 mod material;
 mod operator_ca;
@@ -31,15 +32,19 @@ use crate::identity::continuous::KeyProofs;
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::lockout::Lockouts;
 use crate::keys::{KeyName, LocalKeys};
+use crate::model::note::NoteKey;
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::operations::issuers::Issuers;
+use crate::operations::watch::Watches;
 use crate::pdp::{Clock, Pdp};
+use crate::policy::Signing;
 use crate::replica::Replica;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
+use fleet::Reporter;
 use material::Material;
 use tasks::{Ready, Tasks};
 
@@ -185,7 +190,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let replica = Arc::new(Replica::new(Arc::clone(&store)));
     let issuers = issuers::follow(&config, &clock, &mut tasks)?;
     let parts = (&store, &audit, replica, issuers);
-    let operations = operations(&config, parts, &material, &clock)?;
+    let operations = operations(&config, parts, &material, &clock, tasks.stop_signal())?;
     let pdp = Arc::clone(&operations.pdp);
     let (ready, health) = tasks.watch_readiness(&store, &pdp);
     let shown = ready.clone();
@@ -196,6 +201,10 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         .await
         .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr().map_err(start_error)?;
+    let name = config.replica_name.clone();
+    let name = name.unwrap_or_else(|| address.to_string());
+    let reporter = Reporter::new(&store, &pdp, operations.replica_id, name);
+    tasks.report_replica(&reporter);
     let (incoming, reload) = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
     let (publish, lists) = watch::channel(None);
     let authorities = material.ca.clone();
@@ -238,7 +247,15 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             }
         }
     };
-    drain(&config, stopping, tasks, &pdp, &store, &material).await;
+    drain(
+        &config,
+        stopping,
+        tasks,
+        (&pdp, &reporter),
+        &store,
+        &material,
+    )
+    .await;
     ended
 }
 
@@ -282,6 +299,7 @@ fn operations(
     (store, audit, replica, issuers): (&SharedStore, &Audit, Arc<Replica>, Issuers),
     material: &Material,
     clock: &Clock,
+    stopping: watch::Receiver<bool>,
 ) -> Result<Arc<Operations>, AppError> {
     let pdp = Arc::new(Pdp {
         replica,
@@ -293,6 +311,8 @@ fn operations(
         failures: std::sync::Mutex::new(Throttle::default()),
         key_proofs: KeyProofs::new(config.key_proof_interval()),
     });
+    let heartbeat = Duration::from_millis(config.limits.watch_heartbeat_ms);
+    let watches = Watches::new(config.limits.watch_streams_max, heartbeat, stopping);
     Ok(Arc::new(Operations {
         pdp,
         store: Arc::clone(store),
@@ -302,11 +322,29 @@ fn operations(
         lockouts: Lockouts::new(config.limits.login_failures_max),
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
+        signing: Arc::new(signing(config)?),
+        watches: Arc::new(watches),
+        replica_id: uuid::Uuid::new_v4(),
         certificate_lifetime_max: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         recoveries_max: config.recoveries_max,
         token_lifetime_max: time::Duration::seconds(config.token_lifetime_s.into()),
     }))
+}
+
+/// Whose signatures of policies are taken.
+fn signing(config: &Config) -> Result<Signing, AppError> {
+    let key = |vkey: &String| {
+        NoteKey::from_vkey(vkey).map_err(|e| {
+            let text = format!("configuration: `policy.signing_keys`: `{vkey}`: {e}");
+            AppError::Start(text)
+        })
+    };
+    let keys: Result<_, _> = config.policy.signing_keys.iter().map(key).collect();
+    Ok(Signing {
+        keys: keys?,
+        required: config.policy.require_signed,
+    })
 }
 
 fn accept(
@@ -367,7 +405,7 @@ async fn drain(
     config: &Config,
     stopping: watch::Sender<bool>,
     mut tasks: Tasks,
-    pdp: &Arc<Pdp>,
+    (pdp, reporter): (&Arc<Pdp>, &Reporter),
     store: &SharedStore,
     material: &Material,
 ) {
@@ -384,6 +422,9 @@ async fn drain(
         // The second that is not over yet, too: no other one will tell of it.
         tasks::record_summaries(pdp, (pdp.clock)() + time::Duration::SECOND).await;
         bootstrap::record_stop(pdp).await;
+        if let Err(error) = reporter.report(true).await {
+            tracing::warn!(%error, "the others could not be told that this replica stops");
+        }
         checkpoint::advance(store, material.log_key.as_ref(), &material.origin).await
     };
     match tokio::time::timeout(LAST_WORDS, last).await {

@@ -83,6 +83,11 @@ impl Tasks {
         }
     }
 
+    /// Tells whether the server stops.
+    pub(super) fn stop_signal(&self) -> watch::Receiver<bool> {
+        self.stopped.clone()
+    }
+
     /// The name of the first task that ends.
     pub(super) async fn first_end(&mut self) -> String {
         let ended = tokio::select! {

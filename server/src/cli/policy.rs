@@ -1,18 +1,25 @@
 //! `zta policy …`
 
+mod diff;
 mod evaluate;
+mod export;
 mod log;
+mod origin;
+mod rollback;
+mod sign;
+mod status;
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 use zta_client::v1;
-use zta_server::model::revision::{FileDigest, FileKind};
 use zta_server::model::SourceFile;
+use zta_server::model::revision::{FileDigest, FileKind};
 use zta_server::policy::{Diagnostic, PolicyPatch, PolicySource, compile};
 
-pub(super) use self::log::revision_json;
+pub(super) use self::log::{applied, revision_json};
+pub(super) use self::origin::Origin;
 use super::{Failure, Options, line, proposal};
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +41,8 @@ pub(crate) enum Command {
         /// The revision that must be in force; without it the one that is.
         #[arg(long)]
         expected: Option<u64>,
+        #[command(flatten)]
+        origin: Origin,
     },
     /// Propose policy folders: somebody else has to approve before they are in force.
     Propose {
@@ -46,6 +55,8 @@ pub(crate) enum Command {
         /// The revision that must be in force; without it the one that is.
         #[arg(long)]
         expected: Option<u64>,
+        #[command(flatten)]
+        origin: Origin,
     },
     /// List the proposals, the newest first; or show what one of them would change.
     Proposals {
@@ -70,6 +81,67 @@ pub(crate) enum Command {
         /// How many.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
+    },
+    /// Bring the content of an earlier revision back, as a new revision.
+    Rollback {
+        /// The revision; without it the one before. After a rollback, that is the one before
+        /// the restored one.
+        revision: Option<u64>,
+        /// Why, for the record.
+        #[arg(short, long, default_value = "")]
+        message: String,
+        /// The revision that must be in force; without it the one that is.
+        #[arg(long)]
+        expected: Option<u64>,
+    },
+    /// What is different, in meaning and in text: `A B` of two revisions, `A` of one and the
+    /// one in force, `DIR…` of the one in force and policy folders, `A DIR…` of A and those.
+    /// Exit code 0: the same; 1: different; 2: could not be compared.
+    Diff {
+        /// Numbers of revisions, or policy folders (`./5` for one that is named like a number).
+        #[arg(required = true, value_name = "A|DIR")]
+        sides: Vec<String>,
+        /// Without the texts; the same then means the same in meaning.
+        #[arg(long)]
+        meaning: bool,
+    },
+    /// Write a revision's files into a folder.
+    Export {
+        /// The revision; 0 is the one in force.
+        revision: u64,
+        /// The folder; made if it is not there.
+        folder: PathBuf,
+        /// Into a folder that is not empty: its other policy files go.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Which replica runs which revision. Exit code 1: one of them is behind.
+    Status,
+    /// Tell of each revision as it comes into force.
+    Watch {
+        /// Those after this one; 0 is all.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Make a key that signs policies. Prints the public half, for `policy.signing_keys`.
+    Keygen {
+        /// Where the private key goes; must not exist.
+        file: PathBuf,
+        /// The key's name, for example `release.example.com`.
+        #[arg(long)]
+        name: String,
+    },
+    /// Sign policy folders, to change the revision in force. Prints the signature.
+    Sign {
+        /// Folders with `*.cedar` and `*.cedarschema` files.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+        /// The file with the private key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The revision that they change; without it the one in force.
+        #[arg(long)]
+        expected: Option<u64>,
     },
     /// Why a request is decided as it is: each policy whose scope matches, each condition
     /// with its outcome. Decides nothing; it is itself on record.
@@ -98,18 +170,39 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             folders,
             message,
             expected,
-        } => apply(options, &folders, message, expected).await,
+            origin,
+        } => apply(options, &folders, message, expected, &origin).await,
         Command::Propose {
             folders,
             message,
             expected,
-        } => proposal::propose(options, &folders, message, expected).await,
+            origin,
+        } => proposal::propose(options, &folders, message, expected, &origin).await,
         Command::Proposals { number: None } => proposal::list(options).await,
         Command::Proposals {
             number: Some(number),
         } => proposal::show(options, number).await,
         Command::Approve { number } => proposal::approve(options, number).await,
         Command::Reject { number, note } => proposal::reject(options, number, note).await,
+        Command::Rollback {
+            revision,
+            message,
+            expected,
+        } => rollback::rollback(options, revision, message, expected).await,
+        Command::Diff { sides, meaning } => diff::diff(options, &sides, meaning).await,
+        Command::Export {
+            revision,
+            folder,
+            force,
+        } => export::export(options, revision, &folder, force).await,
+        Command::Status => status::status(options).await,
+        Command::Watch { after } => status::watch(options, after).await,
+        Command::Keygen { file, name } => sign::keygen(options, &file, &name),
+        Command::Sign {
+            folders,
+            key,
+            expected,
+        } => sign::sign(options, &folders, &key, expected).await,
         Command::Log { limit } => log::log(options, limit).await,
         Command::Explain(request) => super::explain::explain(options, request).await,
         Command::Evaluate {
@@ -205,16 +298,9 @@ pub(super) async fn offer(
     if !options.json {
         line(sent_text(number, &patch, source.files().count()))?;
     }
-    let wire = |files: Vec<SourceFile>| {
-        let file = |f: SourceFile| v1::SourceFile {
-            text: f.text().to_string(),
-            name: f.name,
-        };
-        files.into_iter().map(file).collect()
-    };
     let patch = v1::PolicyPatch {
-        put_policies: wire(patch.put_policies),
-        put_schemas: wire(patch.put_schemas),
+        put_policies: wire_files(patch.put_policies),
+        put_schemas: wire_files(patch.put_schemas),
         delete_files: patch.delete_files,
     };
     Ok(Offer {
@@ -224,11 +310,20 @@ pub(super) async fn offer(
     })
 }
 
+fn wire_files(files: Vec<SourceFile>) -> Vec<v1::SourceFile> {
+    let file = |f: SourceFile| v1::SourceFile {
+        text: f.text().to_string(),
+        name: f.name,
+    };
+    files.into_iter().map(file).collect()
+}
+
 async fn apply(
     options: &Options,
     folders: &[PathBuf],
     message: String,
     expected: Option<u64>,
+    origin: &Origin,
 ) -> Result<(), Failure> {
     let client = options.client()?;
     let Offer {
@@ -241,6 +336,8 @@ async fn apply(
         patch: Some(patch.clone()),
         expected_revision: number,
         message,
+        commit: origin.commit(folders),
+        signature: origin.signature()?,
     };
     let answer = match client.policies().apply(request).await {
         Ok(answer) => answer.into_inner(),
@@ -248,14 +345,11 @@ async fn apply(
     };
     let revision = answer.revision.unwrap_or_default();
     if options.json {
-        let mut applied = revision_json(&revision);
-        applied["sent"] = sent;
-        return line(applied);
+        let mut shown = revision_json(&revision);
+        shown["sent"] = sent;
+        return line(shown);
     }
-    line(format!(
-        "revision {} is in force: {} policies",
-        revision.number, revision.policies
-    ))
+    applied(options, &revision)
 }
 
 /// Why nothing was applied. An error of Apply holds the first problems of a candidate;

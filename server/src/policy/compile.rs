@@ -159,7 +159,10 @@ fn build(
     })
 }
 
-fn within_limits(source: &PolicySource, before: Option<&Compiled>) -> Result<(), Vec<Diagnostic>> {
+pub(super) fn within_limits(
+    source: &PolicySource,
+    before: Option<&Compiled>,
+) -> Result<(), Vec<Diagnostic>> {
     let files = source.policies.iter().chain(&source.schemas);
     let bytes: usize = files.clone().map(|f| f.text().len()).sum();
     let mut errors = Vec::new();
@@ -378,7 +381,7 @@ fn valid_policy_id(id: &str) -> bool {
 }
 
 /// Why a file cannot be parsed, with the places in it.
-fn whole_file_errors(file: &SourceFile) -> Vec<Diagnostic> {
+pub(super) fn whole_file_errors(file: &SourceFile) -> Vec<Diagnostic> {
     match PolicySet::from_str(file.text()) {
         Err(errors) => errors.iter().map(|e| located(file, e)).collect(),
         Ok(set) if set.num_of_templates() > 0 => vec![Diagnostic {

@@ -3,12 +3,14 @@
 
 mod actions;
 mod authorize;
+mod bundle;
 mod cedar;
 mod compile;
 mod context;
 mod convert;
 mod declarations;
 mod diagnostic;
+mod difference;
 mod entities;
 mod entry;
 mod evaluate;
@@ -31,9 +33,14 @@ mod tests;
 mod verdict;
 mod vocabulary;
 
+pub use bundle::{Bundle, SignatureError, Signing, signed_by};
 pub use cedar::{CedarItem, CedarResult, CedarSetup, evaluate_cedar};
 pub use compile::{Compiled, compile, compile_passed, gates_id};
 pub use diagnostic::Diagnostic;
+pub use difference::{
+    Difference, DifferenceError, DifferenceKind, FileDifference, PolicyDifference,
+    SchemaDifference, difference,
+};
 pub use entities::{EntityError, EntityMap, EntityTypes, SliceError};
 pub use evaluate::{Facts, Parties, Pip, PolicyError};
 pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
@@ -49,6 +56,8 @@ pub mod limits {
     pub const SOURCE_BYTES_MAX: usize = 64 * 1024 * 1024;
     /// Files of a policy set.
     pub const FILES_MAX: usize = 10_000;
+    /// Policies of two sets that are compared one by one: those whose texts differ.
+    pub const COMPARED_MAX: usize = 50_000;
     /// Policies of a policy set.
     pub const POLICIES_MAX: usize = 1_000_000;
     /// Entity types and actions of a policy set's schema, the built-in ones included.

@@ -2,9 +2,16 @@
 //! exactly Cedar.
 
 mod corpus;
+mod diff;
+mod export;
 mod four_eyes;
 mod gates;
 mod patch;
+mod provenance;
+mod rollback;
+mod signed;
+mod status;
+mod watch;
 
 use zta_client::{Client, v1};
 

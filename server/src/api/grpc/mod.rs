@@ -7,6 +7,7 @@ pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod entities;
 mod explain;
+mod lifecycle;
 pub(crate) mod policies;
 mod proposals;
 

@@ -9,10 +9,10 @@ use zta_proto::v1::policy_service_server::PolicyService;
 use super::{consistency_token, entity, page_size, page_token_invalid, timestamp, wire_uid};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
-use crate::model::revision::{FileDigest, FileKind};
+use crate::model::revision::{FileDigest, FileKind, Provenance};
 use crate::model::{Effect, RevisionMeta, SourceFile};
 use crate::operations::Operations;
-use crate::operations::policies::Candidate;
+use crate::operations::submission::{Candidate, Submission};
 use crate::policy::limits::FILES_MAX;
 use crate::policy::{CedarItem, Diagnostic, PolicyPatch, PolicySource};
 
@@ -84,6 +84,23 @@ pub(super) fn wire_diagnostics(diagnostics: &[Diagnostic]) -> Vec<v1::Diagnostic
     diagnostics.iter().map(wire).collect()
 }
 
+/// What a caller says of where a policy set comes from; empty is absent.
+pub(super) fn provenance(commit: String, signature: String) -> Provenance {
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    Provenance {
+        commit: given(commit),
+        signature: given(signature),
+    }
+}
+
+/// Who signed it.
+pub(super) fn signed_by(provenance: &Provenance) -> String {
+    let note = provenance.signature.as_deref();
+    note.and_then(crate::policy::signed_by)
+        .unwrap_or_default()
+        .to_owned()
+}
+
 pub(super) fn wire_revision(meta: RevisionMeta, active: u64) -> v1::Revision {
     v1::Revision {
         active: meta.number == active,
@@ -94,6 +111,10 @@ pub(super) fn wire_revision(meta: RevisionMeta, active: u64) -> v1::Revision {
         content_sha256: hex::encode(meta.content_sha256),
         policies: meta.policies,
         approver: meta.approver.as_ref().map(wire_uid),
+        signed_by: signed_by(&meta.provenance),
+        commit: meta.provenance.commit.unwrap_or_default(),
+        base_epoch: meta.base_epoch,
+        restores: meta.restores.unwrap_or(0),
     }
 }
 
@@ -131,12 +152,17 @@ impl PolicyService for PolicyDoor {
             expected_revision,
             message,
             patch,
+            commit,
+            signature,
         } = request.into_inner();
-        let candidate = candidate(source, patch)?;
-        let (meta, warnings, decision) = self
-            .0
-            .apply_policy(&credential, candidate, expected_revision, message)
-            .await?;
+        let submission = Submission {
+            candidate: candidate(source, patch)?,
+            expected: expected_revision,
+            message,
+            provenance: provenance(commit, signature),
+            restores: None,
+        };
+        let (meta, warnings, decision) = self.0.apply_policy(&credential, submission).await?;
         let active = meta.number;
         Ok(Response::new(v1::ApplyResponse {
             revision: Some(wire_revision(meta, active)),
@@ -183,6 +209,41 @@ impl PolicyService for PolicyDoor {
     ) -> Result<Response<v1::ListProposalsResponse>, Status> {
         let credential = credential(&request, (self.0.pdp.clock)());
         super::proposals::list(&self.0, &credential, request.into_inner()).await
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<v1::RollbackRequest>,
+    ) -> Result<Response<v1::RollbackResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::lifecycle::rollback(&self.0, &credential, request.into_inner()).await
+    }
+
+    async fn diff(
+        &self,
+        request: Request<v1::DiffRequest>,
+    ) -> Result<Response<v1::DiffResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::lifecycle::diff(&self.0, &credential, request.into_inner()).await
+    }
+
+    type WatchRevisionsStream = super::lifecycle::Revisions;
+
+    async fn watch_revisions(
+        &self,
+        request: Request<v1::WatchRevisionsRequest>,
+    ) -> Result<Response<Self::WatchRevisionsStream>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        let after = request.into_inner().after;
+        super::lifecycle::watch(&self.0, credential, after).await
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::lifecycle::get_status(&self.0, &credential).await
     }
 
     async fn get_revision(

@@ -17,6 +17,7 @@ mod notice;
 mod policy;
 mod proposals;
 mod registry;
+mod replicas;
 mod revocations;
 mod writer;
 

@@ -12,6 +12,7 @@ mod instances;
 mod policy;
 mod proposals;
 mod registry;
+mod replicas;
 mod revocations;
 
 use std::path::Path;
