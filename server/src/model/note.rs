@@ -75,6 +75,13 @@ impl NoteKey {
         [hash[0], hash[1], hash[2], hash[3]]
     }
 
+    /// The note over a text, which ends with a newline, with this key's signature.
+    pub fn note(&self, text: &str, signature: &[u8]) -> String {
+        let mut bytes = self.id().to_vec();
+        bytes.extend_from_slice(signature);
+        format!("{text}\n— {} {}\n", self.name, BASE64.encode(bytes))
+    }
+
     /// The text of a note, if this key signed it.
     ///
     /// # Errors
@@ -96,14 +103,20 @@ impl NoteKey {
     }
 }
 
+/// The text of a note, verified or not.
+///
+/// # Errors
+/// When it is no signed note.
+pub fn text(note: &str) -> Result<&str, NoteError> {
+    split(note).map(|(text, _)| text)
+}
+
 /// The names below a note, verified or not.
 pub fn signers(note: &str) -> impl Iterator<Item = &str> {
     let signatures = split(note).map_or("", |(_, signatures)| signatures);
-    let name = |line: &'_ str| Some(line.strip_prefix("— ")?.split_once(' ')?.0.len());
-    signatures.lines().filter_map(move |line| {
-        let start = "— ".len();
-        line.get(start..start + name(line)?)
-    })
+    signatures
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("— ")?.split_once(' ')?.0))
 }
 
 /// The text with its last newline, and the lines of signatures.
@@ -202,9 +215,8 @@ impl NoteSigner {
 
     /// The note over a text, which ends with a newline.
     pub fn sign(&self, text: &str) -> String {
-        let mut bytes = self.key.id().to_vec();
-        bytes.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
-        format!("{text}\n— {} {}\n", self.key.name, BASE64.encode(bytes))
+        let signature = self.pair.sign(text.as_bytes());
+        self.key.note(text, signature.as_ref())
     }
 }
 

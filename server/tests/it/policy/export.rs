@@ -8,7 +8,7 @@ use crate::support::server::text;
 async fn what_is_exported_is_what_was_applied() {
     let server = Setup::sqlite().start().await;
     let admin = server.admin();
-    let source = with(&admin, "x.cedar", "// x\r\n\té").await;
+    let source = with(&admin, "x.cedar", "// x\r\n\t// é").await;
     apply(&admin, source, 1).await.expect("applied");
     let folder = server.folder().join("out");
     let name = folder.to_string_lossy().into_owned();

@@ -47,9 +47,9 @@ const RULES: &str = r#"
     forbid (principal is ZTA::Agent, action == ZTA::Action::"call_tool",
             resource in ZTA::Group::"never");
     @id("r.level") permit (principal is ZTA::Agent, action == ZTA::Action::"call_tool",
-            resource == ZTA::Tool::"leveled") when { resource.getTag("level") == "low" };
+            resource == ZTA::Tool::"leveled") when { resource.hasTag("level") && resource.getTag("level") == "low" };
     @id("r.errs") forbid (principal is ZTA::Agent, action == ZTA::Action::"call_tool",
-            resource == ZTA::Tool::"errs") when { resource.getTag("missing") == "x" };
+            resource == ZTA::Tool::"errs") when { 9223372036854775807 + 1 == 0 };
 "#;
 
 async fn put_tools(admin: &Client) {
