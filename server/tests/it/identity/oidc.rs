@@ -104,6 +104,9 @@ async fn a_service_of_a_provider_logs_in_and_gets_the_roles_of_its_groups() {
     let decision = decision.expect("a decision");
     assert_eq!(decision.reason(), v1::DenyReason::NotPermitted);
 
+    // To be told a nonce was no failed login.
+    assert_eq!(events(&admin, &["login_failed"]).await, []);
+
     // The provider's token is none of ours, in either scheme.
     let direct = service.authorize("web_search", &identity).await;
     assert_eq!(refused(direct), "TOKEN_INVALID");
