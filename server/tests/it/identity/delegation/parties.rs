@@ -66,6 +66,9 @@ const QUIET_PEOPLE: &str = r#"
 @id("t.quiet") forbid (principal is ZTA::Agent, action == ZTA::Action::"send_message", resource)
   when { context.zta has delegation && context.zta.delegation has user &&
          context.zta.delegation.user in ZTA::Role::"quiet" };
+@id("t.external") forbid (principal is ZTA::Agent, action == ZTA::Action::"send_message", resource)
+  when { resource is ZTA::User && resource.hasTag("contract") &&
+         resource.getTag("contract") == "external" };
 @id("t.staff") forbid (principal is ZTA::Agent, action == ZTA::Action::"send_message",
   resource in ZTA::Role::"staff");
 "#;
@@ -102,6 +105,8 @@ groups_claim = "groups"
 [issuers.roles]
 g-quiet = ["quiet"]
 g-staff = ["staff"]
+[issuers.attributes]
+contract = "https://corp.example/contract"
 "#,
         provider.issuer,
         provider.ca().display()
@@ -111,9 +116,15 @@ g-staff = ["staff"]
     let helper = server.agent("helper", &[]).await;
     let proxy = Proxy::before(&server).await;
     let time = now().unix_timestamp();
-    for (group, denied_by) in [("g-quiet", "t.quiet"), ("g-staff", "t.staff"), ("g-x", "")] {
+    for (group, contract, denied_by) in [
+        ("g-quiet", "internal", "t.quiet"),
+        ("g-staff", "internal", "t.staff"),
+        ("g-x", "external", "t.external"),
+        ("g-x", "internal", ""),
+    ] {
         let claims = json!({"aud": "https://zta.example", "sub": group, "groups": [group],
-                            "iat": time, "exp": time + 300});
+                            "iat": time, "exp": time + 300,
+                            "https://corp.example/contract": contract});
         let token = provider.sign(json!({}), claims);
         let mut person = Holder::new(&new_key(), proxy.channel(), &proxy.endpoint);
         let proof = v1::authenticate_request::Proof::IdentityToken(v1::IdentityToken { token });
