@@ -479,12 +479,8 @@ async fn revoked_tokens_are_void_on_every_replica_and_a_new_login_is_not() {
         .as_str()
         .expect("an id")
         .to_owned();
-    let of_token = revoke(v1::revoke_tokens_request::Revoked::TokenId(token_id));
-    admin
-        .authentication()
-        .revoke_tokens(of_token)
-        .await
-        .expect("revokes");
+    let output = server.zta(&["token", "revoke", "--token", &token_id, "--json"]);
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(
         refused(second.authorize("web_search", &token).await),
         "TOKEN_INVALID"
