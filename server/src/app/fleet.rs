@@ -1,15 +1,17 @@
 //! Tells the other replicas which revision this one runs.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::tasks::Tasks;
+use crate::config::Config;
 use crate::model::event::to_micros;
 use crate::model::replica::ReplicaRecord;
+use crate::operations::Operations;
 use crate::operations::fleet::REMEMBERED;
 use crate::pdp::Pdp;
 use crate::store::{SharedStore, StoreError};
@@ -23,19 +25,19 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What this process tells of itself.
 pub(super) struct Reporter {
-    store: SharedStore,
-    pdp: Arc<Pdp>,
+    pub(super) store: SharedStore,
+    pub(super) pdp: Arc<Pdp>,
     record: Mutex<ReplicaRecord>,
 }
 
 impl Reporter {
-    pub(super) fn new(store: &SharedStore, pdp: &Arc<Pdp>, id: Uuid, name: String) -> Arc<Self> {
-        let now = to_micros((pdp.clock)());
+    fn new(operations: &Operations, name: String) -> Arc<Self> {
+        let now = to_micros((operations.pdp.clock)());
         Arc::new(Self {
-            store: Arc::clone(store),
-            pdp: Arc::clone(pdp),
+            store: Arc::clone(&operations.store),
+            pdp: Arc::clone(&operations.pdp),
             record: Mutex::new(ReplicaRecord {
-                id,
+                id: operations.replica_id,
                 name,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 revision: 0,
@@ -89,8 +91,15 @@ impl Reporter {
 impl Tasks {
     /// Tells of this replica as long as it lives. A store that is away hears nothing; the
     /// others then see that this one is gone.
-    pub(super) fn report_replica(&mut self, reporter: &Arc<Reporter>) {
-        let reporter = Arc::clone(reporter);
+    pub(super) fn report_replica(
+        &mut self,
+        config: &Config,
+        operations: &Operations,
+        address: SocketAddr,
+    ) -> Arc<Reporter> {
+        let name = config.replica_name.clone();
+        let own = Reporter::new(operations, name.unwrap_or_else(|| address.to_string()));
+        let reporter = Arc::clone(&own);
         self.spawn("the report of this replica", async move {
             let mut states = reporter.pdp.replica.subscribe();
             let mut forgotten: Option<Instant> = None;
@@ -109,5 +118,6 @@ impl Tasks {
                 reporter.wait(&mut states).await;
             }
         });
+        own
     }
 }

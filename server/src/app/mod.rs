@@ -197,14 +197,8 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
 
     // The doors open before the policies are loaded, which takes seconds for a large set:
     // `/livez` answers then, and everything that needs policies says NOT_READY.
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
-    let address = listener.local_addr().map_err(start_error)?;
-    let name = config.replica_name.clone();
-    let name = name.unwrap_or_else(|| address.to_string());
-    let reporter = Reporter::new(&store, &pdp, operations.replica_id, name);
-    tasks.report_replica(&reporter);
+    let (listener, address) = listen(&config).await?;
+    let reporter = tasks.report_replica(&config, &operations, address);
     let (incoming, reload) = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
     let (publish, lists) = watch::channel(None);
     let authorities = material.ca.clone();
@@ -222,13 +216,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         limits: config.limits.clone(),
         spans: config.otlp_endpoint.is_some(),
     };
-    let signal = tasks.stopped();
-    tasks.spawn_until_stop("the API", async move {
-        doors
-            .serve(incoming, signal, health)
-            .await
-            .map_err(|e| e.to_string())
-    });
+    tasks.serve(doors, incoming, health);
     tokio::pin!(stop);
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
@@ -247,16 +235,16 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             }
         }
     };
-    drain(
-        &config,
-        stopping,
-        tasks,
-        (&pdp, &reporter),
-        &store,
-        &material,
-    )
-    .await;
+    drain(&config, stopping, tasks, &reporter, &material).await;
     ended
+}
+
+async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), AppError> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
+    let address = listener.local_addr().map_err(start_error)?;
+    Ok((listener, address))
 }
 
 /// Who waits for the announcement may ask whether the server is ready.
@@ -327,6 +315,7 @@ fn operations(
         replica_id: uuid::Uuid::new_v4(),
         certificate_lifetime_max: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
+        replays: tokio::sync::Semaphore::new(1),
         recoveries_max: config.recoveries_max,
         token_lifetime_max: time::Duration::seconds(config.token_lifetime_s.into()),
     }))
@@ -405,10 +394,10 @@ async fn drain(
     config: &Config,
     stopping: watch::Sender<bool>,
     mut tasks: Tasks,
-    (pdp, reporter): (&Arc<Pdp>, &Reporter),
-    store: &SharedStore,
+    reporter: &Reporter,
     material: &Material,
 ) {
+    let Reporter { store, pdp, .. } = reporter;
     tracing::info!("stopping: no new calls, those in flight may end");
     let _ = stopping.send(true);
     let deadline = Duration::from_millis(config.drain_timeout_ms);

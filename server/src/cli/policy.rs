@@ -143,6 +143,9 @@ pub(crate) enum Command {
         #[arg(long)]
         expected: Option<u64>,
     },
+    /// Make recorded decisions again under a candidate, and say which would change. Exit
+    /// code 1 if one would flip.
+    Replay(super::replay::Request),
     /// Why a request is decided as it is: each policy whose scope matches, each condition
     /// with its outcome. Decides nothing; it is itself on record.
     Explain(super::explain::Request),
@@ -204,6 +207,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             expected,
         } => sign::sign(options, &folders, &key, expected).await,
         Command::Log { limit } => log::log(options, limit).await,
+        Command::Replay(request) => super::replay::replay(options, request).await,
         Command::Explain(request) => super::explain::explain(options, request).await,
         Command::Evaluate {
             policies,

@@ -9,6 +9,7 @@ pub mod decision;
 pub mod entity;
 pub mod event;
 pub mod note;
+pub mod party;
 pub mod principal;
 pub mod proposal;
 pub mod redaction;
@@ -22,6 +23,7 @@ pub use change::{Change, Conflict};
 pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
 pub use entity::{EntityCursor, EntityPage, EntityVersion, GivenEntity, StoredEntity};
 pub use event::{Columns, Event, EventType};
+pub use party::{Party, PartyVersion};
 pub use principal::{
     AgentProfile, AgentRecord, AgentState, Delegation, Instance, InstanceState, Principal,
     PrincipalKind, Standing, UserRecord,

@@ -3,10 +3,11 @@
 use super::submission::{Candidate, Gates, Submission, gates};
 use super::{OperationError, Operations};
 use crate::identity::registry::{Caller, Credential};
-use crate::model::revision::{Digest, FileChange, Manifest};
+use crate::model::revision::{Digest, FileChange, FileDigest, Manifest};
 use crate::model::{AccessRequest, Decision, EntityUid, RevisionMeta, SourceFile};
 use crate::pdp::PdpError;
 use crate::policy::{CedarItem, CedarResult, CedarSetup, Diagnostic, PolicySource, evaluate_cedar};
+use crate::store::{SharedStore, StoreError};
 
 impl Operations {
     /// Runs the gates on a candidate.
@@ -93,15 +94,7 @@ impl Operations {
         if let Some(active) = active.filter(|a| a.meta == manifest.meta) {
             return Ok(active.compiled.source().clone());
         }
-        let digests: Vec<Digest> = manifest.files.iter().map(|f| f.sha256).collect();
-        let texts = self.store.texts(&digests).await?;
-        let files = manifest.files.into_iter().zip(texts);
-        let files = files.map(|(file, text)| FileChange {
-            kind: file.kind,
-            content: Some(SourceFile::new(file.name.as_str(), text)),
-            name: file.name,
-        });
-        Ok(PolicySource::default().with_changes(files.collect()))
+        Ok(source_of(&self.store, manifest.files).await?)
     }
 
     /// Revisions below `before`, newest first, and the number of the one in force.
@@ -153,6 +146,25 @@ impl Operations {
             }])
         })
     }
+}
+
+/// The files of a stored revision with their texts.
+///
+/// # Errors
+/// When one cannot be read.
+pub(super) async fn source_of(
+    store: &SharedStore,
+    files: Vec<FileDigest>,
+) -> Result<PolicySource, StoreError> {
+    let digests: Vec<Digest> = files.iter().map(|f| f.sha256).collect();
+    let texts = store.texts(&digests).await?;
+    let files = files.into_iter().zip(texts);
+    let files = files.map(|(file, text)| FileChange {
+        kind: file.kind,
+        content: Some(SourceFile::new(file.name.as_str(), text)),
+        name: file.name,
+    });
+    Ok(PolicySource::default().with_changes(files.collect()))
 }
 
 /// Runs what takes long beside the calls of others.

@@ -198,8 +198,8 @@ impl Operations {
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let facts = facts(&state, &caller, credential, request, now);
         let compiled = &revision.compiled;
-        let (verdict, _) =
-            evaluate(compiled, &state, &caller, request, &facts).map_err(PdpError::Policy)?;
+        let (verdict, _) = evaluate(compiled, &state.pip(), &caller.principal, request, &facts)
+            .map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }
 }
@@ -322,7 +322,13 @@ impl Passed {
             return Err(PdpError::Conflict(Conflict::Revision { in_force }));
         }
         let facts = facts(state, caller, credential, request, now);
-        let (next, _) = evaluate(&self.compiled, state, caller, request, &facts)?;
+        let (next, _) = evaluate(
+            &self.compiled,
+            &state.pip(),
+            &caller.principal,
+            request,
+            &facts,
+        )?;
         // What cannot be put on record cannot be done either.
         if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
             return Err(PdpError::Lockout);

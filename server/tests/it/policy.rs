@@ -8,6 +8,7 @@ mod four_eyes;
 mod gates;
 mod patch;
 mod provenance;
+pub(crate) mod replay;
 mod rollback;
 mod signed;
 mod status;

@@ -106,6 +106,16 @@ class PolicyServiceStub:
     ]
     """Which replica runs which revision."""
 
+    Replay: grpc.UnaryStreamMultiCallable[
+        zta.v1.policy_service_pb2.ReplayRequest,
+        zta.v1.policy_service_pb2.ReplayResponse,
+    ]
+    """Makes recorded decisions again, from their recorded inputs and the entities as they
+    were, under a candidate that is not in force, and says which would change. First
+    progress, then the report, in one stream. Nothing of it is a decision. One at a time on
+    each replica.
+    """
+
     Evaluate: grpc.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.EvaluateRequest,
         zta.v1.policy_service_pb2.EvaluateResponse,
@@ -201,6 +211,16 @@ class PolicyServiceAsyncStub:
         zta.v1.policy_service_pb2.GetStatusResponse,
     ]
     """Which replica runs which revision."""
+
+    Replay: grpc.aio.UnaryStreamMultiCallable[
+        zta.v1.policy_service_pb2.ReplayRequest,
+        zta.v1.policy_service_pb2.ReplayResponse,
+    ]
+    """Makes recorded decisions again, from their recorded inputs and the entities as they
+    were, under a candidate that is not in force, and says which would change. First
+    progress, then the report, in one stream. Nothing of it is a decision. One at a time on
+    each replica.
+    """
 
     Evaluate: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.EvaluateRequest,
@@ -323,6 +343,18 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.policy_service_pb2.GetStatusResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.GetStatusResponse]]:
         """Which replica runs which revision."""
+
+    @abc.abstractmethod
+    def Replay(
+        self,
+        request: zta.v1.policy_service_pb2.ReplayRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[zta.v1.policy_service_pb2.ReplayResponse], collections.abc.AsyncIterator[zta.v1.policy_service_pb2.ReplayResponse]]:
+        """Makes recorded decisions again, from their recorded inputs and the entities as they
+        were, under a candidate that is not in force, and says which would change. First
+        progress, then the report, in one stream. Nothing of it is a decision. One at a time on
+        each replica.
+        """
 
     @abc.abstractmethod
     def Evaluate(
