@@ -1,0 +1,3 @@
+//! What an independent attack on identity found, one file for each hole.
+
+mod lockstep;
