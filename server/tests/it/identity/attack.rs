@@ -1,3 +1,4 @@
 //! What an independent attack on identity found, one file for each hole.
 
 mod lockstep;
+mod stripped;
