@@ -1,4 +1,5 @@
 //! What an independent attack on identity found, one file for each hole.
 
 mod lockstep;
+mod scope;
 mod stripped;
