@@ -250,7 +250,9 @@ impl Operations {
         now: OffsetDateTime,
     ) -> Result<Grant, GrantError> {
         let grant = self.pdp.tokens.verify_grant(grant, now)?;
-        let parties = std::iter::once(&grant.subject).chain(&grant.actors);
+        let holder = TokenParty::registered(PrincipalKind::Agent, &grant.may_act);
+        // What the one that it names got is a grant, too.
+        let parties = [&grant.subject, &holder].into_iter().chain(&grant.actors);
         if state.registry.is_void(&grant.id, parties, grant.issue_time) {
             return Err(TokenError::Void.into());
         }
