@@ -287,7 +287,8 @@ fn operations(
         replica,
         audit: audit.clone(),
         tokens: material.token_authority(config).map_err(start_error)?,
-        proofs: DpopVerifier::new(&config.external_names).map_err(start_error)?,
+        proofs: DpopVerifier::new(&config.external_names, &material::server_names(config))
+            .map_err(start_error)?,
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
