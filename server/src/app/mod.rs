@@ -330,7 +330,11 @@ fn accept(
         shown = Some(reload.clone());
         let report = tasks.record_handshake_failures(Arc::clone(pdp));
         let trust_domain = material.ca.trust_domain().clone();
-        Acceptor::tls(listener, reload, trust_domain, TlsLimits::default(), report)
+        let limits = TlsLimits {
+            strangers_per_source_max: config.limits.anonymous_connections_max,
+            ..TlsLimits::default()
+        };
+        Acceptor::tls(listener, reload, trust_domain, limits, report)
     };
     let signal = tasks.stopped();
     tasks.spawn_until_stop("the listener", async move {

@@ -4,4 +4,5 @@ mod lockstep;
 mod relay;
 mod revoked;
 mod scope;
+mod strangers;
 mod stripped;
