@@ -495,6 +495,7 @@ impl Registry {
             id: principal.id.clone(),
             name: principal.name.clone(),
             roles: principal.roles.clone(),
+            attributes: Arc::clone(&principal.attributes),
         }
     }
 }

@@ -307,7 +307,7 @@ pub struct Principal {
     pub owner: String,
     /// The trust zone; empty for users.
     pub zone: String,
-    /// Tags in Cedar; none for users.
+    /// Tags in Cedar: of an agent by the registry, of others by their identity provider.
     pub attributes: Arc<BTreeMap<String, String>>,
     /// Whether it may act; a user may while its key is active.
     pub state: Standing,

@@ -223,13 +223,21 @@ fn chain_detail(delegation: &Delegation, denier: Option<&Denier>) -> serde_json:
 /// On whose behalf, with what policies saw of them: what replay needs.
 fn chain_inputs(delegation: &Delegation) -> Node<'_> {
     fn party(party: &Principal) -> Node<'_> {
-        Node::Object(vec![
+        let mut known = Vec::with_capacity(7);
+        if !party.attributes.is_empty() {
+            known.push(("attributes", Node::Tags(&party.attributes)));
+        }
+        known.extend([
             ("id", Node::Text(&party.id)),
             ("name", Node::Text(&party.name)),
             ("owner", Node::Text(&party.owner)),
             ("roles", Node::Texts(&party.roles)),
             ("type", Node::Text(party.kind.cedar_type())),
-        ])
+        ]);
+        if !party.zone.is_empty() {
+            known.push(("zone", Node::Text(&party.zone)));
+        }
+        Node::Object(known)
     }
     Node::Object(vec![
         (

@@ -16,7 +16,7 @@ pub struct Party {
     pub owner: Option<String>,
     /// The trust zone; agents only.
     pub zone: Option<String>,
-    /// Tags; agents only.
+    /// Tags.
     pub attributes: Arc<BTreeMap<String, String>>,
     /// Role names, parents in Cedar.
     pub roles: Vec<String>,

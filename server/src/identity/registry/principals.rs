@@ -48,7 +48,7 @@ pub(super) fn vouched(party: &TokenParty) -> Principal {
         roles: party.roles.clone(),
         owner: String::new(),
         zone: String::new(),
-        attributes: Arc::default(),
+        attributes: Arc::clone(&party.attributes),
         state: Standing::Active,
         instance: None,
     }
