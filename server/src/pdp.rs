@@ -3,7 +3,9 @@
 //! the record is durable. `Err` means that nothing was decided: a deny for every PEP.
 
 mod chain;
+pub(crate) mod recorded;
 mod recording;
+pub(crate) mod replay;
 
 use std::sync::Arc;
 
@@ -388,7 +390,7 @@ impl Pdp {
         let compiled = &scene.revision.compiled;
         let (verdict, denier) = match contained(caller, request) {
             Some(verdict) => (verdict, None),
-            None => evaluate(compiled, state, caller, request, &facts)?,
+            None => evaluate(compiled, &state.pip(), &caller.principal, request, &facts)?,
         };
         let decision = Decision {
             id: new_id(scene.now),

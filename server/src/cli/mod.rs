@@ -10,6 +10,7 @@ mod health;
 mod keys;
 mod policy;
 mod proposal;
+mod replay;
 mod serve;
 mod token;
 

@@ -232,6 +232,13 @@ pub struct UserRecord {
     pub create_time: OffsetDateTime,
 }
 
+impl UserRecord {
+    /// A name for people: the last part of the SPIFFE ID.
+    pub fn name(&self) -> &str {
+        self.spiffe_id.rsplit('/').next().unwrap_or_default()
+    }
+}
+
 /// One enrolled key of an agent or a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {

@@ -85,7 +85,14 @@ impl Operations {
                             None => told,
                             // Its policies are those that the caller meets.
                             Some(_) => Explanation {
-                                verdict: evaluate(compiled, state, &caller, request, &facts)?.0,
+                                verdict: evaluate(
+                                    compiled,
+                                    &state.pip(),
+                                    &caller.principal,
+                                    request,
+                                    &facts,
+                                )?
+                                .0,
                                 ..told
                             },
                         }

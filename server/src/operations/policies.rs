@@ -8,7 +8,7 @@ use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::event::{LEAF_BYTES_MAX, to_micros};
 use crate::model::proposal::ProposalMeta;
-use crate::model::revision::{Digest, FileChange, Manifest, NewRevision};
+use crate::model::revision::{Digest, FileChange, FileDigest, Manifest, NewRevision};
 use crate::model::{
     AccessRequest, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta, SourceFile,
     Standing,
@@ -19,6 +19,7 @@ use crate::policy::{
     compile, content_sha256, evaluate_cedar, gates_id,
 };
 use crate::replica::State;
+use crate::store::{SharedStore, StoreError};
 
 /// What the names of policies may take of the record of the next apply; the rest is for
 /// its message and the other fields.
@@ -205,7 +206,7 @@ impl Operations {
 
     /// Whether policy would permit a request now. Not a decision: nothing is answered
     /// on the strength of it.
-    async fn may(
+    pub(super) async fn may(
         &self,
         credential: &Credential,
         request: &AccessRequest,
@@ -219,8 +220,8 @@ impl Operations {
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let facts = facts(&state, &caller, credential, request, now);
         let compiled = &revision.compiled;
-        let (verdict, _) =
-            evaluate(compiled, &state, &caller, request, &facts).map_err(PdpError::Policy)?;
+        let (verdict, _) = evaluate(compiled, &state.pip(), &caller.principal, request, &facts)
+            .map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }
 
@@ -258,15 +259,7 @@ impl Operations {
         if let Some(active) = active.filter(|a| a.meta == manifest.meta) {
             return Ok((manifest.meta, active.compiled.source().clone(), in_force));
         }
-        let digests: Vec<Digest> = manifest.files.iter().map(|f| f.sha256).collect();
-        let texts = self.store.texts(&digests).await?;
-        let files = manifest.files.into_iter().zip(texts);
-        let files = files.map(|(file, text)| FileChange {
-            kind: file.kind,
-            content: Some(SourceFile::new(file.name.as_str(), text)),
-            name: file.name,
-        });
-        let source = PolicySource::default().with_changes(files.collect());
+        let source = source_of(&self.store, manifest.files).await?;
         Ok((manifest.meta, source, in_force))
     }
 
@@ -337,7 +330,13 @@ impl Passed {
             return Err(PdpError::Conflict(Conflict::Revision { in_force }));
         }
         let facts = facts(state, caller, credential, request, now);
-        let (next, _) = evaluate(&self.compiled, state, caller, request, &facts)?;
+        let (next, _) = evaluate(
+            &self.compiled,
+            &state.pip(),
+            &caller.principal,
+            request,
+            &facts,
+        )?;
         // What cannot be put on record cannot be done either.
         if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
             return Err(PdpError::Lockout);
@@ -355,9 +354,28 @@ pub(super) fn refused(error: PdpError) -> OperationError {
     }
 }
 
+/// The files of a stored revision with their texts.
+///
+/// # Errors
+/// When one cannot be read.
+pub(super) async fn source_of(
+    store: &SharedStore,
+    files: Vec<FileDigest>,
+) -> Result<PolicySource, StoreError> {
+    let digests: Vec<Digest> = files.iter().map(|f| f.sha256).collect();
+    let texts = store.texts(&digests).await?;
+    let files = files.into_iter().zip(texts);
+    let files = files.map(|(file, text)| FileChange {
+        kind: file.kind,
+        content: Some(SourceFile::new(file.name.as_str(), text)),
+        name: file.name,
+    });
+    Ok(PolicySource::default().with_changes(files.collect()))
+}
+
 /// # Errors
 /// A patch that does not fit the base.
-fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError> {
+pub(super) fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError> {
     let source = match candidate {
         Candidate::Source(source) => source,
         Candidate::Patch(patch) => {

@@ -10,7 +10,7 @@ use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
     AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Standing, Verdict,
 };
-use crate::policy::{Compiled, Facts, Permission, PolicyError};
+use crate::policy::{Compiled, Facts, Permission, Pip, PolicyError};
 use crate::replica::State;
 
 /// Who was not permitted what the caller was, for the record.
@@ -31,14 +31,13 @@ pub(crate) struct Denier {
 /// As [`Compiled::evaluate`].
 pub(crate) fn evaluate(
     compiled: &Compiled,
-    state: &State,
-    caller: &Caller,
+    pip: &Pip<'_>,
+    principal: &Principal,
     request: &AccessRequest,
     facts: &Facts,
 ) -> Result<(Verdict, Option<Box<Denier>>), PolicyError> {
-    let pip = state.pip();
-    let verdict = compiled.evaluate(&caller.principal, request, facts, &pip)?;
-    let Some(delegation) = &caller.delegation else {
+    let verdict = compiled.evaluate(principal, request, facts, pip)?;
+    let Some(delegation) = &facts.delegation else {
         return Ok((verdict, None));
     };
     if verdict.deny.is_some() {
@@ -62,7 +61,7 @@ pub(crate) fn evaluate(
     }
     let mut whole = verdict;
     for party in delegation.others() {
-        let theirs = compiled.evaluate(party, request, facts, &pip)?;
+        let theirs = compiled.evaluate(party, request, facts, pip)?;
         if let Some(reason) = theirs.deny {
             let why = format!(
                 "the {} on whose behalf it is asked is not permitted it",

@@ -15,11 +15,11 @@ use super::compile::Compiled;
 use super::context::context;
 use super::entities::{EntityError, EntityMap, SliceError};
 use super::entry::Entry;
-use super::party::{Known, Party, PartyRef};
+use super::party::{Known, PartyRef};
 use super::scope_index::Place;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
-    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Verdict,
+    AccessRequest, Delegation, DenyReason, EntityUid, Party, Principal, PrincipalKind, Verdict,
 };
 
 /// What the server knows about a call. A request cannot set any of it.

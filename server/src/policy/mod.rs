@@ -37,7 +37,7 @@ pub use diagnostic::Diagnostic;
 pub use entities::{EntityError, EntityMap, EntityTypes, SliceError};
 pub use evaluate::{Facts, Parties, Pip, PolicyError};
 pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
-pub use party::Party;
+pub(crate) use parallel::parallel;
 pub use patch::{PatchError, PolicyPatch};
 pub use permitted::Permission;
 pub use shared::SharedSet;

@@ -5,6 +5,7 @@ mod corpus;
 mod four_eyes;
 mod gates;
 mod patch;
+pub(crate) mod replay;
 
 use zta_client::{Client, v1};
 
