@@ -214,7 +214,7 @@ type Job = (RecordedDecision, Option<Arc<Past>>);
 
 impl Run {
     async fn page(&mut self, events: Vec<StoredEvent>) -> Result<(), OperationError> {
-        let read = move || parallel(&events, PARALLEL_MIN, |event| recorded::read(event));
+        let read = move || parallel(&events, PARALLEL_MIN, recorded::read);
         let mut jobs: Vec<Job> = Vec::new();
         let mut past = self.past.clone().map(Arc::new);
         for decision in blocking(read).await? {
