@@ -346,8 +346,12 @@ impl From<OperationError> for Status {
             OperationError::ChallengeInvalid => {
                 unauthenticated(ErrorReason::ChallengeInvalid, message)
             }
-            OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
+            OperationError::ReplayRunning
+            | OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
                 rate_limited(message)
+            }
+            OperationError::NoLongerPermitted => {
+                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
             }
             OperationError::IdentityToken => status(
                 Code::Unauthenticated,
@@ -359,10 +363,6 @@ impl From<OperationError> for Status {
             }
             OperationError::Signature => unauthenticated(ErrorReason::SignatureInvalid, message),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
-            OperationError::ReplayRunning => rate_limited(message),
-            OperationError::NoLongerPermitted => {
-                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
-            }
             OperationError::LockedOut(wait) => {
                 later(message, wait.try_into().unwrap_or(Duration::from_secs(1)))
             }
