@@ -170,10 +170,23 @@ fn may(role: &str, action: &str) -> bool {
 
 #[test]
 fn who_rolls_back_and_who_looks_at_the_fleet_is_told_by_role() {
-    let roles = ["administrator", "operator", "approver", "author", "auditor", "x"];
+    let roles = [
+        "administrator",
+        "operator",
+        "approver",
+        "author",
+        "auditor",
+        "x",
+    ];
     let who = |action| roles.map(|role| may(role, action));
-    assert_eq!(who("rollback_policy"), [true, true, true, false, false, false]);
+    assert_eq!(
+        who("rollback_policy"),
+        [true, true, true, false, false, false]
+    );
     assert_eq!(who("read_status"), [true, true, true, true, true, false]);
     assert_eq!(who("read_policy"), [true, true, true, true, true, false]);
-    assert_eq!(who("apply_policy"), [true, false, false, true, false, false]);
+    assert_eq!(
+        who("apply_policy"),
+        [true, false, false, true, false, false]
+    );
 }
