@@ -8,7 +8,7 @@ use zta_client::v1;
 use zta_server::model::revision::{FileDigest, FileKind};
 use zta_server::model::{EntityUid, SourceFile};
 use zta_server::policy::{
-    CedarItem, CedarSetup, Diagnostic, PolicyPatch, PolicySource, compile, evaluate_cedar,
+    CedarItem, CedarSetup, Diagnostic, PolicyPatch, PolicySource, evaluate_cedar, pass_gates,
 };
 
 use super::{Failure, Options, line, proposal, table, time_text};
@@ -17,13 +17,15 @@ use super::{Failure, Options, line, proposal, table, time_text};
 pub(crate) enum Command {
     /// Run the gates on policy folders, without a server.
     Check {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
     },
+    /// Run the tests of policy folders, without a server or on one.
+    Test(super::policy_test::Request),
     /// Apply policy folders as the next revision.
     Apply {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
         /// Why, for the record.
@@ -35,7 +37,7 @@ pub(crate) enum Command {
     },
     /// Propose policy folders: somebody else has to approve before they are in force.
     Propose {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
         /// Why, for the record.
@@ -92,6 +94,7 @@ pub(crate) enum Command {
 pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { folders } => check(options, &folders),
+        Command::Test(request) => super::policy_test::test(options, request).await,
         Command::Apply {
             folders,
             message,
@@ -143,10 +146,15 @@ fn diagnostic_json(severity: &str, d: &Diagnostic) -> Value {
         "message": d.message,
         "help": d.help,
         "policy_id": d.policy_id,
+        "lint": d.lint,
     })
 }
 
-fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
+pub(super) fn show(
+    options: &Options,
+    severity: &str,
+    diagnostics: &[Diagnostic],
+) -> Result<(), Failure> {
     diagnostics.iter().try_for_each(|d| {
         if options.json {
             line(diagnostic_json(severity, d))
@@ -158,7 +166,7 @@ fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result
 
 fn check(options: &Options, folders: &[PathBuf]) -> Result<(), Failure> {
     let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
-    match compile(&source, None) {
+    match pass_gates(&source, None, &|| false) {
         Ok(compiled) => {
             show(options, "warning", &compiled.warnings)?;
             if options.json {
@@ -213,6 +221,7 @@ pub(super) async fn offer(
     let patch = v1::PolicyPatch {
         put_policies: wire(patch.put_policies),
         put_schemas: wire(patch.put_schemas),
+        put_tests: wire(patch.put_tests),
         delete_files: patch.delete_files,
     };
     Ok(Offer {
@@ -273,27 +282,33 @@ pub(super) async fn not_applied(
         patch: Some(patch),
     };
     let answer = client.policies().validate(request).await?.into_inner();
-    let errors = answer.errors.into_iter().map(|d| Diagnostic {
+    let errors: Vec<Diagnostic> = answer.errors.into_iter().map(diagnostic_of).collect();
+    show(options, "error", &errors)?;
+    let text = format!("{} errors; nothing was applied", errors.len());
+    Err(Failure::No(text))
+}
+
+/// A diagnostic of the server.
+pub(super) fn diagnostic_of(d: v1::Diagnostic) -> Diagnostic {
+    Diagnostic {
         file: d.file,
         line: d.line,
         column: d.column,
         message: d.message,
         help: d.help,
         policy_id: d.policy_id,
-    });
-    let errors: Vec<Diagnostic> = errors.collect();
-    show(options, "error", &errors)?;
-    let text = format!("{} errors; nothing was applied", errors.len());
-    Err(Failure::No(text))
+        lint: d.lint,
+    }
 }
 
 /// What the server has, as it says.
 fn digests(files: Vec<v1::FileDigest>) -> Result<Vec<FileDigest>, Failure> {
     let digest = |file: v1::FileDigest| {
         Some(FileDigest {
-            kind: match file.schema {
-                true => FileKind::Schema,
-                false => FileKind::Policy,
+            kind: match (file.schema, file.test) {
+                (true, _) => FileKind::Schema,
+                (false, true) => FileKind::Test,
+                (false, false) => FileKind::Policy,
             },
             name: file.name,
             sha256: file.sha256.try_into().ok()?,
@@ -305,8 +320,8 @@ fn digests(files: Vec<v1::FileDigest>) -> Result<Vec<FileDigest>, Failure> {
 
 /// Files and bytes of a patch.
 fn size(patch: &PolicyPatch) -> (usize, usize) {
-    let put = || patch.put_policies.iter().chain(&patch.put_schemas);
-    (put().count(), put().map(|file| file.text().len()).sum())
+    let bytes = patch.put().map(|file| file.text().len()).sum();
+    (patch.put().count(), bytes)
 }
 
 fn sent_json(number: u64, patch: &PolicyPatch) -> Value {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
+use super::policy_tests::time_is_up;
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::event::{LEAF_BYTES_MAX, to_micros};
@@ -16,7 +17,7 @@ use crate::model::{
 use crate::pdp::{Act, PdpError, evaluate, facts};
 use crate::policy::{
     CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicyPatch, PolicySource, SharedSet,
-    compile, content_sha256, evaluate_cedar, gates_id,
+    content_sha256, evaluate_cedar, gates_id, pass_gates,
 };
 use crate::replica::State;
 
@@ -358,17 +359,29 @@ pub(super) fn refused(error: PdpError) -> OperationError {
 /// # Errors
 /// A patch that does not fit the base.
 fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError> {
-    let source = match candidate {
-        Candidate::Source(source) => source,
+    let source = source_of(candidate, base)?;
+    let passed = pass_gates(&source, Some(base), &time_is_up());
+    Ok(passed.map(SharedSet::new))
+}
+
+/// The whole of a candidate.
+///
+/// # Errors
+/// A patch that does not fit the base.
+pub(super) fn source_of(
+    candidate: Candidate,
+    base: &Compiled,
+) -> Result<PolicySource, OperationError> {
+    match candidate {
+        Candidate::Source(source) => Ok(source),
         Candidate::Patch(patch) => {
             let field = |e: crate::policy::PatchError| OperationError::Field {
                 field: "patch",
                 why: e.to_string(),
             };
-            patch.apply(base.source()).map_err(field)?
+            patch.apply(base.source()).map_err(field)
         }
-    };
-    Ok(compile(&source, Some(base)).map(SharedSet::new))
+    }
 }
 
 /// Runs what takes long beside the calls of others.

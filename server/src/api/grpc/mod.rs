@@ -8,6 +8,7 @@ pub(crate) mod authorization;
 pub(crate) mod entities;
 mod explain;
 pub(crate) mod policies;
+mod policy_tests;
 mod proposals;
 
 use prost_types::Timestamp;
