@@ -20,7 +20,7 @@ use crate::model::{
     AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
     Verdict,
 };
-use crate::policy::{Compiled, Denier, EntityError, Facts, Parties as _, Permission, PolicyError};
+use crate::policy::{Denier, EntityError, Facts, Parties as _, PolicyError};
 use crate::replica::{ActiveRevision, Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -384,7 +384,7 @@ impl Pdp {
         let compiled = &scene.revision.compiled;
         let (verdict, denier) = match contained(caller, request) {
             Some(verdict) => (verdict, None),
-            None => evaluate(compiled, state, caller, request, &facts)?,
+            None => compiled.evaluate_chain(&caller.principal, request, &facts, &state.pip())?,
         };
         let decision = Decision {
             id: new_id(scene.now),
@@ -477,34 +477,6 @@ pub(crate) fn facts(
         resource: state.party(&request.resource.ty, &request.resource.id),
         delegation: caller.delegation.clone(),
     }
-}
-
-/// What policy says to the caller and to each party on whose behalf it asks.
-///
-/// # Errors
-/// As [`Compiled::evaluate_chain`].
-pub(crate) fn evaluate(
-    compiled: &Compiled,
-    state: &State,
-    caller: &Caller,
-    request: &AccessRequest,
-    facts: &Facts,
-) -> Result<(Verdict, Option<Box<Denier>>), PolicyError> {
-    compiled.evaluate_chain(&caller.principal, request, facts, &state.pip())
-}
-
-/// Whether the caller may do something, and each party on whose behalf it asks.
-///
-/// # Errors
-/// As [`Compiled::permission_chain`].
-pub(crate) fn permission(
-    compiled: &Compiled,
-    state: &State,
-    caller: &Caller,
-    request: &AccessRequest,
-    facts: &Facts,
-) -> Result<Permission, PolicyError> {
-    compiled.permission_chain(&caller.principal, request, facts, &state.pip())
 }
 
 /// Whether an administrative act was permitted.

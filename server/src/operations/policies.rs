@@ -14,7 +14,7 @@ use crate::model::{
     AccessRequest, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta, SourceFile,
     Standing,
 };
-use crate::pdp::{Act, PdpError, evaluate, facts};
+use crate::pdp::{Act, PdpError, facts};
 use crate::policy::{
     CedarItem, CedarResult, CedarSetup, Compiled, Diagnostic, PolicyPatch, PolicySource, SharedSet,
     content_sha256, evaluate_cedar, gates_id, pass_gates,
@@ -220,8 +220,9 @@ impl Operations {
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let facts = facts(&state, &caller, credential, request, now);
         let compiled = &revision.compiled;
-        let (verdict, _) =
-            evaluate(compiled, &state, &caller, request, &facts).map_err(PdpError::Policy)?;
+        let (verdict, _) = compiled
+            .evaluate_chain(&caller.principal, request, &facts, &state.pip())
+            .map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }
 
@@ -338,7 +339,8 @@ impl Passed {
             return Err(PdpError::Conflict(Conflict::Revision { in_force }));
         }
         let facts = facts(state, caller, credential, request, now);
-        let (next, _) = evaluate(&self.compiled, state, caller, request, &facts)?;
+        let (principal, pip) = (&caller.principal, state.pip());
+        let (next, _) = (self.compiled).evaluate_chain(principal, request, &facts, &pip)?;
         // What cannot be put on record cannot be done either.
         if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
             return Err(PdpError::Lockout);

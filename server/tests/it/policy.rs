@@ -5,6 +5,7 @@ mod corpus;
 mod four_eyes;
 mod gates;
 mod patch;
+mod tested;
 
 use zta_client::{Client, v1};
 
