@@ -134,7 +134,11 @@ fn diagnostic_text(severity: &str, d: &Diagnostic) -> String {
     } else {
         format!("\n    help: {}", d.help)
     };
-    format!("{place}{severity}: {}{help}", d.message)
+    let lint = match d.lint.as_str() {
+        "" => String::new(),
+        lint => format!("[{lint}]"),
+    };
+    format!("{place}{severity}{lint}: {}{help}", d.message)
 }
 
 fn diagnostic_json(severity: &str, d: &Diagnostic) -> Value {

@@ -65,6 +65,12 @@ impl Compiled {
         &self.source
     }
 
+    /// Its policies that another set does not hold, or holds under another schema.
+    pub(super) fn unproven(&self, before: Option<&Self>) -> Vec<&Arc<Entry>> {
+        let known = before.filter(|b| Arc::ptr_eq(&b.vocabulary, &self.vocabulary));
+        unproven(&self.files, known)
+    }
+
     /// Whether it holds this very policy.
     fn holds(&self, entry: &Arc<Entry>) -> bool {
         let own = self.policies.get(entry.id());
@@ -149,15 +155,8 @@ fn build(
     let files = files(&source.policies, before)?;
     let policies = index(&files, before)?;
     let known = before.filter(|_| same_schema);
-    let unproven: Vec<&Arc<Entry>> = files
-        .iter()
-        .filter(|(name, file)| !known.is_some_and(|k| shares(&k.files, name, file)))
-        .flat_map(|(_, file)| &file.policies)
-        .map(|(_, entry)| entry)
-        .filter(|entry| !known.is_some_and(|k| k.holds(entry)))
-        .collect();
     let mut warnings = match types {
-        true => validate(&vocabulary, &unproven, &files)?,
+        true => validate(&vocabulary, &unproven(&files, known), &files)?,
         false => Vec::new(),
     };
     if let Some(known) = known {
@@ -172,6 +171,17 @@ fn build(
         source: source.clone(),
         warnings,
     })
+}
+
+/// The policies of files that a set with the same schema does not hold.
+fn unproven<'f>(files: &'f Files, known: Option<&Compiled>) -> Vec<&'f Arc<Entry>> {
+    files
+        .iter()
+        .filter(|(name, file)| !known.is_some_and(|k| shares(&k.files, name, file)))
+        .flat_map(|(_, file)| &file.policies)
+        .map(|(_, entry)| entry)
+        .filter(|entry| !known.is_some_and(|k| k.holds(entry)))
+        .collect()
 }
 
 fn within_limits(source: &PolicySource, before: Option<&Compiled>) -> Result<(), Vec<Diagnostic>> {

@@ -1,5 +1,5 @@
 //! The gates that a candidate passes before it can be in force: it compiles under strict
-//! validation, and its own tests pass.
+//! validation, no lint finds what must not be in force, and its own tests pass.
 
 use super::compile::{Compiled, compile};
 use super::diagnostic::Diagnostic;
@@ -16,7 +16,8 @@ pub fn pass_gates(
     before: Option<&Compiled>,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Compiled, Vec<Diagnostic>> {
-    let compiled = compile(source, before)?;
+    let mut compiled = compile(source, before)?;
+    compiled.lint(before)?;
     let failures = compiled.run_tests(&source.tests, false, stop)?.failures();
     if failures.is_empty() {
         Ok(compiled)

@@ -4,6 +4,7 @@
 mod corpus;
 mod four_eyes;
 mod gates;
+mod lint;
 mod patch;
 mod tested;
 
