@@ -172,7 +172,12 @@ async fn revocations(
     Ok(())
 }
 
-async fn keep_busy(client: Client, pool: Arc<Vec<Case>>, over: Arc<AtomicBool>) -> Result<u64> {
+/// Has requests decided until it is over; how many.
+pub(crate) async fn keep_busy(
+    client: Client,
+    pool: Arc<Vec<Case>>,
+    over: Arc<AtomicBool>,
+) -> Result<u64> {
     let mut authorization = client.authorization();
     let mut decided = 0;
     for case in pool.iter().cycle() {

@@ -43,6 +43,7 @@ pub mod workload;
 mod compare;
 mod decide;
 mod identity;
+mod lifecycle;
 mod scale;
 mod throughput;
 

@@ -104,12 +104,14 @@ async fn compare(cli: &Cli) -> Result<()> {
             policies: [10, 1000],
             decide: [100, 1000],
             entities: 2000,
+            decisions: 2000,
             compare: vec![10],
         },
         false => Sizes {
             policies: [10, 100_000],
             decide: [100, 100_000],
             entities: 1_000_000,
+            decisions: 100_000,
             compare: vec![10, 10_000],
         },
     };
@@ -117,7 +119,7 @@ async fn compare(cli: &Cli) -> Result<()> {
         true => Part::value_variants().to_vec(),
         false => cli.only.clone(),
     };
-    let fleet = [Part::Throughput, Part::Identity];
+    let fleet = [Part::Throughput, Part::Identity, Part::Lifecycle];
     let postgres =
         fleet.iter().any(|part| parts.contains(part)) && !cli.noop_only && !cli.without_postgres;
     let plan = Plan {

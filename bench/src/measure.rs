@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use zta_client::{Client, Credential};
 
 use crate::{
-    Result, compare, decide, entities, identity,
+    Result, compare, decide, entities, identity, lifecycle,
     load::{self, Round, Shape},
     report::Report,
     requests::Case,
@@ -33,6 +33,8 @@ pub enum Part {
     Entities,
     /// Logins, calls by each kind of proof beside the no-op server, and revocation.
     Identity,
+    /// Replay of recorded decisions, and how soon a revision is in force everywhere.
+    Lifecycle,
     /// Other systems beside ours, where they are installed.
     Compare,
 }
@@ -46,6 +48,8 @@ pub struct Sizes {
     pub decide: [usize; 2],
     /// Entities.
     pub entities: usize,
+    /// Decisions that are replayed.
+    pub decisions: usize,
     /// Policies of both systems in each comparison.
     pub compare: Vec<usize>,
 }
@@ -120,6 +124,7 @@ pub async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) ->
             (Part::Decide, _) => decide::run(plan, report, say),
             (Part::Entities, Some(binary)) => entities::run(plan, binary, report, say).await,
             (Part::Identity, Some(binary)) => identity::run(plan, binary, report, say).await,
+            (Part::Lifecycle, Some(binary)) => lifecycle::run(plan, binary, report, say).await,
             (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
         };
         if let Err(error) = done {

@@ -95,6 +95,20 @@ CREATE TABLE users (
 );
 CREATE INDEX users_epoch ON users (epoch);
 
+-- What was said of agents and users, in all versions: each holds from its epoch until the
+-- next one of the same type and id. Rows are added, and nothing of them ever changes.
+CREATE TABLE party_versions (
+    epoch      bigint PRIMARY KEY,
+    log_id     uuid NOT NULL,
+    type       text NOT NULL,
+    id         text COLLATE "C" NOT NULL,
+    name       text NOT NULL,
+    owner      text,
+    zone       text,
+    roles      text[] NOT NULL,
+    attributes text NOT NULL
+);
+
 -- Enrolled keys. `generation` is that of a key's newest certificate and `used_generation`
 -- the newest one that a call was made with; both move without the epoch.
 CREATE TABLE instances (

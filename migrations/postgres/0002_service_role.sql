@@ -8,7 +8,7 @@ BEGIN
         RETURN;
     END IF;
     GRANT SELECT ON ALL TABLES IN SCHEMA public TO zta_service;
-    GRANT INSERT ON log_head, audit_events, audit_inputs, checkpoints, agents, users, instances, certificates,
+    GRANT INSERT ON log_head, audit_events, audit_inputs, checkpoints, agents, users, party_versions, instances, certificates,
         certificate_authorities, token_revocations, join_tokens, policy_texts, revisions, revision_files, proposals, proposal_files,
         entities, blobs TO zta_service;
     GRANT UPDATE ON log_head, agents, users, instances, certificate_authorities, token_revocations, join_tokens TO zta_service;

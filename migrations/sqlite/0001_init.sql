@@ -106,6 +106,20 @@ CREATE TABLE users (
 ) STRICT;
 CREATE INDEX users_epoch ON users (epoch);
 
+-- What was said of agents and users, in all versions: each holds from its epoch until the
+-- next one of the same type and id. Rows are added, and nothing of them ever changes.
+CREATE TABLE party_versions (
+    epoch      INTEGER PRIMARY KEY,
+    log_id     TEXT NOT NULL,
+    type       TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    owner      TEXT,
+    zone       TEXT,
+    roles      TEXT NOT NULL,
+    attributes TEXT NOT NULL
+) STRICT;
+
 -- Enrolled keys. `generation` is that of a key's newest certificate and `used_generation`
 -- the newest one that a call was made with; both move without the epoch.
 CREATE TABLE instances (

@@ -2,7 +2,9 @@
 //! authenticates, evaluates, and puts on record, in this order, and answers only after
 //! the record is durable. `Err` means that nothing was decided: a deny for every PEP.
 
+pub(crate) mod recorded;
 mod recording;
+pub(crate) mod replay;
 
 use std::sync::Arc;
 

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support import POLICIES
+from support.proxy import Proxy
 
-from zta import AsyncClient, Guard, RpcError, Session, ToolCall, v1
+from zta import AsyncClient, Client, Credential, Guard, RpcError, Session, ToolCall, v1
 from zta.testing import EmbeddedServer
 
 SEARCH = ToolCall("web_search", {"query": "x"})
@@ -56,6 +58,20 @@ def test_an_agent_may_for_somebody_only_what_both_may(server: EmbeddedServer, gu
     )
     [leaf] = [e.leaf.decode() for e in page.events if e.sequence == denied.sequence]
     assert '"denied_by":{"party":{"id":"spiffe://zta.local#admin"' in leaf
+
+
+def test_behind_a_proxy_the_key_acts(server: EmbeddedServer, tmp_path: Path) -> None:
+    folder = server.agent("field", ["researcher", "analyst"])
+    credential = Credential.load(folder)
+    proxy = Proxy(tmp_path, credential.endpoint, credential.ca_pem)
+    grant = server.admin.delegate("field", scope=["call_tool"], lifetime_s=60)
+    roots = proxy.authority.pem
+    with Client(folder, server=proxy.endpoint, dpop=True, server_roots=roots) as client:
+        acting = client.act_for(grant)
+        assert acting.authorize(SEARCH).allowed
+        assert acting.authorize(DATASET).reason == "DELEGATION"
+        assert client.authorize(DATASET).allowed
+    proxy.close()
 
 
 def test_the_same_for_asyncio(server: EmbeddedServer, guard: Guard) -> None:

@@ -97,13 +97,18 @@ where
     }
 }
 
-/// On record, like every refused credential, before the answer is.
+/// On record, like every refused credential, before the answer is. To be told a nonce is the
+/// first step of a login (RFC 9449, 8) and no failure of one: behind a balancer those would
+/// bury the failures.
 async fn turn_away(
     pdp: &Pdp,
     credential: &Credential,
     error: AuthenticationError,
     now: OffsetDateTime,
 ) -> PdpError {
+    if matches!(&error, AuthenticationError::Proof(e) if e.is_first_step()) {
+        return error.into();
+    }
     match pdp
         .record_refusal(credential, &error.to_string(), now)
         .await

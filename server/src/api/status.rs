@@ -349,6 +349,10 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
+            OperationError::ReplayRunning => rate_limited(message),
+            OperationError::NoLongerPermitted => {
+                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
+            }
             OperationError::LockedOut(wait) => {
                 later(message, wait.try_into().unwrap_or(Duration::from_secs(1)))
             }

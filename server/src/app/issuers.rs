@@ -81,6 +81,7 @@ impl Provider {
             name_claim: config.name_claim.clone(),
             groups_claim: config.groups_claim.clone(),
             roles: config.roles.clone(),
+            attributes: config.attributes.clone(),
             required_claims: config.required_claims.clone(),
             age_max: time::Duration::seconds(config.token_age_max_s.into()),
         };

@@ -11,6 +11,7 @@ mod keys;
 mod policy;
 mod policy_test;
 mod proposal;
+mod replay;
 mod serve;
 mod token;
 

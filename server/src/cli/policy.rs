@@ -71,6 +71,9 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
+    /// Make recorded decisions again under a candidate, and say which would change. Exit
+    /// code 1 if one would flip.
+    Replay(super::replay::Request),
     /// Why a request is decided as it is: each policy whose scope matches, each condition
     /// with its outcome. Decides nothing; it is itself on record.
     Explain(super::explain::Request),
@@ -112,6 +115,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
         Command::Approve { number } => proposal::approve(options, number).await,
         Command::Reject { number, note } => proposal::reject(options, number, note).await,
         Command::Log { limit } => log(options, limit).await,
+        Command::Replay(request) => super::replay::replay(options, request).await,
         Command::Explain(request) => super::explain::explain(options, request).await,
         Command::Evaluate {
             policies,

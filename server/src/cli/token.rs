@@ -1,4 +1,4 @@
-//! `zta token …`: acting on somebody's behalf.
+//! `zta token …`: acting on somebody's behalf, and taking tokens back.
 
 use std::io::Read as _;
 
@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 use zta_client::v1;
 use zta_client::v1::exchange_token_request::Exchange;
+use zta_client::v1::revoke_tokens_request::Revoked;
 
 use super::{Failure, Options, line, time_text};
 
@@ -36,6 +37,33 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 0)]
         lifetime: u32,
     },
+    /// Make tokens void from the next decision on: all that somebody got until now, and that
+    /// others got to act for them, or one.
+    Revoke {
+        #[command(flatten)]
+        of: Of,
+        /// Why, for the record.
+        #[arg(short, long, default_value = "")]
+        note: String,
+    },
+}
+
+/// Whose tokens, or which one.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Of {
+    /// An agent, by its SPIFFE ID.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    agent: Option<String>,
+    /// A person of an identity provider, by `<issuer>#<id>`.
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    /// A service of an identity provider, by `<issuer>#<id>`.
+    #[arg(long, value_name = "ID")]
+    workload: Option<String>,
+    /// One token or grant, by its id as the log has it (`detail.token_id` of a login).
+    #[arg(long, value_name = "TOKEN_ID")]
+    token: Option<String>,
 }
 
 /// A grant has at most 4 KiB; more is none.
@@ -70,7 +98,30 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             };
             show(options, exchange(options, Exchange::Act(act)).await?)
         }
+        Command::Revoke { of, note } => revoke(options, of, note).await,
     }
+}
+
+async fn revoke(options: &Options, of: Of, note: String) -> Result<(), Failure> {
+    let principal = |kind: &str, id: Option<String>| {
+        let entity = id.map(|id| v1::EntityRef {
+            r#type: format!("ZTA::{kind}"),
+            id,
+        });
+        entity.map(Revoked::Principal)
+    };
+    let revoked = principal("Agent", of.agent)
+        .or_else(|| principal("User", of.user))
+        .or_else(|| principal("Workload", of.workload))
+        .or_else(|| of.token.map(Revoked::TokenId));
+    let client = options.client()?;
+    let request = v1::RevokeTokensRequest { revoked, note };
+    let answer = client.authentication().revoke_tokens(request).await?;
+    if options.json {
+        let token = answer.into_inner().consistency_token.unwrap_or_default();
+        return line(json!({ "revoked": true, "consistency_token": token.value }));
+    }
+    line("revoked: void on every replica from the next decision on")
 }
 
 /// From the standard input: an argument would be seen by everybody on the machine.

@@ -16,6 +16,8 @@ const ALGORITHMS: [&str; 9] = [
 const ISSUERS_MAX: usize = 32;
 /// How old a token may be at most, and how long stale keys may serve: a day.
 const DAY_S: u32 = 86_400;
+/// Attributes of one issuer's principals: they stand in each of their access tokens.
+const ATTRIBUTES_MAX: usize = 16;
 
 /// One identity provider.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,6 +53,10 @@ pub struct IssuerConfig {
     /// Which roles a group gives. Groups that are not listed give none.
     #[serde(default)]
     pub roles: BTreeMap<String, Vec<String>>,
+    /// What else policies see of its principals, as tags: the tag's name, and the claim
+    /// (or its place) with the value.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
     /// Claims that must have these values, such as `tid`.
     #[serde(default)]
     pub required_claims: BTreeMap<String, String>,
@@ -136,6 +142,14 @@ impl IssuerConfig {
             return of(
                 "roles",
                 "need `groups_claim`: from what else should they follow?",
+            );
+        }
+        let attributes = &self.attributes;
+        let unnamed = |(name, claim): (&String, &String)| name.is_empty() || claim.is_empty();
+        if attributes.len() > ATTRIBUTES_MAX || attributes.iter().any(unnamed) {
+            return of(
+                "attributes",
+                &format!("must be at most {ATTRIBUTES_MAX}, each with a name and a claim"),
             );
         }
         if !(1..=DAY_S).contains(&self.token_age_max_s) {
@@ -257,6 +271,11 @@ Tid = "T"
                 "token_age_max_s",
             ),
             ("groups_claim = \"groups\"", "", "groups_claim"),
+            (
+                "[issuers.required_claims]",
+                "[issuers.attributes]\nx = \"\"\n[issuers.required_claims]",
+                "attributes",
+            ),
         ] {
             assert!(ISSUER.contains(old), "{old}");
             let error = read(&ISSUER.replacen(old, new, 1))

@@ -127,6 +127,15 @@ impl DpopError {
         )
     }
 
+    /// Whether the caller could not know better: it had no nonce of this replica yet, or none
+    /// any more.
+    pub(crate) fn is_first_step(self) -> bool {
+        matches!(
+            self,
+            Self::NonceMissing | Self::NonceForeign | Self::NonceExpired
+        )
+    }
+
     /// Whether the same caller can pass later.
     pub(crate) fn passes(self) -> bool {
         matches!(self, Self::TooManyOfKey | Self::Full)

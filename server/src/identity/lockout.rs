@@ -4,6 +4,10 @@
 //! nothing is looked at, so that a guess learns nothing by being refused. What proves itself
 //! by its handshake is counted apart from what is only claimed: a stranger who fails in an
 //! agent's name must not lock the agent out.
+//!
+//! Success makes good what a key has failed. It does not for a source: whoever has one good
+//! account could guess at others without end. A source's failures are forgiven by time, one
+//! by one, so that the few of many behind one address do not add up.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -84,12 +88,16 @@ impl Lockouts {
         if is_over(count, now) {
             count.failures = 0;
         }
-        count.failures = count.failures.saturating_add(1);
-        count.last = now;
         let free = match subject {
             Subject::Source(_) => self.free.saturating_mul(SOURCE_FACTOR),
             Subject::Key(_) | Subject::ClaimedKey(_) => self.free,
         };
+        if matches!(subject, Subject::Source(_)) {
+            let forgiven = forgiven(now - count.last, free);
+            count.failures = count.failures.saturating_sub(forgiven);
+        }
+        count.failures = count.failures.saturating_add(1);
+        count.last = now;
         let beyond = count.failures.checked_sub(free.saturating_add(1))?;
         let seconds = 1_i64 << beyond.min(20);
         let wait = Duration::seconds(seconds).min(LOCKOUT_MAX);
@@ -97,9 +105,12 @@ impl Lockouts {
         Some(wait)
     }
 
-    /// Forgets the failures of one who has logged in.
+    /// Forgets the failures of a key that has logged in; of a source, none.
     pub(crate) fn succeeded(&self, subject: Subject) {
-        self.lock().remove(&subject);
+        match subject {
+            Subject::Source(_) => {}
+            Subject::Key(_) | Subject::ClaimedKey(_) => drop(self.lock().remove(&subject)),
+        }
     }
 
     // Every update leaves the map usable, so a panic elsewhere need not end logins.
@@ -111,6 +122,14 @@ impl Lockouts {
 /// Whether failures are long enough ago, or lie in a future that a clock has left.
 fn is_over(count: &Count, now: OffsetDateTime) -> bool {
     now >= count.until && (now - count.last).abs() >= WINDOW
+}
+
+/// How many failures of a source are forgiven after so long without one: in [`WINDOW`] as
+/// many as it has free, evenly.
+fn forgiven(since: Duration, free: u32) -> u32 {
+    let window = WINDOW.whole_seconds().max(1);
+    let seconds = since.whole_seconds().clamp(0, window);
+    u32::try_from(seconds * i64::from(free) / window).unwrap_or(u32::MAX)
 }
 
 fn make_room(counts: &mut HashMap<Subject, Count>, now: OffsetDateTime) {
@@ -162,6 +181,32 @@ mod tests {
             assert_eq!(lockouts.failed(source(1), NOW), None);
         }
         assert_eq!(lockouts.failed(source(1), NOW), Some(Duration::SECOND));
+    }
+
+    #[test]
+    fn one_good_account_buys_a_source_no_guesses() {
+        let lockouts = Lockouts::new(1);
+        for _ in 0..10 {
+            assert_eq!(lockouts.failed(source(1), NOW), None);
+            lockouts.succeeded(source(1));
+        }
+        assert!(lockouts.failed(source(1), NOW).is_some());
+    }
+
+    #[test]
+    fn few_failures_of_many_behind_one_source_do_not_add_up() {
+        let lockouts = Lockouts::new(1);
+        let mut now = NOW;
+        for _ in 0..100 {
+            assert_eq!(lockouts.failed(source(1), now), None);
+            now += WINDOW / 10;
+        }
+        // Twice as many are too many.
+        let locked = (0..30).any(|_| {
+            now += WINDOW / 20;
+            lockouts.failed(source(1), now).is_some()
+        });
+        assert!(locked);
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub(crate) struct IssuerRules {
     pub(crate) groups_claim: Option<String>,
     /// Which roles a group gives. A group that is not listed gives none.
     pub(crate) roles: BTreeMap<String, Vec<String>>,
+    /// Which claim is which attribute, by the attribute's name.
+    pub(crate) attributes: BTreeMap<String, String>,
     /// Claims that must have these values.
     pub(crate) required_claims: BTreeMap<String, String>,
     /// How old a token may be.
@@ -82,6 +84,8 @@ pub(crate) struct VouchedIdentity {
     pub(crate) name: String,
     /// Its roles.
     pub(crate) roles: Vec<String>,
+    /// What else is known of it.
+    pub(crate) attributes: BTreeMap<String, String>,
     /// When the provider's token ends.
     pub(crate) expire_time: OffsetDateTime,
 }
@@ -205,6 +209,7 @@ pub(crate) fn verify(
         None => id.clone(),
     };
     let roles = roles(&claims, rules)?;
+    let attributes = attributes(&claims, rules)?;
     if begin > now + CLOCK_SKEW {
         return Err(OidcError::NotYetValid);
     }
@@ -219,6 +224,7 @@ pub(crate) fn verify(
         id: format!("{}#{id}", rules.issuer),
         name,
         roles,
+        attributes,
         expire_time,
     })
 }
@@ -315,6 +321,25 @@ fn roles(claims: &Map<String, Value>, rules: &IssuerRules) -> Result<Vec<String>
     roles.sort_unstable();
     roles.dedup();
     Ok(roles)
+}
+
+/// What the token says by the claims that are attributes. One that is absent is absent; one
+/// that is no text, number or truth value refuses the login: a forbid could hang on it.
+fn attributes(
+    claims: &Map<String, Value>,
+    rules: &IssuerRules,
+) -> Result<BTreeMap<String, String>, OidcError> {
+    let mut attributes = BTreeMap::new();
+    for (name, from) in &rules.attributes {
+        let value = match claim(claims, from) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Bool(truth)) => truth.to_string(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(_) => text(claims, from)?,
+        };
+        attributes.insert(name.clone(), value);
+    }
+    Ok(attributes)
 }
 
 /// A claim by its name or, where that begins with `/`, by its place (RFC 6901): Keycloak's

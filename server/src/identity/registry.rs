@@ -477,24 +477,3 @@ impl Registry {
         Ok((self.enrolled(instance)?, first_use))
     }
 }
-
-impl Registry {
-    /// A principal as a token names it: of one whom the registry does not know, with what
-    /// its identity provider said.
-    pub(crate) fn token_party(&self, principal: &Principal) -> TokenParty {
-        let known = match principal.kind {
-            PrincipalKind::Agent => true,
-            PrincipalKind::User => self.users.contains_key(&principal.id),
-            PrincipalKind::Workload => false,
-        };
-        if known {
-            return TokenParty::registered(principal.kind, &principal.id);
-        }
-        TokenParty {
-            kind: principal.kind,
-            id: principal.id.clone(),
-            name: principal.name.clone(),
-            roles: principal.roles.clone(),
-        }
-    }
-}

@@ -81,6 +81,14 @@ impl Arguments {
         }
     }
 
+    /// These fields, whose keys are unique.
+    pub(crate) fn of(fields: Vec<(String, Json)>) -> Self {
+        Self {
+            fields,
+            sha256: OnceLock::new(),
+        }
+    }
+
     /// Parses an object. Empty input is `{}`.
     ///
     /// # Errors
@@ -94,10 +102,7 @@ impl Arguments {
             .map_err(|e| format!("not UTF-8 (at byte {})", e.valid_up_to()))?;
         let raw: &RawValue = serde_json::from_str(text).map_err(|e| describe(&e))?;
         match parse_raw(raw, 0, &mut 0)? {
-            Json::Object(fields) => Ok(Self {
-                fields,
-                sha256: OnceLock::new(),
-            }),
+            Json::Object(fields) => Ok(Self::of(fields)),
             other => Err(format!(
                 "expected a JSON object, found {}",
                 other.type_name()

@@ -149,10 +149,22 @@ impl Node<'_> {
     /// The canonical form, numbers and look-alike texts of the caller tagged (see
     /// [`super::arguments`]), without what the redaction removes.
     pub fn canonical(&self, redaction: &Redaction) -> Vec<u8> {
+        self.written(redaction, false)
+    }
+
+    /// As [`Node::canonical`], from which the caller's values can be read back as they were:
+    /// a number without fraction that was no integer literal is `zta:float:<number>`. For the
+    /// record; a digest does not tell `1` from `1.0`.
+    pub fn recorded(&self, redaction: &Redaction) -> Vec<u8> {
+        self.written(redaction, true)
+    }
+
+    fn written(&self, redaction: &Redaction, exact: bool) -> Vec<u8> {
         let mut writer = Writer {
             out: Vec::with_capacity(512),
             redaction,
             rules: redaction.start(),
+            exact,
         };
         let all = 0..writer.rules.len();
         writer.node(self, all);
@@ -165,6 +177,8 @@ struct Writer<'a> {
     redaction: &'a Redaction,
     /// The rules that are under way at each level, one level after the other.
     rules: Vec<Rule>,
+    /// Whether numbers that look like integers and are none are tagged.
+    exact: bool,
 }
 
 impl Writer<'_> {
@@ -277,6 +291,11 @@ impl Writer<'_> {
             },
             // Finite, as every number in JSON; were it not, it would not be one.
             Json::Float(f) => match serde_json_canonicalizer::to_vec(f) {
+                Ok(number) if self.exact && number.iter().all(is_digit) => {
+                    self.out.extend_from_slice(b"\"zta:float:");
+                    self.out.extend_from_slice(&number);
+                    self.out.push(b'"');
+                }
                 Ok(number) => self.out.extend_from_slice(&number),
                 Err(_) => self.out.extend_from_slice(b"null"),
             },
@@ -292,6 +311,10 @@ impl Writer<'_> {
             Json::Object(fields) => self.fields(fields, level),
         }
     }
+}
+
+fn is_digit(byte: &u8) -> bool {
+    byte.is_ascii_digit() || *byte == b'-'
 }
 
 /// The order of keys in RFC 8785: by UTF-16 code units.

@@ -8,6 +8,7 @@ pub mod change;
 pub mod decision;
 pub mod entity;
 pub mod event;
+pub mod party;
 pub mod principal;
 pub mod proposal;
 pub mod redaction;
@@ -20,6 +21,7 @@ pub use change::{Change, Conflict};
 pub use decision::{Decision, DenyReason, Effect, Obligation, Verdict};
 pub use entity::{EntityCursor, EntityPage, EntityVersion, GivenEntity, StoredEntity};
 pub use event::{Columns, Event, EventType};
+pub use party::{Party, PartyVersion};
 pub use principal::{
     AgentProfile, AgentRecord, AgentState, Delegation, Instance, InstanceState, Principal,
     PrincipalKind, Standing, UserRecord,

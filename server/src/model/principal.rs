@@ -232,6 +232,13 @@ pub struct UserRecord {
     pub create_time: OffsetDateTime,
 }
 
+impl UserRecord {
+    /// A name for people: the last part of the SPIFFE ID.
+    pub fn name(&self) -> &str {
+        self.spiffe_id.rsplit('/').next().unwrap_or_default()
+    }
+}
+
 /// One enrolled key of an agent or a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
@@ -305,7 +312,7 @@ pub struct Principal {
     pub owner: String,
     /// The trust zone; empty for users.
     pub zone: String,
-    /// Tags in Cedar; none for users.
+    /// Tags in Cedar: of an agent by the registry, of others by their identity provider.
     pub attributes: Arc<BTreeMap<String, String>>,
     /// Whether it may act; a user may while its key is active.
     pub state: Standing,

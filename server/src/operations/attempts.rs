@@ -73,13 +73,19 @@ impl Operations {
     }
 }
 
+/// Over the connection of a proxy with a certificate of its own, each caller proves another
+/// key with its call: that must not count against the proxy.
 fn subjects(credential: &Credential) -> Vec<Subject> {
+    let claimed = credential.proof.as_ref();
+    let claimed = claimed.map(|proof| proof.public_key.sha256());
     if let Some(certificate) = &credential.certificate {
-        return vec![Subject::Key(*certificate.key_sha256())];
+        let own = certificate.key_sha256();
+        if claimed.is_none_or(|claimed| claimed == *own) {
+            return vec![Subject::Key(*own)];
+        }
     }
     let source = credential.source.map(network_of).map(Subject::Source);
-    let claimed = credential.proof.as_ref();
-    let claimed = claimed.map(|proof| Subject::ClaimedKey(proof.public_key.sha256()));
+    let claimed = claimed.map(Subject::ClaimedKey);
     source.into_iter().chain(claimed).collect()
 }
 

@@ -96,6 +96,7 @@ impl Operations {
             id: identity.id,
             name: identity.name,
             roles: identity.roles,
+            attributes: Arc::new(identity.attributes),
         };
         let principal = EntityUid::new(party.kind.cedar_type(), &party.id);
         // The key of an enrolled principal speaks for that one only.

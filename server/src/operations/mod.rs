@@ -16,6 +16,7 @@ pub(crate) mod policies;
 mod policy_tests;
 pub(crate) mod profile;
 pub(crate) mod proposals;
+pub(crate) mod replay;
 pub(crate) mod revocation;
 
 use std::sync::Arc;
@@ -57,6 +58,8 @@ pub(crate) struct Operations {
     pub(crate) recoveries_max: u32,
     /// Turns to make a page of what is permitted.
     pub(crate) pages: tokio::sync::Semaphore,
+    /// Turns of replays.
+    pub(crate) replays: tokio::sync::Semaphore,
     /// How long access tokens are good for, at most.
     pub(crate) token_lifetime_max: Duration,
 }
@@ -120,6 +123,12 @@ pub(crate) enum OperationError {
     /// The candidate does not pass the gates.
     #[error("the policy set does not pass: {}", .0.first().map_or("", |d| d.message.as_str()))]
     PolicyInvalid(Vec<Diagnostic>),
+    /// Another replay is under way.
+    #[error("another replay is under way on this replica; try again when it has ended")]
+    ReplayRunning,
+    /// The caller may not go on with what it has begun.
+    #[error("what was begun is not permitted to you any more")]
+    NoLongerPermitted,
     /// The candidate would lock out its author.
     #[error(
         "under these policies you could not apply the next ones; permit `apply_policy` to your role"

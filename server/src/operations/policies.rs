@@ -9,7 +9,7 @@ use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::event::{LEAF_BYTES_MAX, to_micros};
 use crate::model::proposal::ProposalMeta;
-use crate::model::revision::{Digest, FileChange, Manifest, NewRevision};
+use crate::model::revision::{Digest, FileChange, FileDigest, Manifest, NewRevision};
 use crate::model::{
     AccessRequest, Change, Conflict, Decision, Effect, EntityUid, RevisionMeta, SourceFile,
     Standing,
@@ -20,6 +20,7 @@ use crate::policy::{
     content_sha256, evaluate_cedar, gates_id, pass_gates,
 };
 use crate::replica::State;
+use crate::store::{SharedStore, StoreError};
 
 /// What the names of policies may take of the record of the next apply; the rest is for
 /// its message and the other fields.
@@ -206,7 +207,7 @@ impl Operations {
 
     /// Whether policy would permit a request now. Not a decision: nothing is answered
     /// on the strength of it.
-    async fn may(
+    pub(super) async fn may(
         &self,
         credential: &Credential,
         request: &AccessRequest,
@@ -260,15 +261,7 @@ impl Operations {
         if let Some(active) = active.filter(|a| a.meta == manifest.meta) {
             return Ok((manifest.meta, active.compiled.source().clone(), in_force));
         }
-        let digests: Vec<Digest> = manifest.files.iter().map(|f| f.sha256).collect();
-        let texts = self.store.texts(&digests).await?;
-        let files = manifest.files.into_iter().zip(texts);
-        let files = files.map(|(file, text)| FileChange {
-            kind: file.kind,
-            content: Some(SourceFile::new(file.name.as_str(), text)),
-            name: file.name,
-        });
-        let source = PolicySource::default().with_changes(files.collect());
+        let source = source_of(&self.store, manifest.files).await?;
         Ok((manifest.meta, source, in_force))
     }
 
@@ -358,10 +351,29 @@ pub(super) fn refused(error: PdpError) -> OperationError {
     }
 }
 
+/// The files of a stored revision with their texts.
+///
+/// # Errors
+/// When one cannot be read.
+pub(super) async fn source_of(
+    store: &SharedStore,
+    files: Vec<FileDigest>,
+) -> Result<PolicySource, StoreError> {
+    let digests: Vec<Digest> = files.iter().map(|f| f.sha256).collect();
+    let texts = store.texts(&digests).await?;
+    let files = files.into_iter().zip(texts);
+    let files = files.map(|(file, text)| FileChange {
+        kind: file.kind,
+        content: Some(SourceFile::new(file.name.as_str(), text)),
+        name: file.name,
+    });
+    Ok(PolicySource::default().with_changes(files.collect()))
+}
+
 /// # Errors
 /// A patch that does not fit the base.
-fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError> {
-    let source = source_of(candidate, base)?;
+pub(super) fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError> {
+    let source = whole_of(candidate, base)?;
     let passed = pass_gates(&source, Some(base), &time_is_up());
     Ok(passed.map(SharedSet::new))
 }
@@ -370,7 +382,7 @@ fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError>
 ///
 /// # Errors
 /// A patch that does not fit the base.
-pub(super) fn source_of(
+pub(super) fn whole_of(
     candidate: Candidate,
     base: &Compiled,
 ) -> Result<PolicySource, OperationError> {

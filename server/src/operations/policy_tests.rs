@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::policies::{Candidate, blocking, source_of};
+use super::policies::{Candidate, blocking, whole_of};
 use super::{OperationError, Operations};
 use crate::identity::registry::Credential;
 use crate::model::SourceFile;
@@ -28,7 +28,7 @@ impl Operations {
             let tested = match candidate {
                 None => base,
                 Some(candidate) => {
-                    let source = source_of(candidate, base)?;
+                    let source = whole_of(candidate, base)?;
                     match compile(&source, Some(base)) {
                         Ok(compiled) => own = compiled,
                         Err(errors) => return Ok(Err(errors)),

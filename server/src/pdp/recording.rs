@@ -4,7 +4,6 @@ use serde_json::{Map, json};
 
 use super::{Act, Made, Pdp, PdpError, Scene};
 use crate::audit::{AppendError, Appended, Record};
-use crate::identity::registry::Caller;
 use crate::model::arguments::Arguments;
 use crate::model::canonical::Node;
 use crate::model::event::Inputs;
@@ -110,7 +109,7 @@ impl Pdp {
             event.detail.insert("delegation".to_owned(), told);
         }
         let inputs = match kind {
-            EventType::Decision => Some(self.inputs(caller, request, facts)?),
+            EventType::Decision => Some(self.inputs(scene, request, facts)?),
             _ => None,
         };
         event.inputs_sha256 = inputs
@@ -130,10 +129,12 @@ impl Pdp {
     /// short arguments be guessed for ever.
     fn inputs(
         &self,
-        caller: &Caller,
+        scene: &Scene<'_>,
         request: &AccessRequest,
         facts: &Facts,
     ) -> Result<Inputs, AppendError> {
+        let caller = scene.caller;
+        let epoch = scene.state.epoch.to_string();
         let text = |text| Node::Text(text);
         let Principal {
             name,
@@ -184,6 +185,7 @@ impl Pdp {
             inputs.push(("entities", Node::List(entities.collect())));
         }
         inputs.extend([
+            ("epoch", Node::Kept(&epoch)),
             ("principal", Node::Object(principal)),
             ("request", given(Some(&request.pep_context))),
             (
@@ -196,7 +198,7 @@ impl Pdp {
             .map_err(|_| AppendError::Store("no randomness for a salt".to_owned()))?;
         Ok(Inputs {
             salt,
-            json: Node::Object(inputs).canonical(&self.redaction),
+            json: Node::Object(inputs).recorded(&self.redaction),
         })
     }
 }
@@ -222,13 +224,21 @@ fn chain_detail(delegation: &Delegation, denier: Option<&Denier>) -> serde_json:
 /// On whose behalf, with what policies saw of them: what replay needs.
 fn chain_inputs(delegation: &Delegation) -> Node<'_> {
     fn party(party: &Principal) -> Node<'_> {
-        Node::Object(vec![
+        let mut known = Vec::with_capacity(7);
+        if !party.attributes.is_empty() {
+            known.push(("attributes", Node::Tags(&party.attributes)));
+        }
+        known.extend([
             ("id", Node::Text(&party.id)),
             ("name", Node::Text(&party.name)),
             ("owner", Node::Text(&party.owner)),
             ("roles", Node::Texts(&party.roles)),
             ("type", Node::Text(party.kind.cedar_type())),
-        ])
+        ]);
+        if !party.zone.is_empty() {
+            known.push(("zone", Node::Text(&party.zone)));
+        }
+        Node::Object(known)
     }
     Node::Object(vec![
         (
@@ -261,11 +271,11 @@ fn reference(uid: &EntityUid) -> Node<'_> {
     ])
 }
 
-/// A caller's object, or why it is none.
+/// A caller's object, or why it is none: a text, which no object of a caller is.
 fn given(parsed: Option<&Result<Arguments, String>>) -> Node<'_> {
     match parsed {
         Some(Ok(arguments)) => Node::Fields(arguments.fields()),
-        Some(Err(why)) => Node::Object(vec![("unreadable", Node::Text(why))]),
+        Some(Err(why)) => Node::Text(why),
         None => Node::Null,
     }
 }

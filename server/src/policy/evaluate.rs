@@ -15,11 +15,11 @@ use super::compile::Compiled;
 use super::context::context;
 use super::entities::{EntityError, EntityMap, SliceError};
 use super::entry::Entry;
-use super::party::{Known, Party, PartyRef};
+use super::party::{Known, PartyRef};
 use super::scope_index::Place;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
-    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Verdict,
+    AccessRequest, Delegation, DenyReason, EntityUid, Party, Principal, PrincipalKind, Verdict,
 };
 
 /// What the server knows about a call. A request cannot set any of it.
@@ -37,6 +37,22 @@ pub struct Facts {
     pub resource: Option<Party>,
     /// On whose behalf the caller acts.
     pub delegation: Option<Arc<Delegation>>,
+}
+
+impl Facts {
+    /// Who the resource is: the registry knows, or a delegation that the resource is a party
+    /// of. Its parties are often known by nothing but their provider's token, and a forbid
+    /// over their roles must not be blind where one of them is the resource, too.
+    fn resource_party(&self, resource: &EntityUid) -> Option<PartyRef<'_>> {
+        let of_delegation = || {
+            let mut parties = self.delegation.as_deref()?.parties();
+            parties
+                .find(|party| party.kind.cedar_type() == resource.ty && party.id == resource.id)
+                .map(PartyRef::from)
+        };
+        let registered = self.resource.as_ref().map(PartyRef::from);
+        registered.or_else(of_delegation)
+    }
 }
 
 /// Where attributes come from (PIP).
@@ -203,7 +219,7 @@ impl Compiled {
         let schema = self.vocabulary.schema.as_ref();
         info.admits(schema, &caller.uid, &resource_uid)
             .map_err(|why| deny(DenyReason::InvalidArguments, why))?;
-        let party = match &world.facts.resource {
+        let party = match world.facts.resource_party(&request.resource) {
             Some(party) if resource_uid != caller.uid => {
                 Some(self.known(&request.resource.ty, &request.resource.id, party)?)
             }

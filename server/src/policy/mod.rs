@@ -44,7 +44,7 @@ pub use evaluate::{Facts, Parties, Pip, PolicyError};
 pub use explain::{ExplainedEntity, ExplainedPolicy, Explanation, Outcome};
 pub use gates::pass_gates;
 pub use lint::LINTS;
-pub use party::Party;
+pub(crate) use parallel::parallel;
 pub use patch::{PatchError, PolicyPatch};
 pub use permitted::Permission;
 pub use shared::SharedSet;

@@ -8,7 +8,7 @@ const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Maps each item, in order. On threads of its own, with a stack for deep policies: one for
 /// fewer than `items_min` items, for which a second costs more than it brings.
-pub(super) fn parallel<T: Sync, R: Send>(
+pub(crate) fn parallel<T: Sync, R: Send>(
     items: &[T],
     items_min: usize,
     map: impl Fn(&T) -> R + Sync,

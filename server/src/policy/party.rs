@@ -5,22 +5,7 @@ use std::sync::Arc;
 
 use cedar_policy_core::ast::{Entity, EntityUID};
 
-use crate::model::{Principal, PrincipalKind};
-
-/// An agent or a user as policies see it: attributes and roles.
-#[derive(Clone, Debug)]
-pub struct Party {
-    /// The last part of its SPIFFE ID.
-    pub name: String,
-    /// A name for people; agents only.
-    pub owner: Option<String>,
-    /// The trust zone; agents only.
-    pub zone: Option<String>,
-    /// Tags; agents only.
-    pub attributes: Arc<BTreeMap<String, String>>,
-    /// Role names, parents in Cedar.
-    pub roles: Vec<String>,
-}
+use crate::model::{Party, Principal, PrincipalKind};
 
 /// What the registry says of an agent or a user.
 #[derive(Clone, Copy)]

@@ -3,10 +3,11 @@
 use time::OffsetDateTime;
 
 use super::limits::NESTING_MAX;
-use super::{CedarSetup, EntityMap, Facts, Party, Pip, PolicySource, compile};
+use super::{CedarSetup, EntityMap, Facts, Pip, PolicySource, compile};
 use crate::model::arguments::Arguments;
 use crate::model::{
-    AccessRequest, DenyReason, EntityUid, Principal, PrincipalKind, SourceFile, Standing, Verdict,
+    AccessRequest, DenyReason, EntityUid, Party, Principal, PrincipalKind, SourceFile, Standing,
+    Verdict,
 };
 
 const SCHEMA: &str = r#"namespace Ops {

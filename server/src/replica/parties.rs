@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::State;
-use crate::model::PrincipalKind;
-use crate::policy::{Parties, Party};
+use crate::model::{Party, PrincipalKind};
+use crate::policy::Parties;
 
 impl Parties for State {
     fn party(&self, ty: &str, id: &str) -> Option<Party> {
@@ -22,9 +22,8 @@ impl Parties for State {
             return None;
         }
         let user = self.registry.user(id)?;
-        let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
         Some(Party {
-            name: name.to_owned(),
+            name: user.name().to_owned(),
             owner: None,
             zone: None,
             attributes: Arc::default(),

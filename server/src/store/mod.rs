@@ -20,7 +20,7 @@ use crate::model::proposal::{Proposal, ProposalMeta};
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
     AgentRecord, AuthorityRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage,
-    EntityUid, Instance, RevisionMeta, StoredEntity, TokenRevocation, UserRecord,
+    EntityUid, Instance, PartyVersion, RevisionMeta, StoredEntity, TokenRevocation, UserRecord,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -85,12 +85,16 @@ pub struct EventFilter {
     pub actor_id: Option<String>,
     /// Only those about this resource.
     pub resource_id: Option<String>,
+    /// Only those of the action of this id, in whatever namespace.
+    pub action_id: Option<String>,
     /// Only decisions with this effect.
     pub effect: Option<Effect>,
     /// Only at or after.
     pub start_time: Option<OffsetDateTime>,
     /// Only before.
     pub end_time: Option<OffsetDateTime>,
+    /// Each with its row of the side table.
+    pub with_inputs: bool,
 }
 
 /// Everything that changed after an epoch, read in one snapshot of the database.
@@ -213,6 +217,14 @@ pub trait RegistryStore: Send + Sync {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<Instance>, StoreError>;
+    /// What was said of agents and users, in versions younger than `since` and not younger
+    /// than `until`, in the order of their epochs, at most `limit`.
+    async fn party_versions(
+        &self,
+        since: u64,
+        until: u64,
+        limit: u32,
+    ) -> Result<Vec<PartyVersion>, StoreError>;
     /// The CAs on record, in the order in which they were prepared. None before the first
     /// one was replaced.
     async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError>;

@@ -6,6 +6,7 @@ mod four_eyes;
 mod gates;
 mod lint;
 mod patch;
+pub(crate) mod replay;
 mod tested;
 
 use zta_client::{Client, v1};

@@ -10,6 +10,7 @@ mod hostile;
 mod keys;
 mod log;
 mod lost;
+mod parties;
 mod proposals;
 mod queries;
 mod rate;
@@ -41,6 +42,7 @@ fn cases() -> Vec<Case> {
         case("queries::nul", queries::nul),
         case("changes::agents", changes::agents),
         case("changes::users", changes::users),
+        case("parties::versions", parties::versions),
         case("changes::enroll", changes::enroll),
         case("changes::enroll_races", changes::enroll_races),
         case("changes::states", changes::states),

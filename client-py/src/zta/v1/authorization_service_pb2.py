@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zta.v1 import types_pb2 as zta_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zta/v1/authorization_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xf8\x02\n\x10\x41uthorizeRequest\x12!\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\x0c\x12\x18\n\x10\x61rguments_sha256\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontext_json\x18\x05 \x01(\x0c\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x0f\n\x07task_id\x18\x07 \x01(\t\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\t \x01(\t\x12\x1d\n\x15supported_obligations\x18\n \x03(\t\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12 \n\x08\x65ntities\x18\x0c \x03(\x0b\x32\x0e.zta.v1.Entity\x12\x33\n\x11\x61t_least_as_fresh\x18\r \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"-\n\nObligation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\"\xfc\x03\n\x11\x41uthorizeResponse\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.zta.v1.DenyReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x12\n\npolicy_ids\x18\x06 \x03(\t\x12\x1a\n\x12\x65rrored_policy_ids\x18\x07 \x03(\t\x12\'\n\x0bobligations\x18\x08 \x03(\x0b\x32\x12.zta.v1.Obligation\x12\x10\n\x08revision\x18\t \x01(\x04\x12\x33\n\x11\x63onsistency_token\x18\n \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x06\x61\x63tion\x18\r \x01(\x0b\x32\x11.zta.v1.EntityRef\x12/\n\x10nearest_policies\x18\x0e \x03(\x0b\x32\x15.zta.v1.NearestPolicy\x12.\n\x0b\x61nnotations\x18\x0f \x03(\x0b\x32\x19.zta.v1.PolicyAnnotations\"D\n\rNearestPolicy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\tcondition\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x9b\x01\n\x11PolicyAnnotations\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12?\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32*.zta.v1.PolicyAnnotations.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x15\x42\x61tchAuthorizeRequest\x12*\n\x08requests\x18\x01 \x03(\x0b\x32\x18.zta.v1.AuthorizeRequest\"C\n\x16\x42\x61tchAuthorizeResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.zta.v1.BatchAuthorizeItem\"\x89\x01\n\x12\x42\x61tchAuthorizeItem\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\x12-\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x19.zta.v1.AuthorizeResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.zta.v1.ItemErrorH\x00\x42\x08\n\x06result\":\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa2\x02\n\x14ListPermittedRequest\x12/\n\tresources\x18\x01 \x01(\x0b\x32\x1a.zta.v1.PermittedResourcesH\x00\x12+\n\x07\x61\x63tions\x18\x02 \x01(\x0b\x32\x18.zta.v1.PermittedActionsH\x00\x12\x14\n\x0c\x63ontext_json\x18\x03 \x01(\x0c\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x33\n\x11\x61t_least_as_fresh\x18\x07 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\x12\x11\n\tpage_size\x18\x08 \x01(\r\x12\x12\n\npage_token\x18\t \x01(\tB\x07\n\x05query\"d\n\x12PermittedResources\x12!\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x15\n\rresource_type\x18\x02 \x01(\t\x12\x14\n\x0cresource_ids\x18\x03 \x03(\t\"7\n\x10PermittedActions\x12#\n\x08resource\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\"\x9d\x01\n\x15ListPermittedResponse\x12$\n\tpermitted\x18\x01 \x03(\x0b\x32\x11.zta.v1.Permitted\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x33\n\x11\x63onsistency_token\x18\x04 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"h\n\tPermitted\x12!\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x13\n\x0b\x63onditional\x18\x03 \x01(\x08\"a\n\x0e\x45xplainRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.zta.v1.AuthorizeRequest\x12$\n\tprincipal\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\"\xa4\x03\n\x0f\x45xplainResponse\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.zta.v1.DenyReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12)\n\x08policies\x18\x04 \x03(\x0b\x32\x17.zta.v1.ExplainedPolicy\x12\x19\n\x11policies_matching\x18\x05 \x01(\r\x12\x19\n\x11policies_in_force\x18\x06 \x01(\r\x12!\n\x06\x61\x63tion\x18\x07 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x14\n\x0c\x63ontext_json\x18\x08 \x01(\t\x12 \n\x08\x65ntities\x18\t \x03(\x0b\x32\x0e.zta.v1.Entity\x12\'\n\x0bobligations\x18\n \x03(\x0b\x32\x12.zta.v1.Obligation\x12\x10\n\x08revision\x18\x0b \x01(\x04\x12\x10\n\x08sequence\x18\x0c \x01(\x04\x12\x33\n\x11\x63onsistency_token\x18\r \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xc0\x02\n\x0f\x45xplainedPolicy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x0e.zta.v1.Effect\x12&\n\x07outcome\x18\x03 \x01(\x0e\x32\x15.zta.v1.PolicyOutcome\x12\x13\n\x0b\x64\x65termining\x18\x04 \x01(\x08\x12.\n\nconditions\x18\x05 \x03(\x0b\x32\x1a.zta.v1.ExplainedCondition\x12=\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32(.zta.v1.ExplainedPolicy.AnnotationsEntry\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\x12\x0c\n\x04line\x18\x08 \x01(\r\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x12\x45xplainedCondition\x12\x0c\n\x04text\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0e\x32\x15.zta.v1.PolicyOutcome\x12\r\n\x05\x65rror\x18\x03 \x01(\t*\x8b\x01\n\rPolicyOutcome\x12\x1e\n\x1aPOLICY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18POLICY_OUTCOME_SATISFIED\x10\x01\x12 \n\x1cPOLICY_OUTCOME_NOT_SATISFIED\x10\x02\x12\x1a\n\x16POLICY_OUTCOME_ERRORED\x10\x03\x32\xb3\x02\n\x14\x41uthorizationService\x12@\n\tAuthorize\x12\x18.zta.v1.AuthorizeRequest\x1a\x19.zta.v1.AuthorizeResponse\x12O\n\x0e\x42\x61tchAuthorize\x12\x1d.zta.v1.BatchAuthorizeRequest\x1a\x1e.zta.v1.BatchAuthorizeResponse\x12L\n\rListPermitted\x12\x1c.zta.v1.ListPermittedRequest\x1a\x1d.zta.v1.ListPermittedResponse\x12:\n\x07\x45xplain\x12\x16.zta.v1.ExplainRequest\x1a\x17.zta.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"zta/v1/authorization_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xf8\x02\n\x10\x41uthorizeRequest\x12!\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\x0c\x12\x18\n\x10\x61rguments_sha256\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontext_json\x18\x05 \x01(\x0c\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x0f\n\x07task_id\x18\x07 \x01(\t\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\t \x01(\t\x12\x1d\n\x15supported_obligations\x18\n \x03(\t\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12 \n\x08\x65ntities\x18\x0c \x03(\x0b\x32\x0e.zta.v1.Entity\x12\x33\n\x11\x61t_least_as_fresh\x18\r \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xfc\x03\n\x11\x41uthorizeResponse\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.zta.v1.DenyReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x12\n\npolicy_ids\x18\x06 \x03(\t\x12\x1a\n\x12\x65rrored_policy_ids\x18\x07 \x03(\t\x12\'\n\x0bobligations\x18\x08 \x03(\x0b\x32\x12.zta.v1.Obligation\x12\x10\n\x08revision\x18\t \x01(\x04\x12\x33\n\x11\x63onsistency_token\x18\n \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x06\x61\x63tion\x18\r \x01(\x0b\x32\x11.zta.v1.EntityRef\x12/\n\x10nearest_policies\x18\x0e \x03(\x0b\x32\x15.zta.v1.NearestPolicy\x12.\n\x0b\x61nnotations\x18\x0f \x03(\x0b\x32\x19.zta.v1.PolicyAnnotations\"D\n\rNearestPolicy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\tcondition\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x9b\x01\n\x11PolicyAnnotations\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12?\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32*.zta.v1.PolicyAnnotations.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x15\x42\x61tchAuthorizeRequest\x12*\n\x08requests\x18\x01 \x03(\x0b\x32\x18.zta.v1.AuthorizeRequest\"C\n\x16\x42\x61tchAuthorizeResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.zta.v1.BatchAuthorizeItem\"\x89\x01\n\x12\x42\x61tchAuthorizeItem\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\x12-\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x19.zta.v1.AuthorizeResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.zta.v1.ItemErrorH\x00\x42\x08\n\x06result\":\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa2\x02\n\x14ListPermittedRequest\x12/\n\tresources\x18\x01 \x01(\x0b\x32\x1a.zta.v1.PermittedResourcesH\x00\x12+\n\x07\x61\x63tions\x18\x02 \x01(\x0b\x32\x18.zta.v1.PermittedActionsH\x00\x12\x14\n\x0c\x63ontext_json\x18\x03 \x01(\x0c\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x33\n\x11\x61t_least_as_fresh\x18\x07 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\x12\x11\n\tpage_size\x18\x08 \x01(\r\x12\x12\n\npage_token\x18\t \x01(\tB\x07\n\x05query\"d\n\x12PermittedResources\x12!\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x15\n\rresource_type\x18\x02 \x01(\t\x12\x14\n\x0cresource_ids\x18\x03 \x03(\t\"7\n\x10PermittedActions\x12#\n\x08resource\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\"\x9d\x01\n\x15ListPermittedResponse\x12$\n\tpermitted\x18\x01 \x03(\x0b\x32\x11.zta.v1.Permitted\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x33\n\x11\x63onsistency_token\x18\x04 \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"h\n\tPermitted\x12!\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x13\n\x0b\x63onditional\x18\x03 \x01(\x08\"a\n\x0e\x45xplainRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.zta.v1.AuthorizeRequest\x12$\n\tprincipal\x18\x02 \x01(\x0b\x32\x11.zta.v1.EntityRef\"\xa4\x03\n\x0f\x45xplainResponse\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0e.zta.v1.Effect\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.zta.v1.DenyReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12)\n\x08policies\x18\x04 \x03(\x0b\x32\x17.zta.v1.ExplainedPolicy\x12\x19\n\x11policies_matching\x18\x05 \x01(\r\x12\x19\n\x11policies_in_force\x18\x06 \x01(\r\x12!\n\x06\x61\x63tion\x18\x07 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x14\n\x0c\x63ontext_json\x18\x08 \x01(\t\x12 \n\x08\x65ntities\x18\t \x03(\x0b\x32\x0e.zta.v1.Entity\x12\'\n\x0bobligations\x18\n \x03(\x0b\x32\x12.zta.v1.Obligation\x12\x10\n\x08revision\x18\x0b \x01(\x04\x12\x10\n\x08sequence\x18\x0c \x01(\x04\x12\x33\n\x11\x63onsistency_token\x18\r \x01(\x0b\x32\x18.zta.v1.ConsistencyToken\"\xc0\x02\n\x0f\x45xplainedPolicy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x0e.zta.v1.Effect\x12&\n\x07outcome\x18\x03 \x01(\x0e\x32\x15.zta.v1.PolicyOutcome\x12\x13\n\x0b\x64\x65termining\x18\x04 \x01(\x08\x12.\n\nconditions\x18\x05 \x03(\x0b\x32\x1a.zta.v1.ExplainedCondition\x12=\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32(.zta.v1.ExplainedPolicy.AnnotationsEntry\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\x12\x0c\n\x04line\x18\x08 \x01(\r\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x12\x45xplainedCondition\x12\x0c\n\x04text\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0e\x32\x15.zta.v1.PolicyOutcome\x12\r\n\x05\x65rror\x18\x03 \x01(\t*\x8b\x01\n\rPolicyOutcome\x12\x1e\n\x1aPOLICY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18POLICY_OUTCOME_SATISFIED\x10\x01\x12 \n\x1cPOLICY_OUTCOME_NOT_SATISFIED\x10\x02\x12\x1a\n\x16POLICY_OUTCOME_ERRORED\x10\x03\x32\xb3\x02\n\x14\x41uthorizationService\x12@\n\tAuthorize\x12\x18.zta.v1.AuthorizeRequest\x1a\x19.zta.v1.AuthorizeResponse\x12O\n\x0e\x42\x61tchAuthorize\x12\x1d.zta.v1.BatchAuthorizeRequest\x1a\x1e.zta.v1.BatchAuthorizeResponse\x12L\n\rListPermitted\x12\x1c.zta.v1.ListPermittedRequest\x1a\x1d.zta.v1.ListPermittedResponse\x12:\n\x07\x45xplain\x12\x16.zta.v1.ExplainRequest\x1a\x17.zta.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,48 +37,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICYANNOTATIONS_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_EXPLAINEDPOLICY_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_EXPLAINEDPOLICY_ANNOTATIONSENTRY']._serialized_options = b'8\001'
-  _globals['_POLICYOUTCOME']._serialized_start=3257
-  _globals['_POLICYOUTCOME']._serialized_end=3396
+  _globals['_POLICYOUTCOME']._serialized_start=3210
+  _globals['_POLICYOUTCOME']._serialized_end=3349
   _globals['_AUTHORIZEREQUEST']._serialized_start=100
   _globals['_AUTHORIZEREQUEST']._serialized_end=476
-  _globals['_OBLIGATION']._serialized_start=478
-  _globals['_OBLIGATION']._serialized_end=523
-  _globals['_AUTHORIZERESPONSE']._serialized_start=526
-  _globals['_AUTHORIZERESPONSE']._serialized_end=1034
-  _globals['_NEARESTPOLICY']._serialized_start=1036
-  _globals['_NEARESTPOLICY']._serialized_end=1104
-  _globals['_POLICYANNOTATIONS']._serialized_start=1107
-  _globals['_POLICYANNOTATIONS']._serialized_end=1262
-  _globals['_POLICYANNOTATIONS_ANNOTATIONSENTRY']._serialized_start=1212
-  _globals['_POLICYANNOTATIONS_ANNOTATIONSENTRY']._serialized_end=1262
-  _globals['_BATCHAUTHORIZEREQUEST']._serialized_start=1264
-  _globals['_BATCHAUTHORIZEREQUEST']._serialized_end=1331
-  _globals['_BATCHAUTHORIZERESPONSE']._serialized_start=1333
-  _globals['_BATCHAUTHORIZERESPONSE']._serialized_end=1400
-  _globals['_BATCHAUTHORIZEITEM']._serialized_start=1403
-  _globals['_BATCHAUTHORIZEITEM']._serialized_end=1540
-  _globals['_ITEMERROR']._serialized_start=1542
-  _globals['_ITEMERROR']._serialized_end=1600
-  _globals['_LISTPERMITTEDREQUEST']._serialized_start=1603
-  _globals['_LISTPERMITTEDREQUEST']._serialized_end=1893
-  _globals['_PERMITTEDRESOURCES']._serialized_start=1895
-  _globals['_PERMITTEDRESOURCES']._serialized_end=1995
-  _globals['_PERMITTEDACTIONS']._serialized_start=1997
-  _globals['_PERMITTEDACTIONS']._serialized_end=2052
-  _globals['_LISTPERMITTEDRESPONSE']._serialized_start=2055
-  _globals['_LISTPERMITTEDRESPONSE']._serialized_end=2212
-  _globals['_PERMITTED']._serialized_start=2214
-  _globals['_PERMITTED']._serialized_end=2318
-  _globals['_EXPLAINREQUEST']._serialized_start=2320
-  _globals['_EXPLAINREQUEST']._serialized_end=2417
-  _globals['_EXPLAINRESPONSE']._serialized_start=2420
-  _globals['_EXPLAINRESPONSE']._serialized_end=2840
-  _globals['_EXPLAINEDPOLICY']._serialized_start=2843
-  _globals['_EXPLAINEDPOLICY']._serialized_end=3163
-  _globals['_EXPLAINEDPOLICY_ANNOTATIONSENTRY']._serialized_start=1212
-  _globals['_EXPLAINEDPOLICY_ANNOTATIONSENTRY']._serialized_end=1262
-  _globals['_EXPLAINEDCONDITION']._serialized_start=3165
-  _globals['_EXPLAINEDCONDITION']._serialized_end=3254
-  _globals['_AUTHORIZATIONSERVICE']._serialized_start=3399
-  _globals['_AUTHORIZATIONSERVICE']._serialized_end=3706
+  _globals['_AUTHORIZERESPONSE']._serialized_start=479
+  _globals['_AUTHORIZERESPONSE']._serialized_end=987
+  _globals['_NEARESTPOLICY']._serialized_start=989
+  _globals['_NEARESTPOLICY']._serialized_end=1057
+  _globals['_POLICYANNOTATIONS']._serialized_start=1060
+  _globals['_POLICYANNOTATIONS']._serialized_end=1215
+  _globals['_POLICYANNOTATIONS_ANNOTATIONSENTRY']._serialized_start=1165
+  _globals['_POLICYANNOTATIONS_ANNOTATIONSENTRY']._serialized_end=1215
+  _globals['_BATCHAUTHORIZEREQUEST']._serialized_start=1217
+  _globals['_BATCHAUTHORIZEREQUEST']._serialized_end=1284
+  _globals['_BATCHAUTHORIZERESPONSE']._serialized_start=1286
+  _globals['_BATCHAUTHORIZERESPONSE']._serialized_end=1353
+  _globals['_BATCHAUTHORIZEITEM']._serialized_start=1356
+  _globals['_BATCHAUTHORIZEITEM']._serialized_end=1493
+  _globals['_ITEMERROR']._serialized_start=1495
+  _globals['_ITEMERROR']._serialized_end=1553
+  _globals['_LISTPERMITTEDREQUEST']._serialized_start=1556
+  _globals['_LISTPERMITTEDREQUEST']._serialized_end=1846
+  _globals['_PERMITTEDRESOURCES']._serialized_start=1848
+  _globals['_PERMITTEDRESOURCES']._serialized_end=1948
+  _globals['_PERMITTEDACTIONS']._serialized_start=1950
+  _globals['_PERMITTEDACTIONS']._serialized_end=2005
+  _globals['_LISTPERMITTEDRESPONSE']._serialized_start=2008
+  _globals['_LISTPERMITTEDRESPONSE']._serialized_end=2165
+  _globals['_PERMITTED']._serialized_start=2167
+  _globals['_PERMITTED']._serialized_end=2271
+  _globals['_EXPLAINREQUEST']._serialized_start=2273
+  _globals['_EXPLAINREQUEST']._serialized_end=2370
+  _globals['_EXPLAINRESPONSE']._serialized_start=2373
+  _globals['_EXPLAINRESPONSE']._serialized_end=2793
+  _globals['_EXPLAINEDPOLICY']._serialized_start=2796
+  _globals['_EXPLAINEDPOLICY']._serialized_end=3116
+  _globals['_EXPLAINEDPOLICY_ANNOTATIONSENTRY']._serialized_start=1165
+  _globals['_EXPLAINEDPOLICY_ANNOTATIONSENTRY']._serialized_end=1215
+  _globals['_EXPLAINEDCONDITION']._serialized_start=3118
+  _globals['_EXPLAINEDCONDITION']._serialized_end=3207
+  _globals['_AUTHORIZATIONSERVICE']._serialized_start=3352
+  _globals['_AUTHORIZATIONSERVICE']._serialized_end=3659
 # @@protoc_insertion_point(module_scope)

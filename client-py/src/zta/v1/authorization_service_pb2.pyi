@@ -136,28 +136,6 @@ class AuthorizeRequest(google.protobuf.message.Message):
 global___AuthorizeRequest = AuthorizeRequest
 
 @typing.final
-class Obligation(google.protobuf.message.Message):
-    """One thing that the PEP must do when it enforces the decision."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: builtins.int
-    POLICY_ID_FIELD_NUMBER: builtins.int
-    name: builtins.str
-    """The obligation's name, as in the policy's annotation `@obligation`."""
-    policy_id: builtins.str
-    """The policy that asks for it."""
-    def __init__(
-        self,
-        *,
-        name: builtins.str = ...,
-        policy_id: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "policy_id", b"policy_id"]) -> None: ...
-
-global___Obligation = Obligation
-
-@typing.final
 class AuthorizeResponse(google.protobuf.message.Message):
     """The decision on one request."""
 
@@ -200,7 +178,7 @@ class AuthorizeResponse(google.protobuf.message.Message):
         """The @id of each policy that could not be evaluated."""
 
     @property
-    def obligations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Obligation]: ...
+    def obligations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Obligation]: ...
     @property
     def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
     @property
@@ -231,7 +209,7 @@ class AuthorizeResponse(google.protobuf.message.Message):
         sequence: builtins.int = ...,
         policy_ids: collections.abc.Iterable[builtins.str] | None = ...,
         errored_policy_ids: collections.abc.Iterable[builtins.str] | None = ...,
-        obligations: collections.abc.Iterable[global___Obligation] | None = ...,
+        obligations: collections.abc.Iterable[zta.v1.types_pb2.Obligation] | None = ...,
         revision: builtins.int = ...,
         consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
         correlation_id: builtins.str = ...,
@@ -638,7 +616,7 @@ class ExplainResponse(google.protobuf.message.Message):
         """The entities that policies could reach."""
 
     @property
-    def obligations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Obligation]: ...
+    def obligations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Obligation]: ...
     @property
     def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
     def __init__(
@@ -653,7 +631,7 @@ class ExplainResponse(google.protobuf.message.Message):
         action: zta.v1.types_pb2.EntityRef | None = ...,
         context_json: builtins.str = ...,
         entities: collections.abc.Iterable[zta.v1.types_pb2.Entity] | None = ...,
-        obligations: collections.abc.Iterable[global___Obligation] | None = ...,
+        obligations: collections.abc.Iterable[zta.v1.types_pb2.Obligation] | None = ...,
         revision: builtins.int = ...,
         sequence: builtins.int = ...,
         consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,

@@ -893,6 +893,279 @@ class ListRevisionsResponse(google.protobuf.message.Message):
 global___ListRevisionsResponse = ListRevisionsResponse
 
 @typing.final
+class ReplayRequest(google.protobuf.message.Message):
+    """Exactly one of source, patch and revision."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    ACTOR_ID_FIELD_NUMBER: builtins.int
+    ACTION_ID_FIELD_NUMBER: builtins.int
+    SAMPLE_FIELD_NUMBER: builtins.int
+    DECISIONS_MAX_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """An earlier revision, or the one in force."""
+    actor_id: builtins.str
+    """Only of this actor: a SPIFFE ID, or `<issuer>#<id>`."""
+    action_id: builtins.str
+    """Only of the action of this id."""
+    sample: builtins.float
+    """Of all these a part: above 0, at most 1; 0 means all. The same ones each time."""
+    decisions_max: builtins.int
+    """At most so many, the oldest first; at most 100,000,000, and 0 means that."""
+    @property
+    def source(self) -> global___PolicySource: ...
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """Against the revision in force."""
+
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Only decisions at or after; absent: from the beginning of the log."""
+
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Only before; absent: to its end."""
+
+    def __init__(
+        self,
+        *,
+        source: global___PolicySource | None = ...,
+        patch: global___PolicyPatch | None = ...,
+        revision: builtins.int = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        actor_id: builtins.str = ...,
+        action_id: builtins.str = ...,
+        sample: builtins.float = ...,
+        decisions_max: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "patch", b"patch", "source", b"source", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action_id", b"action_id", "actor_id", b"actor_id", "decisions_max", b"decisions_max", "end_time", b"end_time", "patch", b"patch", "revision", b"revision", "sample", b"sample", "source", b"source", "start_time", b"start_time"]) -> None: ...
+
+global___ReplayRequest = ReplayRequest
+
+@typing.final
+class ReplayResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
+    @property
+    def progress(self) -> global___ReplayProgress: ...
+    @property
+    def report(self) -> global___ReplayReport:
+        """The last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: global___ReplayProgress | None = ...,
+        report: global___ReplayReport | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["progress", b"progress", "report", b"report", "step", b"step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["progress", b"progress", "report", b"report", "step", b"step"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["step", b"step"]) -> typing.Literal["progress", "report"] | None: ...
+
+global___ReplayResponse = ReplayResponse
+
+@typing.final
+class ReplayProgress(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLAYED_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    END_SEQUENCE_FIELD_NUMBER: builtins.int
+    replayed: builtins.int
+    """Decisions that were made again, so far."""
+    sequence: builtins.int
+    """The place in the log that was reached."""
+    end_sequence: builtins.int
+    """Where it ends."""
+    def __init__(
+        self,
+        *,
+        replayed: builtins.int = ...,
+        sequence: builtins.int = ...,
+        end_sequence: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["end_sequence", b"end_sequence", "replayed", b"replayed", "sequence", b"sequence"]) -> None: ...
+
+global___ReplayProgress = ReplayProgress
+
+@typing.final
+class ReplayReport(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class SkippedEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REPLAYED_FIELD_NUMBER: builtins.int
+    FLIPPED_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
+    UNGROUPED_FIELD_NUMBER: builtins.int
+    TRUNCATED_FIELD_NUMBER: builtins.int
+    replayed: builtins.int
+    """Decisions that were made again."""
+    flipped: builtins.int
+    """Of these, whose effect would change."""
+    changed: builtins.int
+    """Of these, that would keep their effect and change in reason, policies or obligations."""
+    ungrouped: builtins.int
+    """Decisions that would change and are in none of the groups."""
+    truncated: builtins.bool
+    """There were more decisions than decisions_max."""
+    @property
+    def skipped(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """Decisions that could not be made again, by why: `DESTROYED` and `REDACTED` (their
+        inputs), `ALTERED` (verify the log), `CONTAINED` (no policy was asked), `MISFIT`
+        (entities of that time do not fit the candidate's schema), `UNREADABLE`.
+        """
+
+    @property
+    def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReplayGroup]:
+        """What would change: flips first, then by how many. At most 1000."""
+
+    def __init__(
+        self,
+        *,
+        replayed: builtins.int = ...,
+        flipped: builtins.int = ...,
+        changed: builtins.int = ...,
+        skipped: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        groups: collections.abc.Iterable[global___ReplayGroup] | None = ...,
+        ungrouped: builtins.int = ...,
+        truncated: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "flipped", b"flipped", "groups", b"groups", "replayed", b"replayed", "skipped", b"skipped", "truncated", b"truncated", "ungrouped", b"ungrouped"]) -> None: ...
+
+global___ReplayReport = ReplayReport
+
+@typing.final
+class ReplayGroup(google.protobuf.message.Message):
+    """Decisions that would change alike."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    @property
+    def actor(self) -> zta.v1.types_pb2.EntityRef: ...
+    @property
+    def action(self) -> zta.v1.types_pb2.EntityRef: ...
+    @property
+    def before(self) -> global___ReplayOutcome:
+        """What is on record."""
+
+    @property
+    def after(self) -> global___ReplayOutcome:
+        """What would be."""
+
+    @property
+    def examples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReplayExample]:
+        """The first three."""
+
+    def __init__(
+        self,
+        *,
+        actor: zta.v1.types_pb2.EntityRef | None = ...,
+        action: zta.v1.types_pb2.EntityRef | None = ...,
+        before: global___ReplayOutcome | None = ...,
+        after: global___ReplayOutcome | None = ...,
+        count: builtins.int = ...,
+        examples: collections.abc.Iterable[global___ReplayExample] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "after", b"after", "before", b"before"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "after", b"after", "before", b"before", "count", b"count", "examples", b"examples"]) -> None: ...
+
+global___ReplayGroup = ReplayGroup
+
+@typing.final
+class ReplayOutcome(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EFFECT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    POLICY_IDS_FIELD_NUMBER: builtins.int
+    OBLIGATIONS_FIELD_NUMBER: builtins.int
+    effect: zta.v1.types_pb2.Effect.ValueType
+    reason: builtins.str
+    """Of a deny: a DenyReason by name, or `NOT_DECIDED` where the candidate would refuse the
+    request, because it does not have the action, say. To a PEP that is a deny.
+    """
+    @property
+    def policy_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def obligations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Obligation]: ...
+    def __init__(
+        self,
+        *,
+        effect: zta.v1.types_pb2.Effect.ValueType = ...,
+        reason: builtins.str = ...,
+        policy_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        obligations: collections.abc.Iterable[zta.v1.types_pb2.Obligation] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["effect", b"effect", "obligations", b"obligations", "policy_ids", b"policy_ids", "reason", b"reason"]) -> None: ...
+
+global___ReplayOutcome = ReplayOutcome
+
+@typing.final
+class ReplayExample(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    DECIDE_TIME_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """The decision's place in the log."""
+    decision_id: builtins.str
+    revision: builtins.int
+    """The revision that made it."""
+    @property
+    def decide_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def resource(self) -> zta.v1.types_pb2.EntityRef: ...
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        decision_id: builtins.str = ...,
+        decide_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        resource: zta.v1.types_pb2.EntityRef | None = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["decide_time", b"decide_time", "resource", b"resource"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["decide_time", b"decide_time", "decision_id", b"decision_id", "resource", b"resource", "revision", b"revision", "sequence", b"sequence"]) -> None: ...
+
+global___ReplayExample = ReplayExample
+
+@typing.final
 class EvaluateRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

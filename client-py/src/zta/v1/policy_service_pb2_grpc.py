@@ -85,6 +85,11 @@ class PolicyServiceStub(object):
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsResponse.FromString,
                 _registered_method=True)
+        self.Replay = channel.unary_stream(
+                '/zta.v1.PolicyService/Replay',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.ReplayResponse.FromString,
+                _registered_method=True)
         self.Evaluate = channel.unary_unary(
                 '/zta.v1.PolicyService/Evaluate',
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.EvaluateRequest.SerializeToString,
@@ -167,6 +172,16 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Replay(self, request, context):
+        """Makes recorded decisions again, from their recorded inputs and the entities as they
+        were, under a candidate that is not in force, and says which would change. First
+        progress, then the report, in one stream. Nothing of it is a decision. One at a time on
+        each replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Evaluate(self, request, context):
         """Exact Cedar semantics over given policies, entities and requests. For testing;
         never a decision and never on record as one.
@@ -227,6 +242,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ListRevisions,
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsRequest.FromString,
                     response_serializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsResponse.SerializeToString,
+            ),
+            'Replay': grpc.unary_stream_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.ReplayRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.ReplayResponse.SerializeToString,
             ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
@@ -505,6 +525,33 @@ class PolicyService(object):
             '/zta.v1.PolicyService/ListRevisions',
             zta_dot_v1_dot_policy__service__pb2.ListRevisionsRequest.SerializeToString,
             zta_dot_v1_dot_policy__service__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/zta.v1.PolicyService/Replay',
+            zta_dot_v1_dot_policy__service__pb2.ReplayRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.ReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,

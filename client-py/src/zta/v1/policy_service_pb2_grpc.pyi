@@ -83,6 +83,16 @@ class PolicyServiceStub:
     ]
     """The revisions, newest first."""
 
+    Replay: grpc.UnaryStreamMultiCallable[
+        zta.v1.policy_service_pb2.ReplayRequest,
+        zta.v1.policy_service_pb2.ReplayResponse,
+    ]
+    """Makes recorded decisions again, from their recorded inputs and the entities as they
+    were, under a candidate that is not in force, and says which would change. First
+    progress, then the report, in one stream. Nothing of it is a decision. One at a time on
+    each replica.
+    """
+
     Evaluate: grpc.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.EvaluateRequest,
         zta.v1.policy_service_pb2.EvaluateResponse,
@@ -155,6 +165,16 @@ class PolicyServiceAsyncStub:
         zta.v1.policy_service_pb2.ListRevisionsResponse,
     ]
     """The revisions, newest first."""
+
+    Replay: grpc.aio.UnaryStreamMultiCallable[
+        zta.v1.policy_service_pb2.ReplayRequest,
+        zta.v1.policy_service_pb2.ReplayResponse,
+    ]
+    """Makes recorded decisions again, from their recorded inputs and the entities as they
+    were, under a candidate that is not in force, and says which would change. First
+    progress, then the report, in one stream. Nothing of it is a decision. One at a time on
+    each replica.
+    """
 
     Evaluate: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.EvaluateRequest,
@@ -248,6 +268,18 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.policy_service_pb2.ListRevisionsResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.ListRevisionsResponse]]:
         """The revisions, newest first."""
+
+    @abc.abstractmethod
+    def Replay(
+        self,
+        request: zta.v1.policy_service_pb2.ReplayRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[zta.v1.policy_service_pb2.ReplayResponse], collections.abc.AsyncIterator[zta.v1.policy_service_pb2.ReplayResponse]]:
+        """Makes recorded decisions again, from their recorded inputs and the entities as they
+        were, under a candidate that is not in force, and says which would change. First
+        progress, then the report, in one stream. Nothing of it is a decision. One at a time on
+        each replica.
+        """
 
     @abc.abstractmethod
     def Evaluate(

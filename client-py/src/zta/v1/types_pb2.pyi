@@ -267,3 +267,25 @@ class Diagnostic(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["column", b"column", "file", b"file", "help", b"help", "line", b"line", "lint", b"lint", "message", b"message", "policy_id", b"policy_id"]) -> None: ...
 
 global___Diagnostic = Diagnostic
+
+@typing.final
+class Obligation(google.protobuf.message.Message):
+    """One thing that the PEP must do when it enforces the decision."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The obligation's name, as in the policy's annotation `@obligation`."""
+    policy_id: builtins.str
+    """The policy that asks for it."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        policy_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "policy_id", b"policy_id"]) -> None: ...
+
+global___Obligation = Obligation

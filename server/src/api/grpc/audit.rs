@@ -94,7 +94,9 @@ fn filter(request: v1::ListEventsRequest) -> Result<EventFilter, Status> {
         types: request.types,
         actor_id: optional("actor_id", request.actor_id, 1024)?,
         resource_id: optional("resource_id", request.resource_id, 1024)?,
+        action_id: None,
         effect,
+        with_inputs: false,
         start_time: time("start_time", request.start_time)?,
         end_time: time("end_time", request.end_time)?,
     })

@@ -10,6 +10,7 @@ mod explain;
 pub(crate) mod policies;
 mod policy_tests;
 mod proposals;
+mod replay;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;
@@ -100,6 +101,13 @@ fn bounded(name: &str, text: &str, bytes_max: usize) -> Result<(), Status> {
         return Err(field(name, "must not contain control characters"));
     }
     Ok(())
+}
+
+fn wire_effect(allowed: bool) -> v1::Effect {
+    match allowed {
+        true => v1::Effect::Allow,
+        false => v1::Effect::Deny,
+    }
 }
 
 /// An optional text: empty is absent.

@@ -6,7 +6,9 @@ use tonic::{Request, Response, Status};
 use zta_proto::v1;
 use zta_proto::v1::policy_service_server::PolicyService;
 
-use super::{consistency_token, entity, page_size, page_token_invalid, timestamp, wire_uid};
+use super::{
+    consistency_token, entity, page_size, page_token_invalid, timestamp, wire_effect, wire_uid,
+};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::model::revision::{FileDigest, FileKind};
@@ -252,6 +254,15 @@ impl PolicyService for PolicyDoor {
         }))
     }
 
+    type ReplayStream = super::replay::Answers;
+
+    async fn replay(
+        &self,
+        request: Request<v1::ReplayRequest>,
+    ) -> Result<Response<Self::ReplayStream>, Status> {
+        super::replay::replay(&self.0, request)
+    }
+
     async fn evaluate(
         &self,
         request: Request<v1::EvaluateRequest>,
@@ -308,10 +319,7 @@ fn cedar_item(item: v1::EvaluateItem) -> Result<CedarItem, Status> {
 fn wire_result(result: Result<crate::policy::CedarResult, String>) -> v1::EvaluateResult {
     match result {
         Ok(result) => v1::EvaluateResult {
-            effect: match result.effect {
-                Effect::Allow => v1::Effect::Allow.into(),
-                Effect::Deny => v1::Effect::Deny.into(),
-            },
+            effect: wire_effect(result.effect == Effect::Allow).into(),
             policy_ids: result.policies,
             errored_policy_ids: result.errored,
             error: String::new(),

@@ -57,6 +57,10 @@ fn setup() -> Setup {
             name_claim: Some("name".to_owned()),
             groups_claim: Some("groups".to_owned()),
             roles: BTreeMap::from([role("g-1", "researcher"), role("g-2", "admin")]),
+            attributes: BTreeMap::from([
+                ("department".to_owned(), "dept".to_owned()),
+                ("cleared".to_owned(), "/extra/cleared".to_owned()),
+            ]),
             required_claims: BTreeMap::from([("tid".to_owned(), "tenant".to_owned())]),
             age_max: Duration::HOUR,
         },
@@ -334,4 +338,38 @@ fn a_rotated_key_is_found_among_the_new_ones() {
     setup.keys = key_set(&[jwk(&*setup.key, "one"), jwk(&*fresh, "two")]);
     assert!(setup.verify(&token).is_ok());
     assert!(setup.with(|_| {}).is_ok(), "the old one still serves");
+}
+
+#[test]
+fn listed_claims_become_attributes_and_no_others() {
+    let setup = setup();
+    let found = setup.with(|c| {
+        c["dept"] = json!("finance");
+        c["cleared"] = json!(true);
+        c["extra"] = json!({"cleared": false});
+    });
+    let pairs = |found: &VouchedIdentity| -> Vec<(String, String)> {
+        found.attributes.clone().into_iter().collect()
+    };
+    let text = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let found = found.expect("proves");
+    let expected = [("cleared", "false"), ("department", "finance")].map(text);
+    assert_eq!(pairs(&found), expected);
+    let number = setup.with(|c| c["dept"] = json!(7)).expect("proves");
+    assert_eq!(pairs(&number), [("department", "7")].map(text));
+    let absent = setup.with(|c| c["dept"] = json!(null)).expect("proves");
+    assert!(absent.attributes.is_empty());
+    for bad in [
+        json!(["finance"]),
+        json!({}),
+        json!(""),
+        json!("a\nb"),
+        json!("x".repeat(257)),
+    ] {
+        assert_eq!(
+            setup.with(|c| c["dept"] = bad.clone()),
+            Err(named("dept")),
+            "{bad}"
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::identity::registry::AuthenticationError;
+use crate::identity::registry::{AuthenticationError, Registry};
 use crate::identity::token::TokenParty;
 use crate::model::{
     AgentRecord, AgentState, Instance, Principal, PrincipalKind, Standing, UserRecord,
@@ -25,11 +25,10 @@ pub(super) fn of_agent(agent: &AgentRecord, instance: Option<&Instance>) -> Prin
 
 /// A person, known by this key or by none.
 pub(super) fn of_user(user: &UserRecord, instance: Option<&Instance>) -> Principal {
-    let name = user.spiffe_id.rsplit('/').next().unwrap_or_default();
     Principal {
         kind: PrincipalKind::User,
         id: user.id.clone(),
-        name: name.to_owned(),
+        name: user.name().to_owned(),
         roles: user.roles.clone(),
         owner: String::new(),
         zone: String::new(),
@@ -48,7 +47,7 @@ pub(super) fn vouched(party: &TokenParty) -> Principal {
         roles: party.roles.clone(),
         owner: String::new(),
         zone: String::new(),
-        attributes: Arc::default(),
+        attributes: Arc::clone(&party.attributes),
         state: Standing::Active,
         instance: None,
     }
@@ -60,5 +59,27 @@ pub(super) fn unbound_holder(holder: &TokenParty) -> Result<Principal, Authentic
     match holder.kind {
         PrincipalKind::Agent => Err(AuthenticationError::KeyUnknown),
         PrincipalKind::User | PrincipalKind::Workload => Ok(vouched(holder)),
+    }
+}
+
+impl Registry {
+    /// A principal as a token names it: of one whom the registry does not know, with what
+    /// its identity provider said.
+    pub(crate) fn token_party(&self, principal: &Principal) -> TokenParty {
+        let known = match principal.kind {
+            PrincipalKind::Agent => true,
+            PrincipalKind::User => self.users.contains_key(&principal.id),
+            PrincipalKind::Workload => false,
+        };
+        if known {
+            return TokenParty::registered(principal.kind, &principal.id);
+        }
+        TokenParty {
+            kind: principal.kind,
+            id: principal.id.clone(),
+            name: principal.name.clone(),
+            roles: principal.roles.clone(),
+            attributes: Arc::clone(&principal.attributes),
+        }
     }
 }

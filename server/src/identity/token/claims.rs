@@ -1,5 +1,8 @@
 //! What an access token says, and its form in JSON.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -26,8 +29,10 @@ pub(super) const CLAIMS: [&str; 9] = [
     "cnf",
     "auth_time",
 ];
-/// A token may have them: of a subject whom the registry does not know, and of delegation.
-const OPTIONAL: [&str; 4] = ["name", "roles", "act", "scope"];
+/// A token or a grant may have them: of a subject whom the registry does not know, and of delegation.
+pub(super) const OPTIONAL: [&str; 5] = ["name", "roles", "attributes", "act", "scope"];
+/// What an actor of a chain may say.
+const OF_ACTOR: [&str; 6] = ["sub", "sub_type", "name", "roles", "attributes", "act"];
 /// Nested actors that are read; a longer chain is not one of ours.
 const ACTORS_MAX: usize = 16;
 
@@ -62,6 +67,8 @@ pub(crate) struct TokenParty {
     pub(crate) name: String,
     /// Its roles at the time of its login, where the registry does not know it; else empty.
     pub(crate) roles: Vec<String>,
+    /// Its attributes at that time, where the registry does not know it; else empty.
+    pub(crate) attributes: Arc<BTreeMap<String, String>>,
 }
 
 impl TokenParty {
@@ -72,6 +79,7 @@ impl TokenParty {
             id: id.to_owned(),
             name: String::new(),
             roles: Vec::new(),
+            attributes: Arc::default(),
         }
     }
 
@@ -84,6 +92,9 @@ impl TokenParty {
         }
         if !self.roles.is_empty() {
             json.insert("roles".to_owned(), json!(self.roles));
+        }
+        if !self.attributes.is_empty() {
+            json.insert("attributes".to_owned(), json!(*self.attributes));
         }
         json
     }
@@ -101,6 +112,13 @@ impl TokenParty {
             roles: match json.get("roles") {
                 None => Vec::new(),
                 Some(roles) => texts(roles).ok_or(TokenError::Claim("roles"))?,
+            },
+            attributes: match json.get("attributes") {
+                None => Arc::default(),
+                Some(tags) => {
+                    let tags = BTreeMap::deserialize(tags);
+                    Arc::new(tags.map_err(|_| TokenError::Claim("attributes"))?)
+                }
             },
         })
     }
@@ -231,8 +249,7 @@ pub(super) fn actors(claim: Option<&Value>) -> Result<Vec<TokenParty>, TokenErro
     let mut next = claim;
     while let Some(claim) = next {
         let act = claim.as_object().ok_or(TokenError::Claim("act"))?;
-        let known =
-            |name: &String| ["sub", "sub_type", "name", "roles", "act"].contains(&name.as_str());
+        let known = |name: &String| OF_ACTOR.contains(&name.as_str());
         if actors.len() == ACTORS_MAX || !act.keys().all(known) {
             return Err(TokenError::Claim("act"));
         }

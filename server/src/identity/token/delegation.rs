@@ -20,7 +20,6 @@ const GRANT_TYPE: &str = "zta-delegation+jwt";
 const CLAIMS: [&str; 8] = [
     "iss", "aud", "sub", "sub_type", "exp", "iat", "jti", "may_act",
 ];
-const OPTIONAL: [&str; 4] = ["name", "roles", "act", "scope"];
 
 /// Who may act for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +78,9 @@ impl TokenAuthority {
         now: OffsetDateTime,
     ) -> Result<DelegationGrant, TokenError> {
         let claims = self.signed_claims(grant, GRANT_TYPE)?;
-        let known =
-            |name: &String| CLAIMS.contains(&name.as_str()) || OPTIONAL.contains(&name.as_str());
+        let known = |name: &String| {
+            CLAIMS.contains(&name.as_str()) || super::claims::OPTIONAL.contains(&name.as_str())
+        };
         if !claims.keys().all(known) {
             return Err(TokenError::ClaimUnknown);
         }

@@ -10,12 +10,13 @@ use uuid::Uuid;
 use super::case::At;
 use super::file::{EntityText, PrincipalText, TestFile};
 use crate::model::arguments::Arguments;
-use crate::model::{EntityUid, EntityVersion, GivenEntity, Principal, PrincipalKind, Standing};
+use crate::model::{
+    EntityUid, EntityVersion, GivenEntity, Party, Principal, PrincipalKind, Standing,
+};
 use crate::policy::compile::Compiled;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::entities::EntityMap;
 use crate::policy::evaluate::Parties;
-use crate::policy::party::Party;
 
 /// The agents and users of a test file.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ impl Registry {
     }
 }
 
-/// As the registry of a server: it knows agents and users, and of users no owner.
+/// As the registry of a server: it knows agents and users, and of users names and roles.
 impl Parties for Registry {
     fn party(&self, ty: &str, id: &str) -> Option<Party> {
         let kinds = [PrincipalKind::Agent, PrincipalKind::User];
@@ -40,7 +41,10 @@ impl Parties for Registry {
             name: found.name.clone(),
             owner: agent.then(|| found.owner.clone()),
             zone: agent.then(|| found.zone.clone()),
-            attributes: Arc::clone(&found.attributes),
+            attributes: match agent {
+                true => Arc::clone(&found.attributes),
+                false => Arc::default(),
+            },
             roles: found.roles.clone(),
         })
     }
@@ -168,10 +172,9 @@ fn principal(text: &PrincipalText) -> Result<Principal, String> {
         (None, None, Some(id)) => (PrincipalKind::Workload, id),
         _ => return Err("give exactly one of `agent`, `user` and `workload`, with its id".into()),
     };
-    let only_agents =
-        !text.owner.is_empty() || !text.zone.is_empty() || !text.attributes.is_empty();
-    if kind != PrincipalKind::Agent && only_agents {
-        return Err("only an agent has `owner`, `zone` and `attributes`".to_owned());
+    let of_agents = !text.owner.is_empty() || !text.zone.is_empty();
+    if kind != PrincipalKind::Agent && of_agents {
+        return Err("only an agent has `owner` and `zone`".to_owned());
     }
     Ok(Principal {
         roles: text.roles.clone(),

@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::error::translate;
-use super::instances;
 use super::writer::within;
+use super::{instances, parties};
 use crate::model::change::{CertificateRecord, JoinTokenRecord, Renewal};
 use crate::model::proposal::ProposalState;
 use crate::model::revision::NewRevision;
@@ -134,10 +134,13 @@ async fn register_agent(tx: &mut PgConnection, at: &At, agent: &AgentRecord) -> 
     .bind(profile.certificate_lifetime_max_s.map(i64::from))
     .bind(profile.token_lifetime_max_s.map(i64::from))
     .bind(profile.delegation_depth_max.map(i64::from))
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    Ok(one_row(done.rows_affected(), Conflict::AgentExists))
+    match one_row(done.rows_affected(), Conflict::AgentExists) {
+        Ok(()) => parties::of_agent(tx, at, agent).await.map(Ok),
+        Err(conflict) => Ok(Err(conflict)),
+    }
 }
 
 async fn update_agent(tx: &mut PgConnection, at: &At, agent: &AgentRecord) -> Applied {
@@ -162,10 +165,10 @@ async fn update_agent(tx: &mut PgConnection, at: &At, agent: &AgentRecord) -> Ap
     .bind(profile.certificate_lifetime_max_s.map(i64::from))
     .bind(profile.token_lifetime_max_s.map(i64::from))
     .bind(profile.delegation_depth_max.map(i64::from))
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    Ok(Ok(()))
+    parties::of_agent(tx, at, agent).await.map(Ok)
 }
 
 async fn register_user(
@@ -188,7 +191,10 @@ async fn register_user(
     .await
     .map_err(translate)?;
     match one_row(done.rows_affected(), Conflict::UserExists) {
-        Ok(()) => instances::insert(tx, at, instance).await,
+        Ok(()) => {
+            parties::of_user(tx, at, user).await?;
+            instances::insert(tx, at, instance).await
+        }
         Err(conflict) => Ok(Err(conflict)),
     }
 }

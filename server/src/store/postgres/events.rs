@@ -127,9 +127,12 @@ pub(super) async fn list(
     descending: bool,
     limit: u32,
 ) -> Result<Vec<StoredEvent>, StoreError> {
-    let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(format!(
-        "SELECT {COLUMNS}, NULL::bytea AS salt, NULL::bytea AS inputs FROM audit_events WHERE true"
-    ));
+    let side = match filter.with_inputs {
+        true => "salt, inputs FROM audit_events LEFT JOIN audit_inputs USING (sequence)",
+        false => "NULL::bytea AS salt, NULL::bytea AS inputs FROM audit_events",
+    };
+    let mut sql: QueryBuilder<Postgres> =
+        QueryBuilder::new(format!("SELECT {COLUMNS}, {side} WHERE true"));
     if let Some(after) = after {
         sql.push(if descending {
             " AND sequence < "
@@ -151,6 +154,9 @@ pub(super) async fn list(
     }
     if let Some(resource_id) = &filter.resource_id {
         sql.push(" AND resource_id = ").push_bind(resource_id);
+    }
+    if let Some(action_id) = &filter.action_id {
+        sql.push(" AND action_id = ").push_bind(action_id);
     }
     if let Some(effect) = filter.effect {
         sql.push(" AND effect = ").push_bind(effect.as_str());

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod instances;
 mod notice;
+mod parties;
 mod policy;
 mod proposals;
 mod registry;

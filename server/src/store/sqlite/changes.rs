@@ -5,7 +5,7 @@ use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{instances, list_text, parse_time, time_text, translate};
+use super::{instances, list_text, parse_time, parties, time_text, translate};
 use crate::model::change::{CertificateRecord, JoinTokenRecord, Renewal};
 use crate::model::proposal::ProposalState;
 use crate::model::revision::NewRevision;
@@ -115,10 +115,13 @@ async fn register_agent(tx: &mut SqliteConnection, at: &At, agent: &AgentRecord)
     .bind(profile.certificate_lifetime_max_s)
     .bind(profile.token_lifetime_max_s)
     .bind(profile.delegation_depth_max)
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    Ok(one_row(done.rows_affected(), Conflict::AgentExists))
+    match one_row(done.rows_affected(), Conflict::AgentExists) {
+        Ok(()) => parties::of_agent(tx, at, agent).await.map(Ok),
+        Err(conflict) => Ok(Err(conflict)),
+    }
 }
 
 async fn update_agent(tx: &mut SqliteConnection, at: &At, agent: &AgentRecord) -> Applied {
@@ -143,10 +146,10 @@ async fn update_agent(tx: &mut SqliteConnection, at: &At, agent: &AgentRecord) -
     .bind(profile.certificate_lifetime_max_s)
     .bind(profile.token_lifetime_max_s)
     .bind(profile.delegation_depth_max)
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(translate)?;
-    Ok(Ok(()))
+    parties::of_agent(tx, at, agent).await.map(Ok)
 }
 
 async fn register_user(
@@ -169,7 +172,10 @@ async fn register_user(
     .await
     .map_err(translate)?;
     match one_row(done.rows_affected(), Conflict::UserExists) {
-        Ok(()) => instances::insert(tx, at, instance).await,
+        Ok(()) => {
+            parties::of_user(tx, at, user).await?;
+            instances::insert(tx, at, instance).await
+        }
         Err(conflict) => Ok(Err(conflict)),
     }
 }

@@ -144,9 +144,12 @@ pub(super) async fn list(
 ) -> Result<Vec<StoredEvent>, StoreError> {
     // Only conditions that are asked for stand in the text: with a parameter that
     // may be NULL, SQLite walks the whole table instead of an index.
-    let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(format!(
-        "SELECT {EVENT_COLUMNS}, NULL AS salt, NULL AS inputs FROM audit_events WHERE true"
-    ));
+    let side = match filter.with_inputs {
+        true => "salt, inputs FROM audit_events LEFT JOIN audit_inputs USING (sequence, log_id)",
+        false => "NULL AS salt, NULL AS inputs FROM audit_events",
+    };
+    let mut sql: QueryBuilder<Sqlite> =
+        QueryBuilder::new(format!("SELECT {EVENT_COLUMNS}, {side} WHERE true"));
     if let Some(after) = after {
         let compare = if descending { "<" } else { ">" };
         sql.push(format!(" AND sequence {compare} "))
@@ -165,6 +168,9 @@ pub(super) async fn list(
     }
     if let Some(resource_id) = &filter.resource_id {
         sql.push(" AND resource_id = ").push_bind(resource_id);
+    }
+    if let Some(action_id) = &filter.action_id {
+        sql.push(" AND action_id = ").push_bind(action_id);
     }
     if let Some(effect) = filter.effect {
         sql.push(" AND effect = ").push_bind(effect.as_str());

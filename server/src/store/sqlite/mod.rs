@@ -9,6 +9,7 @@ mod changes;
 mod entities;
 mod events;
 mod instances;
+mod parties;
 mod policy;
 mod proposals;
 mod registry;

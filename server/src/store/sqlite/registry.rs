@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::{SqliteStore, instances, parse_list, parse_time, translate};
 use crate::model::change::JoinTokenRecord;
-use crate::model::{AgentProfile, AgentRecord, AgentState, AuthorityRecord, Instance, UserRecord};
+use crate::model::{
+    AgentProfile, AgentRecord, AgentState, AuthorityRecord, Instance, PartyVersion, UserRecord,
+};
 use crate::store::value::{corrupt, digest, no_head, parse_tags, refuse_nul, signed, unsigned};
 use crate::store::{Changes, ENTITY_PAGE, RegistryStore, StoreError};
 
@@ -69,6 +71,15 @@ impl RegistryStore for SqliteStore {
         refuse_nul([&principal_id.to_owned()])?;
         let mut connection = self.readers.acquire().await.map_err(translate)?;
         instances::list(&mut connection, principal_id, after, limit).await
+    }
+
+    async fn party_versions(
+        &self,
+        since: u64,
+        until: u64,
+        limit: u32,
+    ) -> Result<Vec<PartyVersion>, StoreError> {
+        super::parties::versions(&self.readers, since, until, limit).await
     }
 
     async fn authorities(&self) -> Result<Vec<AuthorityRecord>, StoreError> {

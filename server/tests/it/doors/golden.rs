@@ -7,6 +7,7 @@ use serde::Deserialize;
 use zta_client::v1::batch_authorize_item::Result as Item;
 use zta_client::{Client, Guard, v1};
 
+use crate::policy::replay::replay;
 use crate::support::rpc::{authorize, event, reason};
 use crate::support::{Server, Setup, repository};
 
@@ -308,6 +309,23 @@ async fn by_guard(case: &Case, client: &Client) -> bool {
     true
 }
 
+/// Under the revision that made them, all decisions come out as they did.
+async fn replayed(admin: &Client, file: &str) {
+    let request = v1::ReplayRequest {
+        revision: 1,
+        ..Default::default()
+    };
+    let (report, _) = replay(admin, request).await.expect("a report");
+    assert!(report.replayed > 20, "{file}: {report:?}");
+    let told = (report.flipped, report.changed, &*report.groups);
+    assert_eq!(told, (0, 0, &[][..]), "{file}");
+    let contained: Vec<&str> = report.skipped.keys().map(String::as_str).collect();
+    assert!(
+        contained.iter().all(|why| *why == "CONTAINED"),
+        "{report:?}"
+    );
+}
+
 async fn decides(file: &str) {
     let text = std::fs::read_to_string(repository("policies/cases").join(file)).expect("a table");
     let table: Table = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
@@ -339,6 +357,7 @@ async fn decides(file: &str) {
         let cases: Vec<&Case> = table.cases.iter().filter(mine).collect();
         in_batches(&cases, client).await;
     }
+    replayed(&admin, file).await;
     server.assert_verifies();
 }
 

@@ -6,7 +6,9 @@ use tonic_types::StatusExt as _;
 use zta_client::{Client, v1};
 
 use crate::support::Setup;
-use crate::support::http::anonymous;
+use crate::support::dpop::Holder;
+use crate::support::http::{anonymous, channel_as};
+use crate::support::pki::new_key;
 use crate::support::rpc::{allowed, call, events, reason, refused};
 
 async fn prove(client: &Client, right: bool) -> Result<String, tonic::Status> {
@@ -121,4 +123,34 @@ async fn a_source_that_guesses_join_tokens_waits_longer_each_time() {
         .collect();
     assert_eq!(seconds, ["2", "1"], "newest first");
     assert_eq!(lockouts[0].1["source"], "127.0.0.1");
+}
+
+#[tokio::test]
+async fn failures_of_those_behind_a_proxy_with_a_certificate_are_not_the_proxys() {
+    let server = Setup::sqlite()
+        .set("ZTA_LIMITS__LOGIN_FAILURES_MAX", 2)
+        .start()
+        .await;
+    let gateway = server.agent("gateway", &[]).await;
+    let credential = gateway.credential().expect("a credential");
+    let own = channel_as(&server, credential.folder().expect("a folder"));
+    let mut stranger = Holder::new(&new_key(), own.clone(), server.endpoint());
+    let guess = async |who: &mut Holder| {
+        let token = v1::IdentityToken {
+            token: "none".to_owned(),
+        };
+        refused(
+            who.login(v1::authenticate_request::Proof::IdentityToken(token))
+                .await,
+        )
+    };
+    for _ in 0..3 {
+        assert_eq!(guess(&mut stranger).await, "IDENTITY_TOKEN_INVALID");
+    }
+    assert_eq!(guess(&mut stranger).await, "RATE_LIMITED");
+    prove(&gateway, true)
+        .await
+        .expect("the proxy itself logs in");
+    let mut other = Holder::new(&new_key(), own, server.endpoint());
+    assert_eq!(guess(&mut other).await, "IDENTITY_TOKEN_INVALID");
 }

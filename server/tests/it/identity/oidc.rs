@@ -104,6 +104,9 @@ async fn a_service_of_a_provider_logs_in_and_gets_the_roles_of_its_groups() {
     let decision = decision.expect("a decision");
     assert_eq!(decision.reason(), v1::DenyReason::NotPermitted);
 
+    // To be told a nonce was no failed login.
+    assert_eq!(events(&admin, &["login_failed"]).await, []);
+
     // The provider's token is none of ours, in either scheme.
     let direct = service.authorize("web_search", &identity).await;
     assert_eq!(refused(direct), "TOKEN_INVALID");
@@ -476,12 +479,8 @@ async fn revoked_tokens_are_void_on_every_replica_and_a_new_login_is_not() {
         .as_str()
         .expect("an id")
         .to_owned();
-    let of_token = revoke(v1::revoke_tokens_request::Revoked::TokenId(token_id));
-    admin
-        .authentication()
-        .revoke_tokens(of_token)
-        .await
-        .expect("revokes");
+    let output = server.zta(&["token", "revoke", "--token", &token_id, "--json"]);
+    assert!(output.status.success(), "{output:?}");
     assert_eq!(
         refused(second.authorize("web_search", &token).await),
         "TOKEN_INVALID"

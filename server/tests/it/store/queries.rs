@@ -116,6 +116,13 @@ pub(crate) async fn inputs(db: Db) {
         listed.iter().all(|e| e.inputs.is_none()),
         "lists say nothing of inputs"
     );
+    let filter = EventFilter {
+        with_inputs: true,
+        ..EventFilter::default()
+    };
+    let listed = db.store.list(&filter, None, false, 9).await.expect("list");
+    let listed: Vec<_> = listed.into_iter().map(|e| e.inputs).collect();
+    assert_eq!(listed, events.map(|e| e.inputs), "unless they are asked to");
     db.raw
         .execute("DELETE FROM audit_inputs WHERE sequence = 1")
         .await

@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, SqliteConnection};
 
 /// The role that the server works under, as in production: of the audit it can only add.
 const ROLE: &str = "zta_it_server";
@@ -111,6 +111,23 @@ async fn connect(url: &str) -> PgConnection {
     PgConnection::connect_with(&options)
         .await
         .expect("Postgres answers")
+}
+
+impl super::Server {
+    /// Runs one statement on the database of the running server, as its owner.
+    pub(crate) async fn sql(&self, sql: &str) {
+        match &*self.database {
+            Database::Postgres(database) => run(&mut database.intruder().await, sql).await,
+            Database::Sqlite => {
+                let url = format!("sqlite://{}", self.data().join("zta.db").display());
+                let mut connection = SqliteConnection::connect(&url).await.expect("the store");
+                let result = connection
+                    .execute(sqlx::AssertSqlSafe(sql.to_owned()))
+                    .await;
+                result.unwrap_or_else(|e| panic!("{sql}: {e}"));
+            }
+        }
+    }
 }
 
 /// Runs one statement of the test's own making.

@@ -1,5 +1,8 @@
 //! Tokens bound to a key, and tokens of those who act for another.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::*;
 use crate::identity::possession::ProvenKey;
 
@@ -57,6 +60,7 @@ fn a_chain_of_actors_is_read_as_it_was_granted() {
             id: "https://idp.example#alice".to_owned(),
             name: "alice".to_owned(),
             roles: vec!["analyst".to_owned()],
+            attributes: Arc::new(BTreeMap::from([("team".to_owned(), "crew".to_owned())])),
         },
         actors: vec![party("research"), party("planner")],
         scope: vec!["call_tool:web_search".to_owned(), "read".to_owned()],

@@ -2,6 +2,7 @@
 
 use super::{allowed, serve};
 use crate::support::Database;
+use crate::support::proxy::Proxy;
 use crate::support::rpc::{call, events};
 
 #[tokio::test]
@@ -32,6 +33,36 @@ async fn clients_act_for_others_and_never_by_mistake_for_themselves() {
         .expect_err("no call");
     assert_eq!(error.reason(), Some("DELEGATION_INVALID"), "{error:?}");
     assert!(!format!("{acting:?}").contains("eyJ"));
+}
+
+#[tokio::test]
+async fn a_client_behind_a_proxy_acts_for_others_by_its_key() {
+    let server = serve(Database::Sqlite).await;
+    let proxy = Proxy::before(&server).await;
+    let hr = server.agent("payroll-bot", &["hr"]).await;
+    let minute = std::time::Duration::from_secs(60);
+    let admin = server.admin();
+    let grant = admin.delegate("payroll-bot", &["call_tool"], minute);
+    let grant = grant.await.expect("a grant");
+    let credential = hr.credential().expect("a credential");
+    let credential = zta_client::Credential::load(credential.folder().expect("a folder"));
+    let roots = std::fs::read(&proxy.ca).expect("the proxy's CA");
+    let client = zta_client::Client::builder(credential.expect("loads"))
+        .server(&proxy.endpoint)
+        .dpop()
+        .server_roots(&roots)
+        .without_renewal()
+        .build()
+        .expect("a client");
+    let acting = client.act_for(&grant);
+    let decision = acting.authorize(call("search")).await.expect("a decision");
+    assert!(decision.is_allowed(), "{decision:?}");
+    let decision = acting.authorize(call("payroll")).await.expect("a decision");
+    assert!(!decision.is_allowed(), "the person may not: {decision:?}");
+    let decision = client.authorize(call("payroll")).await.expect("a decision");
+    assert!(decision.is_allowed(), "for itself it may: {decision:?}");
+    let exchanged = events(&admin, &["token_exchanged"]).await;
+    assert_eq!(exchanged.len(), 1);
 }
 
 #[tokio::test]
