@@ -100,6 +100,8 @@ pub struct Limits {
     /// Logins of one key that may fail before it is locked out, longer with each further
     /// one; of one address, ten times as many.
     pub login_failures_max: u32,
+    /// Open connections without a client certificate from one address.
+    pub anonymous_connections_max: usize,
     /// How long one request may take.
     pub request_timeout_ms: u64,
 }
@@ -170,6 +172,7 @@ impl Default for Limits {
             entity_message_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
             login_failures_max: 5,
+            anonymous_connections_max: 512,
             request_timeout_ms: 30_000,
         }
     }

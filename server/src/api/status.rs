@@ -295,6 +295,11 @@ fn policy_invalid(diagnostics: &[Diagnostic], message: String) -> Status {
     detailed(code, reason, message, details)
 }
 
+/// What was given proves nothing.
+fn unauthenticated(reason: ErrorReason, message: String) -> Status {
+    status(Code::Unauthenticated, reason, message)
+}
+
 impl From<OperationError> for Status {
     fn from(error: OperationError) -> Self {
         let message = error.to_string();
@@ -319,21 +324,19 @@ impl From<OperationError> for Status {
             OperationError::RevisionNotFound(_) => {
                 status(Code::NotFound, ErrorReason::RevisionNotFound, message)
             }
-            OperationError::JoinToken => status(
-                Code::Unauthenticated,
-                ErrorReason::JoinTokenInvalid,
-                message,
-            ),
+            OperationError::JoinToken => unauthenticated(ErrorReason::JoinTokenInvalid, message),
             OperationError::Csr(_) => {
                 status(Code::InvalidArgument, ErrorReason::CsrInvalid, message)
             }
-            OperationError::ChallengeInvalid => status(
-                Code::Unauthenticated,
-                ErrorReason::ChallengeInvalid,
-                message,
-            ),
-            OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
+            OperationError::ChallengeInvalid => {
+                unauthenticated(ErrorReason::ChallengeInvalid, message)
+            }
+            OperationError::ReplayRunning
+            | OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
                 rate_limited(message)
+            }
+            OperationError::NoLongerPermitted => {
+                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
             }
             OperationError::IdentityToken => status(
                 Code::Unauthenticated,
@@ -349,10 +352,6 @@ impl From<OperationError> for Status {
                 message,
             ),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
-            OperationError::ReplayRunning => rate_limited(message),
-            OperationError::NoLongerPermitted => {
-                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
-            }
             OperationError::LockedOut(wait) => {
                 later(message, wait.try_into().unwrap_or(Duration::from_secs(1)))
             }

@@ -287,7 +287,8 @@ fn operations(
         replica,
         audit: audit.clone(),
         tokens: material.token_authority(config).map_err(start_error)?,
-        proofs: DpopVerifier::new(&config.external_names).map_err(start_error)?,
+        proofs: DpopVerifier::new(&config.external_names, &material::server_names(config))
+            .map_err(start_error)?,
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
@@ -330,7 +331,11 @@ fn accept(
         shown = Some(reload.clone());
         let report = tasks.record_handshake_failures(Arc::clone(pdp));
         let trust_domain = material.ca.trust_domain().clone();
-        Acceptor::tls(listener, reload, trust_domain, TlsLimits::default(), report)
+        let limits = TlsLimits {
+            strangers_per_source_max: config.limits.anonymous_connections_max,
+            ..TlsLimits::default()
+        };
+        Acceptor::tls(listener, reload, trust_domain, limits, report)
     };
     let signal = tasks.stopped();
     tasks.spawn_until_stop("the listener", async move {
