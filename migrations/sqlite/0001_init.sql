@@ -214,7 +214,7 @@ CREATE TABLE revisions (
 ) STRICT;
 
 -- What each revision changed: from `revision` on, the file has this text; NULL: it is
--- gone. So the files of a revision are, for each kind ('policy', 'schema') and name, the
+-- gone. So the files of a revision are, for each kind ('policy', 'schema', 'test') and name, the
 -- row of the highest revision that is not above it. Rows are never changed.
 CREATE TABLE revision_files (
     revision    INTEGER NOT NULL,

@@ -2,15 +2,11 @@
 //! authenticates, evaluates, and puts on record, in this order, and answers only after
 //! the record is durable. `Err` means that nothing was decided: a deny for every PEP.
 
-mod chain;
 pub(crate) mod recorded;
 mod recording;
 pub(crate) mod replay;
 
 use std::sync::Arc;
-
-use chain::Denier;
-pub(crate) use chain::{evaluate, permission};
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -26,7 +22,7 @@ use crate::model::{
     AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
     Verdict,
 };
-use crate::policy::{EntityError, Facts, Parties as _, PolicyError, SignatureError};
+use crate::policy::{Denier, EntityError, Facts, Parties as _, PolicyError, SignatureError};
 use crate::replica::{ActiveRevision, Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -399,7 +395,7 @@ impl Pdp {
         let compiled = &scene.revision.compiled;
         let (verdict, denier) = match contained(caller, request) {
             Some(verdict) => (verdict, None),
-            None => evaluate(compiled, &state.pip(), &caller.principal, request, &facts)?,
+            None => compiled.evaluate_chain(&caller.principal, request, &facts, &state.pip())?,
         };
         let decision = Decision {
             id: new_id(scene.now),

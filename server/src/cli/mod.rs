@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod keys;
 mod policy;
+mod policy_test;
 mod proposal;
 mod replay;
 mod serve;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use zta_client::v1;
 use zta_server::model::SourceFile;
 use zta_server::model::revision::{FileDigest, FileKind};
-use zta_server::policy::{Diagnostic, PolicyPatch, PolicySource, compile};
+use zta_server::policy::{Diagnostic, PolicyPatch, PolicySource, pass_gates};
 
 pub(super) use self::log::{applied, revision_json};
 pub(super) use self::origin::Origin;
@@ -26,13 +26,15 @@ use super::{Failure, Options, line, proposal};
 pub(crate) enum Command {
     /// Run the gates on policy folders, without a server.
     Check {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
     },
+    /// Run the tests of policy folders, without a server or on one.
+    Test(super::policy_test::Request),
     /// Apply policy folders as the next revision.
     Apply {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
         /// Why, for the record.
@@ -46,7 +48,7 @@ pub(crate) enum Command {
     },
     /// Propose policy folders: somebody else has to approve before they are in force.
     Propose {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
         /// Why, for the record.
@@ -169,6 +171,7 @@ pub(crate) enum Command {
 pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { folders } => check(options, &folders),
+        Command::Test(request) => super::policy_test::test(options, request).await,
         Command::Apply {
             folders,
             message,
@@ -230,7 +233,11 @@ fn diagnostic_text(severity: &str, d: &Diagnostic) -> String {
     } else {
         format!("\n    help: {}", d.help)
     };
-    format!("{place}{severity}: {}{help}", d.message)
+    let lint = match d.lint.as_str() {
+        "" => String::new(),
+        lint => format!("[{lint}]"),
+    };
+    format!("{place}{severity}{lint}: {}{help}", d.message)
 }
 
 fn diagnostic_json(severity: &str, d: &Diagnostic) -> Value {
@@ -242,10 +249,15 @@ fn diagnostic_json(severity: &str, d: &Diagnostic) -> Value {
         "message": d.message,
         "help": d.help,
         "policy_id": d.policy_id,
+        "lint": d.lint,
     })
 }
 
-fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
+pub(super) fn show(
+    options: &Options,
+    severity: &str,
+    diagnostics: &[Diagnostic],
+) -> Result<(), Failure> {
     diagnostics.iter().try_for_each(|d| {
         if options.json {
             line(diagnostic_json(severity, d))
@@ -257,7 +269,7 @@ fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result
 
 fn check(options: &Options, folders: &[PathBuf]) -> Result<(), Failure> {
     let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
-    match compile(&source, None) {
+    match pass_gates(&source, None, &|| false) {
         Ok(compiled) => {
             show(options, "warning", &compiled.warnings)?;
             if options.json {
@@ -305,6 +317,7 @@ pub(super) async fn offer(
     let patch = v1::PolicyPatch {
         put_policies: wire_files(patch.put_policies),
         put_schemas: wire_files(patch.put_schemas),
+        put_tests: wire_files(patch.put_tests),
         delete_files: patch.delete_files,
     };
     Ok(Offer {
@@ -373,27 +386,33 @@ pub(super) async fn not_applied(
         patch: Some(patch),
     };
     let answer = client.policies().validate(request).await?.into_inner();
-    let errors = answer.errors.into_iter().map(|d| Diagnostic {
+    let errors: Vec<Diagnostic> = answer.errors.into_iter().map(diagnostic_of).collect();
+    show(options, "error", &errors)?;
+    let text = format!("{} errors; nothing was applied", errors.len());
+    Err(Failure::No(text))
+}
+
+/// A diagnostic of the server.
+pub(super) fn diagnostic_of(d: v1::Diagnostic) -> Diagnostic {
+    Diagnostic {
         file: d.file,
         line: d.line,
         column: d.column,
         message: d.message,
         help: d.help,
         policy_id: d.policy_id,
-    });
-    let errors: Vec<Diagnostic> = errors.collect();
-    show(options, "error", &errors)?;
-    let text = format!("{} errors; nothing was applied", errors.len());
-    Err(Failure::No(text))
+        lint: d.lint,
+    }
 }
 
 /// What the server has, as it says.
 fn digests(files: Vec<v1::FileDigest>) -> Result<Vec<FileDigest>, Failure> {
     let digest = |file: v1::FileDigest| {
         Some(FileDigest {
-            kind: match file.schema {
-                true => FileKind::Schema,
-                false => FileKind::Policy,
+            kind: match (file.schema, file.test) {
+                (true, _) => FileKind::Schema,
+                (false, true) => FileKind::Test,
+                (false, false) => FileKind::Policy,
             },
             name: file.name,
             sha256: file.sha256.try_into().ok()?,
@@ -405,8 +424,8 @@ fn digests(files: Vec<v1::FileDigest>) -> Result<Vec<FileDigest>, Failure> {
 
 /// Files and bytes of a patch.
 fn size(patch: &PolicyPatch) -> (usize, usize) {
-    let put = || patch.put_policies.iter().chain(&patch.put_schemas);
-    (put().count(), put().map(|file| file.text().len()).sum())
+    let bytes = patch.put().map(|file| file.text().len()).sum();
+    (patch.put().count(), bytes)
 }
 
 fn sent_json(number: u64, patch: &PolicyPatch) -> Value {

@@ -78,7 +78,8 @@ pub(super) async fn show(options: &Options, number: u64) -> Result<(), Failure> 
     let answer = answer.into_inner();
     let proposal = answer.proposal.unwrap_or_default();
     let patch = answer.patch.unwrap_or_default();
-    let put = || patch.put_policies.iter().chain(&patch.put_schemas);
+    let policies = || patch.put_policies.iter().chain(&patch.put_schemas);
+    let put = || policies().chain(&patch.put_tests);
     if options.json {
         let files = put().map(|f| json!({"name": f.name, "text": f.text}));
         let mut shown = proposal_json(&proposal);

@@ -53,6 +53,8 @@ pub enum FileKind {
     Policy,
     /// `*.cedarschema`.
     Schema,
+    /// `*.test.yaml` or `*.test.json`.
+    Test,
 }
 
 impl FileKind {
@@ -61,12 +63,13 @@ impl FileKind {
         match self {
             Self::Policy => "policy",
             Self::Schema => "schema",
+            Self::Test => "test",
         }
     }
 
     /// The kind of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Policy, Self::Schema]
+        [Self::Policy, Self::Schema, Self::Test]
             .into_iter()
             .find(|kind| kind.as_str() == name)
     }

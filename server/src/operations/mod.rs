@@ -15,6 +15,7 @@ pub(crate) mod issuers;
 pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod policies;
+mod policy_tests;
 pub(crate) mod profile;
 pub(crate) mod proposals;
 pub(crate) mod replay;

@@ -198,6 +198,7 @@ impl Operations {
             match kind {
                 FileKind::Policy => patch.put_policies.push(file),
                 FileKind::Schema => patch.put_schemas.push(file),
+                FileKind::Test => patch.put_tests.push(file),
             }
         }
         Ok(patch)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 
 use super::policies::blocking;
+use super::policy_tests::time_is_up;
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::event::{LEAF_BYTES_MAX, to_micros};
@@ -14,10 +15,10 @@ use crate::model::revision::{Digest, FileChange, NewRevision, Provenance, is_com
 use crate::model::{
     AccessRequest, Change, Conflict, Decision, Effect, RevisionMeta, SourceFile, Standing,
 };
-use crate::pdp::{Act, PdpError, evaluate, facts};
+use crate::pdp::{Act, PdpError, facts};
 use crate::policy::{
     Bundle, Compiled, Diagnostic, PolicyPatch, PolicySource, SharedSet, SignatureError, Signing,
-    compile, content_sha256, gates_id,
+    content_sha256, gates_id, pass_gates,
 };
 use crate::replica::{ActiveRevision, State};
 
@@ -198,7 +199,8 @@ impl Operations {
         let revision = state.revision.as_ref().ok_or(PdpError::NotReady)?;
         let facts = facts(&state, &caller, credential, request, now);
         let compiled = &revision.compiled;
-        let (verdict, _) = evaluate(compiled, &state.pip(), &caller.principal, request, &facts)
+        let (verdict, _) = compiled
+            .evaluate_chain(&caller.principal, request, &facts, &state.pip())
             .map_err(PdpError::Policy)?;
         Ok(verdict.effect() == Effect::Allow)
     }
@@ -322,13 +324,8 @@ impl Passed {
             return Err(PdpError::Conflict(Conflict::Revision { in_force }));
         }
         let facts = facts(state, caller, credential, request, now);
-        let (next, _) = evaluate(
-            &self.compiled,
-            &state.pip(),
-            &caller.principal,
-            request,
-            &facts,
-        )?;
+        let (principal, pip) = (&caller.principal, state.pip());
+        let (next, _) = (self.compiled).evaluate_chain(principal, request, &facts, &pip)?;
         // What cannot be put on record cannot be done either.
         if next.effect() == Effect::Deny || next.record_bytes() > RECORD_BYTES_MAX {
             return Err(PdpError::Lockout);
@@ -376,5 +373,6 @@ impl Candidate {
 /// A patch that does not fit the base.
 pub(super) fn gates(candidate: Candidate, base: &Compiled) -> Result<Gates, OperationError> {
     let source = candidate.over(base.source())?;
-    Ok(compile(&source, Some(base)).map(SharedSet::new))
+    let passed = pass_gates(&source, Some(base), &time_is_up());
+    Ok(passed.map(SharedSet::new))
 }

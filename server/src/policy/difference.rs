@@ -110,6 +110,7 @@ pub fn difference(
             formatting_only: match pair.kind {
                 FileKind::Policy => !policies.iter().any(|p| p.concerns(name)),
                 FileKind::Schema => schema::same(pair),
+                FileKind::Test => false,
             },
         });
     }

@@ -21,6 +21,7 @@ fn source(policy: &str) -> PolicySource {
     PolicySource {
         policies: vec![SourceFile::new("a.cedar", policy)],
         schemas: vec![SourceFile::new("a.cedarschema", SCHEMA)],
+        tests: Vec::new(),
     }
 }
 

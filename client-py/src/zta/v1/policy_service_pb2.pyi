@@ -96,25 +96,30 @@ global___ReplicaState = ReplicaState
 
 @typing.final
 class PolicySource(google.protobuf.message.Message):
-    """A policy set as files: `*.cedar` policies and `*.cedarschema` schemas that
-    extend the built-in namespace `ZTA`.
+    """A policy set as files: `*.cedar` policies, `*.cedarschema` schemas that extend the
+    built-in namespace `ZTA`, and the tests that the set must pass: `*.test.yaml` in our own
+    format, `*.test.json` in that of Cedar's command line.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     POLICIES_FIELD_NUMBER: builtins.int
     SCHEMAS_FIELD_NUMBER: builtins.int
+    TESTS_FIELD_NUMBER: builtins.int
     @property
     def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
     @property
     def schemas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
+    @property
+    def tests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
     def __init__(
         self,
         *,
         policies: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
         schemas: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
+        tests: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["policies", b"policies", "schemas", b"schemas"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["policies", b"policies", "schemas", b"schemas", "tests", b"tests"]) -> None: ...
 
 global___PolicySource = PolicySource
 
@@ -129,6 +134,7 @@ class PolicyPatch(google.protobuf.message.Message):
     PUT_POLICIES_FIELD_NUMBER: builtins.int
     PUT_SCHEMAS_FIELD_NUMBER: builtins.int
     DELETE_FILES_FIELD_NUMBER: builtins.int
+    PUT_TESTS_FIELD_NUMBER: builtins.int
     @property
     def put_policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]:
         """Files that are new or replace the one of the same name."""
@@ -139,14 +145,17 @@ class PolicyPatch(google.protobuf.message.Message):
     def delete_files(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of files that go."""
 
+    @property
+    def put_tests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
     def __init__(
         self,
         *,
         put_policies: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
         put_schemas: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
         delete_files: collections.abc.Iterable[builtins.str] | None = ...,
+        put_tests: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["delete_files", b"delete_files", "put_policies", b"put_policies", "put_schemas", b"put_schemas"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delete_files", b"delete_files", "put_policies", b"put_policies", "put_schemas", b"put_schemas", "put_tests", b"put_tests"]) -> None: ...
 
 global___PolicyPatch = PolicyPatch
 
@@ -186,7 +195,7 @@ class ValidateResponse(google.protobuf.message.Message):
     """Policies in the candidate."""
     @property
     def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]:
-        """Empty when the candidate would be accepted."""
+        """What is wrong, failing tests included. Empty when the candidate would be accepted."""
 
     @property
     def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]: ...
@@ -200,6 +209,247 @@ class ValidateResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["errors", b"errors", "policies", b"policies", "warnings", b"warnings"]) -> None: ...
 
 global___ValidateResponse = ValidateResponse
+
+@typing.final
+class TestRequest(google.protobuf.message.Message):
+    """At most one of source and patch; with neither, the revision in force is tested."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
+    TESTS_FIELD_NUMBER: builtins.int
+    @property
+    def source(self) -> global___PolicySource: ...
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """Against the revision in force."""
+
+    @property
+    def tests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]:
+        """Test files to run in place of those of the candidate; none: those of the candidate."""
+
+    def __init__(
+        self,
+        *,
+        source: global___PolicySource | None = ...,
+        patch: global___PolicyPatch | None = ...,
+        tests: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["patch", b"patch", "source", b"source", "tests", b"tests"]) -> None: ...
+
+global___TestRequest = TestRequest
+
+@typing.final
+class TestResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ERRORS_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    COVERAGE_FIELD_NUMBER: builtins.int
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]:
+        """Why the tests could not be run: the candidate does not compile, or a test file cannot
+        be read. Then there are no results.
+        """
+
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TestResult]:
+        """One for each case, in the order of the files and of the cases in them."""
+
+    @property
+    def coverage(self) -> global___TestCoverage: ...
+    def __init__(
+        self,
+        *,
+        errors: collections.abc.Iterable[zta.v1.types_pb2.Diagnostic] | None = ...,
+        results: collections.abc.Iterable[global___TestResult] | None = ...,
+        coverage: global___TestCoverage | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["coverage", b"coverage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["coverage", b"coverage", "errors", b"errors", "results", b"results"]) -> None: ...
+
+global___TestResponse = TestResponse
+
+@typing.final
+class TestResult(google.protobuf.message.Message):
+    """What became of one test case."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    COLUMN_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    MISMATCHES_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    POLICY_IDS_FIELD_NUMBER: builtins.int
+    OBLIGATIONS_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    file: builtins.str
+    line: builtins.int
+    """Where the case begins, 1-based."""
+    column: builtins.int
+    name: builtins.str
+    effect: zta.v1.types_pb2.Effect.ValueType
+    """What came; UNSPECIFIED where the request was refused."""
+    reason: zta.v1.types_pb2.DenyReason.ValueType
+    message: builtins.str
+    """One sentence: why it was decided so, or refused."""
+    @property
+    def mismatches(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TestMismatch]:
+        """Empty when it passed."""
+
+    @property
+    def policy_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def obligations(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        file: builtins.str = ...,
+        line: builtins.int = ...,
+        column: builtins.int = ...,
+        name: builtins.str = ...,
+        mismatches: collections.abc.Iterable[global___TestMismatch] | None = ...,
+        effect: zta.v1.types_pb2.Effect.ValueType = ...,
+        reason: zta.v1.types_pb2.DenyReason.ValueType = ...,
+        policy_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        obligations: collections.abc.Iterable[builtins.str] | None = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "effect", b"effect", "file", b"file", "line", b"line", "message", b"message", "mismatches", b"mismatches", "name", b"name", "obligations", b"obligations", "policy_ids", b"policy_ids", "reason", b"reason"]) -> None: ...
+
+global___TestResult = TestResult
+
+@typing.final
+class TestMismatch(google.protobuf.message.Message):
+    """Something that came otherwise than a test expects."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: builtins.int
+    EXPECTED_FIELD_NUMBER: builtins.int
+    ACTUAL_FIELD_NUMBER: builtins.int
+    what: builtins.str
+    """`decision`, `reason`, `policies`, `errored`, `obligations`, `message`, `error` or
+    `request`.
+    """
+    expected: builtins.str
+    actual: builtins.str
+    def __init__(
+        self,
+        *,
+        what: builtins.str = ...,
+        expected: builtins.str = ...,
+        actual: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actual", b"actual", "expected", b"expected", "what", b"what"]) -> None: ...
+
+global___TestMismatch = TestMismatch
+
+@typing.final
+class TestCoverage(google.protobuf.message.Message):
+    """What of a policy set its tests have reached."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: builtins.int
+    POLICIES_COVERED_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
+    CONDITIONS_COVERED_FIELD_NUMBER: builtins.int
+    MISSING_FIELD_NUMBER: builtins.int
+    MISSING_TOTAL_FIELD_NUMBER: builtins.int
+    policies: builtins.int
+    policies_covered: builtins.int
+    """Policies that determined at least one decision."""
+    conditions: builtins.int
+    """Conditions of all policies: each `when` and `unless`, cut at `&&`."""
+    conditions_covered: builtins.int
+    """Conditions that were true in one test and false in another."""
+    missing_total: builtins.int
+    """How many of those there are."""
+    @property
+    def missing(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PolicyCoverage]:
+        """The policies that are not wholly covered, by id; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        policies: builtins.int = ...,
+        policies_covered: builtins.int = ...,
+        conditions: builtins.int = ...,
+        conditions_covered: builtins.int = ...,
+        missing: collections.abc.Iterable[global___PolicyCoverage] | None = ...,
+        missing_total: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conditions", b"conditions", "conditions_covered", b"conditions_covered", "missing", b"missing", "missing_total", b"missing_total", "policies", b"policies", "policies_covered", b"policies_covered"]) -> None: ...
+
+global___TestCoverage = TestCoverage
+
+@typing.final
+class PolicyCoverage(google.protobuf.message.Message):
+    """What is missing of one policy."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    FILE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    MATCHED_FIELD_NUMBER: builtins.int
+    DETERMINED_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
+    policy_id: builtins.str
+    file: builtins.str
+    line: builtins.int
+    matched: builtins.int
+    """Tests in which its scope held."""
+    determined: builtins.int
+    """Tests that it determined."""
+    @property
+    def conditions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConditionCoverage]:
+        """Those of its conditions that were not both true and false."""
+
+    def __init__(
+        self,
+        *,
+        policy_id: builtins.str = ...,
+        file: builtins.str = ...,
+        line: builtins.int = ...,
+        matched: builtins.int = ...,
+        determined: builtins.int = ...,
+        conditions: collections.abc.Iterable[global___ConditionCoverage] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conditions", b"conditions", "determined", b"determined", "file", b"file", "line", b"line", "matched", b"matched", "policy_id", b"policy_id"]) -> None: ...
+
+global___PolicyCoverage = PolicyCoverage
+
+@typing.final
+class ConditionCoverage(google.protobuf.message.Message):
+    """A condition that was not both true and false."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """Its source text."""
+    held: builtins.int
+    """Tests in which it was true, and false."""
+    failed: builtins.int
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        held: builtins.int = ...,
+        failed: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failed", b"failed", "held", b"held", "text", b"text"]) -> None: ...
+
+global___ConditionCoverage = ConditionCoverage
 
 @typing.final
 class ApplyRequest(google.protobuf.message.Message):
@@ -1041,20 +1291,24 @@ class FileDigest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
     SCHEMA_FIELD_NUMBER: builtins.int
+    TEST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """As in SourceFile."""
     sha256: builtins.bytes
     """SHA-256 of the text."""
     schema: builtins.bool
     """Whether it is a schema."""
+    test: builtins.bool
+    """Whether it is a test file."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         sha256: builtins.bytes = ...,
         schema: builtins.bool = ...,
+        test: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "schema", b"schema", "sha256", b"sha256"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "schema", b"schema", "sha256", b"sha256", "test", b"test"]) -> None: ...
 
 global___FileDigest = FileDigest
 

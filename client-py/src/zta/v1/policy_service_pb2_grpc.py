@@ -40,6 +40,11 @@ class PolicyServiceStub(object):
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ValidateRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_policy__service__pb2.ValidateResponse.FromString,
                 _registered_method=True)
+        self.Test = channel.unary_unary(
+                '/zta.v1.PolicyService/Test',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.TestRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.TestResponse.FromString,
+                _registered_method=True)
         self.Apply = channel.unary_unary(
                 '/zta.v1.PolicyService/Apply',
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ApplyRequest.SerializeToString,
@@ -118,6 +123,13 @@ class PolicyServiceServicer(object):
 
     def Validate(self, request, context):
         """Runs the gates on a candidate without activating it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Test(self, request, context):
+        """Runs the tests of a candidate, or of the revision in force. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,6 +249,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ValidateRequest.FromString,
                     response_serializer=zta_dot_v1_dot_policy__service__pb2.ValidateResponse.SerializeToString,
             ),
+            'Test': grpc.unary_unary_rpc_method_handler(
+                    servicer.Test,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.TestRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.TestResponse.SerializeToString,
+            ),
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ApplyRequest.FromString,
@@ -336,6 +353,33 @@ class PolicyService(object):
             '/zta.v1.PolicyService/Validate',
             zta_dot_v1_dot_policy__service__pb2.ValidateRequest.SerializeToString,
             zta_dot_v1_dot_policy__service__pb2.ValidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Test(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/Test',
+            zta_dot_v1_dot_policy__service__pb2.TestRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.TestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,12 @@ class PolicyServiceStub:
     ]
     """Runs the gates on a candidate without activating it."""
 
+    Test: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.TestRequest,
+        zta.v1.policy_service_pb2.TestResponse,
+    ]
+    """Runs the tests of a candidate, or of the revision in force. Changes nothing."""
+
     Apply: grpc.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.ApplyRequest,
         zta.v1.policy_service_pb2.ApplyResponse,
@@ -132,6 +138,12 @@ class PolicyServiceAsyncStub:
         zta.v1.policy_service_pb2.ValidateResponse,
     ]
     """Runs the gates on a candidate without activating it."""
+
+    Test: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.TestRequest,
+        zta.v1.policy_service_pb2.TestResponse,
+    ]
+    """Runs the tests of a candidate, or of the revision in force. Changes nothing."""
 
     Apply: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.ApplyRequest,
@@ -240,6 +252,14 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.policy_service_pb2.ValidateResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.ValidateResponse]]:
         """Runs the gates on a candidate without activating it."""
+
+    @abc.abstractmethod
+    def Test(
+        self,
+        request: zta.v1.policy_service_pb2.TestRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.TestResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.TestResponse]]:
+        """Runs the tests of a candidate, or of the revision in force. Changes nothing."""
 
     @abc.abstractmethod
     def Apply(

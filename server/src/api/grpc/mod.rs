@@ -9,6 +9,7 @@ pub(crate) mod entities;
 mod explain;
 mod lifecycle;
 pub(crate) mod policies;
+mod policy_tests;
 mod proposals;
 mod replay;
 

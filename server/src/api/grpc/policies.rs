@@ -30,13 +30,14 @@ pub(super) fn candidate(
     patch: Option<v1::PolicyPatch>,
 ) -> Result<Candidate, Status> {
     match (source, patch) {
-        (Some(source), None) => Ok(Candidate::Source(PolicySource::new(
-            files(source.policies),
-            files(source.schemas),
-        ))),
+        (Some(source), None) => {
+            let policies = PolicySource::new(files(source.policies), files(source.schemas));
+            Ok(Candidate::Source(policies.with_tests(files(source.tests))))
+        }
         (None, Some(patch)) => {
             // Bounded before anything else is: names are compared one by one.
-            let named = patch.put_policies.len() + patch.put_schemas.len();
+            let schemas = patch.put_schemas.len();
+            let named = patch.put_policies.len() + schemas + patch.put_tests.len();
             if named.max(patch.delete_files.len()) > FILES_MAX {
                 let named = named.max(patch.delete_files.len());
                 return Err(limit("patch", named, FILES_MAX));
@@ -44,6 +45,7 @@ pub(super) fn candidate(
             Ok(Candidate::Patch(PolicyPatch {
                 put_policies: files(patch.put_policies),
                 put_schemas: files(patch.put_schemas),
+                put_tests: files(patch.put_tests),
                 delete_files: patch.delete_files,
             }))
         }
@@ -52,7 +54,7 @@ pub(super) fn candidate(
     }
 }
 
-fn files(files: Vec<v1::SourceFile>) -> Vec<SourceFile> {
+pub(super) fn files(files: Vec<v1::SourceFile>) -> Vec<SourceFile> {
     let file = |f: v1::SourceFile| SourceFile::new(f.name, f.text);
     files.into_iter().map(file).collect()
 }
@@ -70,6 +72,7 @@ fn wire_digests(files: Vec<FileDigest>) -> Vec<v1::FileDigest> {
         name: f.name,
         sha256: f.sha256.to_vec(),
         schema: f.kind == FileKind::Schema,
+        test: f.kind == FileKind::Test,
     };
     files.into_iter().map(digest).collect()
 }
@@ -82,6 +85,7 @@ pub(super) fn wire_diagnostics(diagnostics: &[Diagnostic]) -> Vec<v1::Diagnostic
         message: d.message.clone(),
         help: d.help.clone(),
         policy_id: d.policy_id.clone(),
+        lint: d.lint.clone(),
     };
     diagnostics.iter().map(wire).collect()
 }
@@ -142,6 +146,14 @@ impl PolicyService for PolicyDoor {
             },
         };
         Ok(Response::new(response))
+    }
+
+    async fn test(
+        &self,
+        request: Request<v1::TestRequest>,
+    ) -> Result<Response<v1::TestResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::policy_tests::test(&self.0, &credential, request.into_inner()).await
     }
 
     async fn apply(
@@ -270,6 +282,7 @@ impl PolicyService for PolicyDoor {
             source: Some(v1::PolicySource {
                 policies: wire_files(&source.policies),
                 schemas: wire_files(&source.schemas),
+                tests: wire_files(&source.tests),
             }),
             revision: Some(wire_revision(meta, active)),
             files: Vec::new(),

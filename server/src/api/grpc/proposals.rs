@@ -94,6 +94,7 @@ pub(super) async fn get(
         patch: Some(v1::PolicyPatch {
             put_policies: wire_files(&patch.put_policies),
             put_schemas: wire_files(&patch.put_schemas),
+            put_tests: wire_files(&patch.put_tests),
             delete_files: patch.delete_files,
         }),
     }))

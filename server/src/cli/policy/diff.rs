@@ -60,6 +60,7 @@ pub(super) async fn diff(
         source: source.map(|source| v1::PolicySource {
             policies: wire_files(source.policies),
             schemas: wire_files(source.schemas),
+            tests: wire_files(source.tests),
         }),
         patch: None,
         meaning_only,

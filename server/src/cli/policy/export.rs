@@ -11,7 +11,7 @@ use super::log::revision_json;
 use crate::cli::{Failure, Options, line};
 
 /// What policy files end with; nothing else is ever written, or taken away.
-const ENDINGS: [&str; 2] = ["cedar", "cedarschema"];
+const ENDINGS: [&str; 4] = [".cedar", ".cedarschema", ".test.yaml", ".test.json"];
 
 pub(super) async fn export(
     options: &Options,
@@ -27,7 +27,8 @@ pub(super) async fn export(
     let answer = answer.into_inner();
     let revision = answer.revision.unwrap_or_default();
     let source = answer.source.unwrap_or_default();
-    let files: Vec<&v1::SourceFile> = source.policies.iter().chain(&source.schemas).collect();
+    let files = source.policies.iter().chain(&source.schemas);
+    let files: Vec<&v1::SourceFile> = files.chain(&source.tests).collect();
     write(folder, &files, force).map_err(Failure::CouldNotRun)?;
     if options.json {
         let mut exported = revision_json(&revision);
@@ -120,8 +121,9 @@ fn below(name: &str) -> Result<PathBuf, String> {
 }
 
 fn ending(path: &Path) -> Option<&str> {
-    let ending = path.extension()?.to_str()?;
-    ENDINGS.into_iter().find(|e| *e == ending)
+    let name = path.file_name()?.to_str()?;
+    let ends = |ending: &&str| name.len() > ending.len() && name.ends_with(ending);
+    ENDINGS.into_iter().find(ends)
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Origin {
 }
 
 /// Says which policy files of a folder, and not of those below, are not as committed.
-const STATUS: [&str; 7] = [
+const STATUS: [&str; 9] = [
     "status",
     "--porcelain",
     "--ignored",
@@ -49,6 +49,8 @@ const STATUS: [&str; 7] = [
     "--",
     ":(glob)*.cedar",
     ":(glob)*.cedarschema",
+    ":(glob)*.test.yaml",
+    ":(glob)*.test.json",
 ];
 
 /// The commit that all folders are at. None where git is missing, or one of them is in no
