@@ -171,7 +171,7 @@ CREATE TABLE join_tokens (
     id            text COLLATE "C" PRIMARY KEY,
     log_id        uuid NOT NULL,
     secret_sha256 bytea NOT NULL,
-    agent_id      text NOT NULL,
+    principal_id  text NOT NULL,
     expire_time   timestamptz NOT NULL,
     used          boolean NOT NULL
 );

@@ -182,7 +182,7 @@ CREATE TABLE join_tokens (
     id            TEXT PRIMARY KEY,
     log_id        TEXT NOT NULL,
     secret_sha256 BLOB NOT NULL,
-    agent_id      TEXT NOT NULL,
+    principal_id  TEXT NOT NULL,
     expire_time   TEXT NOT NULL,
     used          INTEGER NOT NULL
 ) STRICT;

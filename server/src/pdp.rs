@@ -76,6 +76,15 @@ pub(crate) enum PdpError {
     /// Nobody approves what they wrote.
     #[error("you have a part in this proposal; somebody else has to approve it")]
     OwnProposal,
+    /// Nobody would be left who can let others in.
+    #[error(
+        "nobody would be left with a key who may invite users; enrol another administrator \
+         first, or force it, and see docs/identity/people.md for the way back in"
+    )]
+    LastAdministrator,
+    /// An act concerns a person who is not registered.
+    #[error("there is no such user")]
+    UserNotFound,
     /// An act concerns a principal that is not registered.
     #[error("there is no such agent or user")]
     PrincipalNotFound,

@@ -163,11 +163,16 @@ pub async fn verify(config: &Config, vkey: Option<&str>) -> Result<(Proof, Strin
     Ok((proof, key.vkey()))
 }
 
-/// Runs the server until a signal or `stop` ends it.
+/// Runs the server until a signal or `stop` ends it. With `new_administrator` it first makes
+/// the first administrator a new key, if the one in its folder is no good any more.
 ///
 /// # Errors
 /// What kept it from starting, or which part ended.
-pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), AppError> {
+pub async fn serve(
+    config: Config,
+    new_administrator: bool,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), AppError> {
     let clock = wall_clock();
     let now = clock();
     let store = open_store(&config).await?;
@@ -225,7 +230,10 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
         () = &mut stop => Ok(()),
         loaded = load(&config, &store, &material, &pdp, now) => {
-            let first = loaded?;
+            let mut first = loaded?;
+            if new_administrator && first.is_none() {
+                first = administrator::create_again(&config, &pdp, &material, now).await?;
+            }
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
             keep_up(&store, &material, &pdp, &mut tasks);
@@ -361,7 +369,7 @@ fn announce(
     if let Some(first) = first {
         tracing::info!(
             credential = %first.credential_dir.display(),
-            "first start: the administrator's credential is in this folder; keep it safe"
+            "a new credential of the administrator is in this folder; keep it safe"
         );
     }
     tracing::info!(%address, "listening");

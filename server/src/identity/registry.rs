@@ -1,6 +1,7 @@
 //! The registry as this replica holds it in memory: who exists, in which state, and
 //! which keys are theirs. Immutable; a change makes a new one.
 
+mod people;
 mod principals;
 mod void;
 
@@ -189,7 +190,7 @@ struct Enrolled {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
     agents: BTreeMap<String, Arc<AgentRecord>>,
-    users: HashMap<String, Arc<UserRecord>>,
+    users: BTreeMap<String, Arc<UserRecord>>,
     keys: HashMap<[u8; 32], Arc<Enrolled>>,
     /// CAs that are trusted no more, by the SHA-256 of their certificates, in hex.
     retired_cas: HashSet<String>,

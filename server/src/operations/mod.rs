@@ -17,6 +17,7 @@ pub(crate) mod profile;
 pub(crate) mod proposals;
 pub(crate) mod replay;
 pub(crate) mod revocation;
+pub(crate) mod users;
 
 use std::sync::Arc;
 

@@ -196,6 +196,7 @@ from zta.v1.error_reason_pb2 import (
     ERROR_REASON_TOKEN_EXPIRED,
     ERROR_REASON_TOKEN_INVALID,
     ERROR_REASON_UNSPECIFIED,
+    ERROR_REASON_USER_NOT_FOUND,
     ErrorReason,
 )
 from zta.v1.policy_service_pb2 import (
@@ -275,6 +276,22 @@ from zta.v1.types_pb2 import (
     EntityRef,
     Obligation,
     SourceFile,
+)
+from zta.v1.user_service_pb2 import (
+    InviteRequest,
+    InviteResponse,
+    ListKeysRequest,
+    ListKeysResponse,
+    RevokeKeysRequest,
+    RevokeKeysResponse,
+    User,
+    UserServiceListRequest,
+    UserServiceListResponse,
+)
+from zta.v1.user_service_pb2_grpc import (
+    UserServiceServicer,
+    UserServiceStub,
+    add_UserServiceServicer_to_server,
 )
 
 __all__ = [
@@ -400,6 +417,7 @@ __all__ = [
     "ERROR_REASON_TOKEN_EXPIRED",
     "ERROR_REASON_TOKEN_INVALID",
     "ERROR_REASON_UNSPECIFIED",
+    "ERROR_REASON_USER_NOT_FOUND",
     "Effect",
     "EnrollRequest",
     "EnrollResponse",
@@ -442,6 +460,8 @@ __all__ = [
     "IdentityToken",
     "Instance",
     "InstanceState",
+    "InviteRequest",
+    "InviteResponse",
     "IsolateRequest",
     "IsolateResponse",
     "ItemError",
@@ -449,6 +469,8 @@ __all__ = [
     "ListEventsResponse",
     "ListInstancesRequest",
     "ListInstancesResponse",
+    "ListKeysRequest",
+    "ListKeysResponse",
     "ListPermittedRequest",
     "ListPermittedResponse",
     "ListProposalsRequest",
@@ -500,6 +522,8 @@ __all__ = [
     "RetireRequest",
     "RetireResponse",
     "Revision",
+    "RevokeKeysRequest",
+    "RevokeKeysResponse",
     "RevokeRequest",
     "RevokeResponse",
     "RevokeTokensRequest",
@@ -510,6 +534,11 @@ __all__ = [
     "SuspendResponse",
     "UpdateRequest",
     "UpdateResponse",
+    "User",
+    "UserServiceListRequest",
+    "UserServiceListResponse",
+    "UserServiceServicer",
+    "UserServiceStub",
     "ValidateRequest",
     "ValidateResponse",
     "add_AgentServiceServicer_to_server",
@@ -519,4 +548,5 @@ __all__ = [
     "add_CertificateAuthorityServiceServicer_to_server",
     "add_EntityServiceServicer_to_server",
     "add_PolicyServiceServicer_to_server",
+    "add_UserServiceServicer_to_server",
 ]

@@ -90,7 +90,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 31
-    """NOT_FOUND: there is no such agent, or the agent has no such key."""
+    """NOT_FOUND: there is no such agent, or the agent or user has no such key."""
     ERROR_REASON_REVISION_NOT_FOUND: _ErrorReason.ValueType  # 32
     """NOT_FOUND: there is no such revision."""
     ERROR_REASON_REVISION_CONFLICT: _ErrorReason.ValueType  # 33
@@ -98,7 +98,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 34
     """FAILED_PRECONDITION: the agent's state does not allow the change."""
     ERROR_REASON_LOCKOUT: _ErrorReason.ValueType  # 35
-    """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
+    """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them,
+    or nobody would be left with a key who may invite users.
+    """
     ERROR_REASON_GENERATION_CONFLICT: _ErrorReason.ValueType  # 36
     """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
     ERROR_REASON_RECOVERY_REFUSED: _ErrorReason.ValueType  # 38
@@ -111,6 +113,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
     ERROR_REASON_PROPOSAL_NOT_FOUND: _ErrorReason.ValueType  # 48
     """NOT_FOUND: there is no such proposal."""
+    ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 51
+    """NOT_FOUND: there is no such user."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 40
     """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -199,7 +203,7 @@ a failed precondition, nobody could act by the grant that is asked for.
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 31
-"""NOT_FOUND: there is no such agent, or the agent has no such key."""
+"""NOT_FOUND: there is no such agent, or the agent or user has no such key."""
 ERROR_REASON_REVISION_NOT_FOUND: ErrorReason.ValueType  # 32
 """NOT_FOUND: there is no such revision."""
 ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 33
@@ -207,7 +211,9 @@ ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 33
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION: the agent's state does not allow the change."""
 ERROR_REASON_LOCKOUT: ErrorReason.ValueType  # 35
-"""FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
+"""FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them,
+or nobody would be left with a key who may invite users.
+"""
 ERROR_REASON_GENERATION_CONFLICT: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
 ERROR_REASON_RECOVERY_REFUSED: ErrorReason.ValueType  # 38
@@ -220,6 +226,8 @@ ERROR_REASON_OWN_PROPOSAL: ErrorReason.ValueType  # 47
 """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
 ERROR_REASON_PROPOSAL_NOT_FOUND: ErrorReason.ValueType  # 48
 """NOT_FOUND: there is no such proposal."""
+ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 51
+"""NOT_FOUND: there is no such user."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 41

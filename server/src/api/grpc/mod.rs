@@ -10,6 +10,7 @@ mod explain;
 pub(crate) mod policies;
 mod proposals;
 mod replay;
+pub(crate) mod users;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;

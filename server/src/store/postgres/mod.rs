@@ -19,6 +19,7 @@ mod policy;
 mod proposals;
 mod registry;
 mod revocations;
+mod users;
 mod writer;
 
 use std::collections::BTreeSet;

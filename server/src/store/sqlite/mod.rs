@@ -14,6 +14,7 @@ mod policy;
 mod proposals;
 mod registry;
 mod revocations;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;

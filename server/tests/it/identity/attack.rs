@@ -1,5 +1,6 @@
 //! What an independent attack on identity found, one file for each hole.
 
+mod administrator;
 mod lockstep;
 mod relay;
 mod revoked;

@@ -55,7 +55,7 @@ pub(super) fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
     JoinTokenRecord {
         id: id.to_owned(),
         secret_sha256: sha256(id.as_bytes()),
-        agent_id: agent_id.to_owned(),
+        principal_id: agent_id.to_owned(),
         expire_time: NOW + Duration::minutes(5),
         used: false,
     }
@@ -152,34 +152,6 @@ pub(crate) async fn agents(db: Db) {
         ..agent(AGENT)
     };
     assert_eq!(feed.agents, [revoked]);
-}
-
-pub(crate) async fn users(db: Db) {
-    let db = db.with_log().await;
-    let user = UserRecord {
-        id: "spiffe://zta.local#admin".to_owned(),
-        spiffe_id: "spiffe://zta.local/user/admin".to_owned(),
-        roles: vec!["admin".to_owned()],
-        create_time: NOW,
-    };
-    let key = instance(1, &user.id);
-    succeeds(
-        &db.store,
-        &Change::RegisterUser(user.clone(), key.clone(), certificate(1, 1)),
-    )
-    .await;
-    let again = Change::RegisterUser(user.clone(), instance(2, &user.id), certificate(2, 1));
-    conflicts(&db.store, &again, Conflict::UserExists).await;
-    let other = UserRecord {
-        id: "other".to_owned(),
-        spiffe_id: "spiffe://zta.local/user/other".to_owned(),
-        ..user.clone()
-    };
-    // The user's row was written before its key was refused: it must go as well.
-    let same_key = Change::RegisterUser(other, key.clone(), certificate(3, 1));
-    conflicts(&db.store, &same_key, Conflict::KeyEnrolled).await;
-    let feed = db.store.changes_since(0, 0).await.expect("feed");
-    assert_eq!((feed.users, feed.instances), (vec![user], vec![key]));
 }
 
 pub(crate) async fn enroll(db: Db) {
