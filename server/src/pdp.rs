@@ -20,7 +20,7 @@ use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
 use crate::identity::continuous::{self, KeyProofs};
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
-use crate::identity::token::TokenAuthority;
+use crate::identity::token::{TokenAuthority, TokenError};
 use crate::model::redaction::Redaction;
 use crate::model::{
     AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
@@ -290,14 +290,18 @@ impl Pdp {
         state: &State,
         now: OffsetDateTime,
     ) -> Result<Caller, PdpError> {
-        use AuthenticationError::{KeyUnknown, PrincipalUnknown};
+        use AuthenticationError::{KeyUnknown, PrincipalUnknown, Token};
         // Nothing is read yet: nobody is unknown, and nobody shall wait for it.
         if state.epoch == 0 {
             return Err(PdpError::NotReady);
         }
         let mut found = state.registry.authenticate(credential, &self.tokens, now);
-        // What is not known here may have been enrolled elsewhere.
-        if matches!(found, Err(KeyUnknown | PrincipalUnknown))
+        // What is not known here may have been enrolled or made elsewhere.
+        let is_new = matches!(
+            found,
+            Err(KeyUnknown | PrincipalUnknown | Token(TokenError::Ahead))
+        );
+        if is_new
             && self.replica.is_newer_than(state.epoch).await?
         {
             let registry = &self.replica.current().registry;

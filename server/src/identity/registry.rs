@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::dpop::DpopError;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
 use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
 use principals::{of_agent, of_user, unbound_holder, vouched};
+pub(crate) use void::Suspect;
 use void::Void;
 
 use crate::model::change::GenerationUse;
@@ -122,6 +124,8 @@ pub(crate) struct Caller {
     pub(crate) method: &'static str,
     /// When possession of the key was proved.
     pub(crate) auth_time: OffsetDateTime,
+    /// The tokens and grants that it stands on, the one that it presented the last.
+    pub(crate) lineage: Vec<Uuid>,
     /// On whose behalf it acts, where a token says so.
     pub(crate) delegation: Option<Arc<Delegation>>,
     /// When what proved it ends: its token or its certificate.
@@ -143,6 +147,7 @@ impl Caller {
             principal,
             method: "mtls",
             auth_time,
+            lineage: Vec::new(),
             delegation: None,
             expire_time,
             proof_missed: false,
@@ -196,6 +201,8 @@ pub(crate) struct Registry {
     retired_cas: HashSet<String>,
     /// Tokens that were revoked.
     void: Void,
+    /// The epoch that all of it holds in.
+    epoch: u64,
 }
 
 impl Registry {
@@ -221,6 +228,7 @@ impl Registry {
         let retired = changes.authorities.iter().filter(|ca| !ca.is_trusted());
         next.retired_cas.extend(retired.map(|ca| ca.id.clone()));
         next.void.add(&changes.revocations);
+        next.epoch = changes.epoch;
         next
     }
 
@@ -342,11 +350,15 @@ impl Registry {
             }
         };
         let parties = std::iter::once(&verified.subject).chain(&verified.actors);
-        if self.is_void(&verified.id, parties, verified.issue_time) {
-            return Err(TokenError::Void.into());
-        }
+        let suspect = Suspect {
+            id: &verified.id,
+            lineage: &verified.lineage,
+            epoch: verified.epoch,
+        };
+        self.require_alive(&suspect, parties)?;
         Ok(Caller {
             delegation: self.delegation(&verified, &principal)?,
+            lineage: verified.descent()?,
             principal,
             method,
             auth_time: verified.auth_time,
@@ -356,14 +368,22 @@ impl Registry {
         })
     }
 
-    /// Whether a token or a grant was made void, or what one of its parties got by then.
-    pub(crate) fn is_void<'a>(
+    /// Whether a token or a grant is good by what was revoked since it was made. One from a
+    /// later epoch than this state's is not: what was revoked by then is not known here yet,
+    /// or not any more because the database was put back.
+    ///
+    /// # Errors
+    /// [`TokenError::Void`] and [`TokenError::Ahead`].
+    pub(crate) fn require_alive<'a>(
         &self,
-        id: &str,
+        suspect: &Suspect<'_>,
         parties: impl IntoIterator<Item = &'a TokenParty>,
-        issue_time: OffsetDateTime,
-    ) -> bool {
-        self.void.holds(id, parties, issue_time)
+    ) -> Result<(), TokenError> {
+        match self.void.holds(suspect, parties) {
+            true => Err(TokenError::Void),
+            false if suspect.epoch > self.epoch => Err(TokenError::Ahead),
+            false => Ok(()),
+        }
     }
 
     /// Who holds a token that is bound to this key. An agent's key must be enrolled for it;

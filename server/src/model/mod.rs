@@ -28,4 +28,4 @@ pub use principal::{
 };
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};
-pub use revocation::TokenRevocation;
+pub use revocation::{TokenRevocation, VoidTokens};

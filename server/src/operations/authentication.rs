@@ -58,15 +58,14 @@ impl Operations {
             subject: TokenParty::registered(principal.kind, &principal.id),
             actors: Vec::new(),
             scope: Vec::new(),
+            lineage: caller.lineage.clone(),
+            epoch: state.epoch,
             confirmation: Confirmation::Certificate(*certificate.certificate_sha256()),
             auth_time: now,
             lifetime: self.token_lifetime(&state, principal),
             not_after: Some(certificate.not_after()),
         };
-        let token = self.pdp.tokens.issue(&grant, now)?;
-        let mut event = self.login_event(credential, &token, principal.uid(), now);
-        event.instance = principal.instance;
-        self.record_login(event, Some(&caller)).await?;
+        let token = self.log_in(credential, grant, Some(&caller), now).await?;
         if let Some(instance) = principal.instance {
             self.pdp.key_proofs.proved(instance, now);
         }

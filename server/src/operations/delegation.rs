@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::audit::{AppendError, Record};
-use crate::identity::registry::{AuthenticationError, Caller, Credential};
+use crate::identity::registry::{AuthenticationError, Caller, Credential, Suspect};
 use crate::identity::token::delegation::{DelegationGrant, GRANT_LIFETIME_MAX};
 use crate::identity::token::{
     Confirmation, Grant, IssuedToken, TOKEN_LIFETIME_MAX, TokenError, TokenParty,
@@ -171,6 +171,8 @@ impl Operations {
             actors,
             may_act: agent_id.to_owned(),
             scope,
+            lineage: caller.lineage.clone(),
+            epoch: state.epoch,
             issue_time: now,
             // What its maker proved itself by ends, and with it what it stands for.
             expire_time: until.min(caller.expire_time).truncate_to_second(),
@@ -204,8 +206,10 @@ impl Operations {
                     lifetime: lifetime.min(self.token_lifetime(&state, &caller.principal)),
                     ..wanted
                 },
-                // A party that is not known here may have been registered elsewhere.
-                Err(GrantError::Unknown) if self.pdp.replica.is_newer_than(state.epoch).await? => {
+                // What is not known here may have been registered or made elsewhere.
+                Err(GrantError::Unknown | GrantError::Token(TokenError::Ahead))
+                    if self.pdp.replica.is_newer_than(state.epoch).await? =>
+                {
                     continue;
                 }
                 Err(error) => {
@@ -253,9 +257,12 @@ impl Operations {
         let holder = TokenParty::registered(PrincipalKind::Agent, &grant.may_act);
         // What the one that it names got is a grant, too.
         let parties = [&grant.subject, &holder].into_iter().chain(&grant.actors);
-        if state.registry.is_void(&grant.id, parties, grant.issue_time) {
-            return Err(TokenError::Void.into());
-        }
+        let suspect = Suspect {
+            id: &grant.id,
+            lineage: &grant.lineage,
+            epoch: grant.epoch,
+        };
+        state.registry.require_alive(&suspect, parties)?;
         let me = &caller.principal;
         if me.kind != PrincipalKind::Agent {
             return Err(GrantError::NoAgent);
@@ -284,12 +291,19 @@ impl Operations {
                 return Err(GrantError::Inactive(party.state));
             }
         }
+        // What the caller proved itself by is of its line, too.
+        let mut lineage = grant.descent()?;
+        lineage.extend(&caller.lineage);
+        lineage.sort_unstable();
+        lineage.dedup();
         let mut actors = vec![TokenParty::registered(PrincipalKind::Agent, &me.id)];
         actors.extend(grant.actors);
         Ok(Grant {
             subject: grant.subject,
             actors,
             scope: shrink(&grant.scope, scope).ok_or(GrantError::Scope)?,
+            lineage,
+            epoch: state.epoch,
             confirmation: confirmation(caller, credential).ok_or(GrantError::NoAgent)?,
             auth_time: caller.auth_time.min(now),
             lifetime: TOKEN_LIFETIME_MAX,
