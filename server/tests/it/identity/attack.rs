@@ -1,6 +1,7 @@
 //! What an independent attack on identity found, one file for each hole.
 
 mod administrator;
+mod audiences;
 mod lockstep;
 mod relay;
 mod revoked;
