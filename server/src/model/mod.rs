@@ -15,6 +15,7 @@ pub mod redaction;
 pub mod request;
 pub mod revision;
 mod revocation;
+mod scope;
 
 pub use authority::{AuthorityRecord, AuthorityState};
 pub use change::{Change, Conflict};
@@ -28,4 +29,5 @@ pub use principal::{
 };
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};
+pub use scope::ScopeEntry;
 pub use revocation::{TokenRevocation, VoidTokens};

@@ -19,7 +19,7 @@ use crate::identity::token::{
     Confirmation, Grant, IssuedToken, TOKEN_LIFETIME_MAX, TokenError, TokenParty,
 };
 use crate::model::{
-    AccessRequest, AgentState, Decision, EntityUid, EventType, PrincipalKind, Standing,
+    AccessRequest, AgentState, Decision, EntityUid, EventType, PrincipalKind, ScopeEntry, Standing,
 };
 use crate::pdp::{ATTEMPTS_MAX, Act, PdpError};
 use crate::replica::State;
@@ -379,25 +379,13 @@ fn shrink(held: &[String], asked: &[String]) -> Option<Vec<String>> {
         return Some(held.to_vec());
     }
     let covered = |entry: &String| {
-        held.is_empty()
-            || held.iter().any(|whole| {
-                let on_a_resource = || entry.strip_prefix(whole.as_str());
-                entry == whole
-                    || names_no_resource(whole)
-                        && on_a_resource()
-                            .is_some_and(|rest| rest.starts_with(':') && !rest.starts_with("::"))
-            })
+        let Some(entry) = ScopeEntry::parse(entry) else {
+            return false;
+        };
+        let mut whole = held.iter().filter_map(|entry| ScopeEntry::parse(entry));
+        held.is_empty() || whole.any(|whole| whole.covers(&entry))
     };
     asked.iter().all(covered).then(|| asked.to_vec())
-}
-
-/// Whether an entry of a scope is an action alone. The id of a resource may have colons:
-/// `read:a` covers the resource `a`, and not `a:b`.
-fn names_no_resource(entry: &str) -> bool {
-    let mut names = entry.split("::");
-    let plain = names.all(|name| !name.is_empty() && !name.contains(':'));
-    let ty = entry.rsplit_once("::").map(|(ty, _)| ty);
-    plain && ty.is_none_or(|ty| ty == "Action" || ty.ends_with("::Action"))
 }
 
 /// A scope of the API: sorted, each entry once, none with a blank.
@@ -415,7 +403,8 @@ fn scope_field(mut scope: Vec<String>) -> Result<Vec<String>, OperationError> {
     }
     for entry in &scope {
         let plain = |c: char| !c.is_whitespace() && !c.is_control();
-        if entry.is_empty() || entry.len() > SCOPE_BYTES_MAX || !entry.chars().all(plain) {
+        let reads = ScopeEntry::parse(entry).is_some() && entry.chars().all(plain);
+        if !reads || entry.len() > SCOPE_BYTES_MAX {
             let why = format!(
                 "an entry is `action` or `action:resource`, 1 to {SCOPE_BYTES_MAX} bytes without \
                  blanks"
@@ -478,6 +467,8 @@ mod tests {
             (&["Shop::Action::refund:7"], &["Shop::Action::refund:7:x"]),
             (&["read:a::Action::b"], &["read:a::Action::b:c"]),
             (&["Shop"], &["Shop::Action::refund"]),
+            (&["read:a"], &["read::Action::b"]),
+            (&[], &["read:"]),
         ] {
             assert_eq!(shrunk(held, asked), None, "{held:?} {asked:?}");
         }
