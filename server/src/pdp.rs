@@ -301,9 +301,7 @@ impl Pdp {
             found,
             Err(KeyUnknown | PrincipalUnknown | Token(TokenError::Ahead))
         );
-        if is_new
-            && self.replica.is_newer_than(state.epoch).await?
-        {
+        if is_new && self.replica.is_newer_than(state.epoch).await? {
             let registry = &self.replica.current().registry;
             found = registry.authenticate(credential, &self.tokens, now);
         }
@@ -332,9 +330,11 @@ impl Pdp {
         let Some(instance) = caller.principal.instance else {
             return Ok(caller);
         };
-        let proved = credential.handshake_time.max(caller.auth_time);
+        // A token may be of another connection.
+        let connection = credential.connection.as_deref();
+        let proved = credential.handshake_time;
         let continuous::Standing::Missed { first } =
-            self.key_proofs.standing(instance, proved, now)
+            self.key_proofs.standing(connection, proved, now)
         else {
             return Ok(caller);
         };

@@ -341,9 +341,21 @@ Tid = "T"
         for (old, new, why) in [
             ("[\"services\"]", "[\"services\", \"zta\"]", "same audience"),
             ("\"workload\"", "\"user\"\nid_claim = \"name\"", "id_claim"),
-            ("\"workload\"", "\"workload\"\nhosts = [\"keys.example\"]", "fetched once"),
-            ("\"workload\"", "\"workload\"\nca_file = \"ca.pem\"", "fetched once"),
-            ("\"workload\"", "\"workload\"\nkeys_stale_max_s = 60", "fetched once"),
+            (
+                "\"workload\"",
+                "\"workload\"\nhosts = [\"keys.example\"]",
+                "fetched once",
+            ),
+            (
+                "\"workload\"",
+                "\"workload\"\nca_file = \"ca.pem\"",
+                "fetched once",
+            ),
+            (
+                "\"workload\"",
+                "\"workload\"\nkeys_stale_max_s = 60",
+                "fetched once",
+            ),
         ] {
             let error = second(old, new).expect_err(new).to_string();
             assert!(error.contains(why), "{new}: {error}");

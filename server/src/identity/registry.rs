@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::continuous::ConnectionProof;
 use super::dpop::DpopError;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
@@ -35,6 +36,8 @@ pub(crate) struct Credential {
     pub(crate) certificate: Option<Arc<PeerCertificate>>,
     /// When the connection's handshake proved possession of its key.
     pub(crate) handshake_time: OffsetDateTime,
+    /// When that was proved over the connection again.
+    pub(crate) connection: Option<Arc<ConnectionProof>>,
     /// Where the connection comes from.
     pub(crate) source: Option<IpAddr>,
     /// The access token of the call's metadata; `Err` when there is one in another form.
@@ -49,6 +52,7 @@ impl Credential {
         Self {
             certificate: None,
             handshake_time: now,
+            connection: None,
             source,
             token: None,
             proof: None,

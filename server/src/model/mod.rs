@@ -29,5 +29,5 @@ pub use principal::{
 };
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};
-pub use scope::ScopeEntry;
 pub use revocation::{TokenRevocation, VoidTokens};
+pub use scope::ScopeEntry;

@@ -72,7 +72,11 @@ mod tests {
             ("read::a", "read", Some(":a")),
             ("call_tool:mcp/web", "call_tool", Some("mcp/web")),
             ("Shop::Action::refund", "Shop::Action::refund", None),
-            ("Shop::Action::refund:7:x", "Shop::Action::refund", Some("7:x")),
+            (
+                "Shop::Action::refund:7:x",
+                "Shop::Action::refund",
+                Some("7:x"),
+            ),
             ("A::B::Action::c:d", "A::B::Action::c", Some("d")),
             ("Action::c:d", "Action::c", Some("d")),
             // No type: `read:a` is no name of one.
@@ -80,7 +84,11 @@ mod tests {
             ("Shop::refund", "Shop", Some(":refund")),
         ] {
             let parsed = ScopeEntry::parse(entry).expect(entry);
-            assert_eq!((parsed.action, parsed.resource), (action, resource), "{entry}");
+            assert_eq!(
+                (parsed.action, parsed.resource),
+                (action, resource),
+                "{entry}"
+            );
         }
         for entry in ["", ":", ":a", "read:", "Shop::Action::", "Shop::Action:::a"] {
             assert_eq!(ScopeEntry::parse(entry), None, "{entry}");

@@ -16,9 +16,12 @@ impl Operations {
         let Some(certificate) = credential.certificate.as_deref() else {
             return Err(OperationError::Signature);
         };
-        Ok(self
-            .challenges
-            .issue(certificate.key_sha256(), (self.pdp.clock)())?)
+        let now = (self.pdp.clock)();
+        let challenge = self.challenges.issue(certificate.key_sha256(), now)?;
+        if let Some(connection) = &credential.connection {
+            connection.gave(&challenge.bytes);
+        }
+        Ok(challenge)
     }
 
     /// Exchanges a signed challenge for an access token. On record before the answer.
@@ -66,8 +69,8 @@ impl Operations {
             not_after: Some(certificate.not_after()),
         };
         let token = self.log_in(credential, grant, Some(&caller), now).await?;
-        if let Some(instance) = principal.instance {
-            self.pdp.key_proofs.proved(instance, now);
+        if let Some(connection) = &credential.connection {
+            connection.answered(challenge, now);
         }
         Ok((token, caller))
     }

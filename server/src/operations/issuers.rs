@@ -9,8 +9,7 @@ use time::{Duration, OffsetDateTime};
 use tokio::sync::{Notify, watch};
 
 use crate::identity::oidc::{
-    Cached, IssuerRules, KeySet, OidcError, VouchedIdentity, claimed_issuer, rules_for,
-    verify,
+    Cached, IssuerRules, KeySet, OidcError, VouchedIdentity, claimed_issuer, rules_for, verify,
 };
 use crate::pdp::Clock;
 

@@ -8,8 +8,8 @@
 use crate::identity::registry::Caller;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
-    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, ScopeEntry, Standing,
-    Verdict,
+    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, ScopeEntry,
+    Standing, Verdict,
 };
 use crate::policy::{Compiled, Facts, Permission, Pip, PolicyError};
 use crate::replica::State;
@@ -243,10 +243,22 @@ mod tests {
             // `read:a` is `read` on the resource `a`, whatever else is called so.
             (&["read:a"], (ACTION_TYPE, "read:a"), ("ZTA::Resource", "b")),
             (&["read"], (ACTION_TYPE, "read:a"), ("ZTA::Resource", "b")),
-            (&["read:a:b"], (ACTION_TYPE, "read:a"), ("ZTA::Resource", "b")),
-            (&["Shop::Action::a"], (ACTION_TYPE, "Shop::Action::a"), ("R", "7")),
+            (
+                &["read:a:b"],
+                (ACTION_TYPE, "read:a"),
+                ("ZTA::Resource", "b"),
+            ),
+            (
+                &["Shop::Action::a"],
+                (ACTION_TYPE, "Shop::Action::a"),
+                ("R", "7"),
+            ),
             (&["Shop::Action::a:b"], ("Shop::Action", "a:b"), ("R", "7")),
-            (&["read::Action::b"], (ACTION_TYPE, "read"), ("R", ":Action::b")),
+            (
+                &["read::Action::b"],
+                (ACTION_TYPE, "read"),
+                ("R", ":Action::b"),
+            ),
             (
                 &["call_tool"],
                 ("Shop::Action", "web_search"),

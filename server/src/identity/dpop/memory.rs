@@ -84,7 +84,10 @@ impl UsedProofs {
         }
         // Only the key's owner can sign an id again under another nonce, so a replay always
         // meets its first use in the bucket of its nonce.
-        let ids = used.buckets.get(&bucket).and_then(|b| b.ids.get(thumbprint));
+        let ids = used
+            .buckets
+            .get(&bucket)
+            .and_then(|b| b.ids.get(thumbprint));
         if ids.is_some_and(|ids| ids.contains(id)) {
             return Err(DpopError::Replayed);
         }

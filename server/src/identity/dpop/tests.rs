@@ -155,7 +155,10 @@ fn a_call_without_a_token_has_a_proof_without_one() {
     claims.as_object_mut().expect("claims").remove("ath");
     let proof = setup.signed(&setup.header(), &claims);
     let verified = setup.verify(&proof, &call).expect("proves");
-    let key = setup.verifier.spend(verified, STRANGER, NOW).expect("first use");
+    let key = setup
+        .verifier
+        .spend(verified, STRANGER, NOW)
+        .expect("first use");
     assert_eq!(key.token_sha256, None);
     let error = setup.verify(&proof, &CALL).expect_err("refused");
     assert_eq!(error, DpopError::Claim("ath"), "cannot serve with a token");

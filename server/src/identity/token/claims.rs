@@ -33,8 +33,7 @@ pub(super) const CLAIMS: [&str; 10] = [
 ];
 /// A token or a grant may have them: of a subject whom the registry does not know, of
 /// delegation, and of what it was made from.
-pub(super) const OPTIONAL: [&str; 6] =
-    ["name", "roles", "attributes", "act", "scope", "lineage"];
+pub(super) const OPTIONAL: [&str; 6] = ["name", "roles", "attributes", "act", "scope", "lineage"];
 /// What an actor of a chain may say.
 const OF_ACTOR: [&str; 6] = ["sub", "sub_type", "name", "roles", "attributes", "act"];
 /// Nested actors that are read; a longer chain is not one of ours.

@@ -2,6 +2,7 @@
 
 mod administrator;
 mod audiences;
+mod hijacked;
 mod lockstep;
 mod relay;
 mod revoked;
