@@ -229,11 +229,8 @@ pub async fn serve(
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
         () = &mut stop => Ok(()),
-        loaded = load(&config, &store, &material, &pdp, now) => {
-            let mut first = loaded?;
-            if new_administrator && first.is_none() {
-                first = administrator::create_again(&config, &pdp, &material, now).await?;
-            }
+        loaded = load(&config, &store, &material, &pdp, (new_administrator, now)) => {
+            let first = loaded?;
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
             keep_up(&store, &material, &pdp, &mut tasks);
@@ -262,7 +259,7 @@ async fn load(
     store: &SharedStore,
     material: &Material,
     pdp: &Arc<Pdp>,
-    now: OffsetDateTime,
+    (new_administrator, now): (bool, OffsetDateTime),
 ) -> Result<Option<administrator::FirstStart>, AppError> {
     let (audit, replica) = (&pdp.audit, &pdp.replica);
     let policies = bootstrap::first_policies(config, store, audit, material, replica, now).await?;
@@ -271,7 +268,10 @@ async fn load(
     replica.load().await?;
     drop(policies);
     bootstrap::record_start(config, pdp).await?;
-    Ok(first)
+    match new_administrator && first.is_none() {
+        true => administrator::create_again(config, pdp, material, now).await,
+        false => Ok(first),
+    }
 }
 
 /// The background work of a server that has its state.

@@ -205,7 +205,7 @@ mod tests {
 
     const NOW: OffsetDateTime = datetime!(2026-11-22 12:00:03.5 UTC);
 
-    fn memory(each_max: usize, per_key_max: u32) -> UsedProofs {
+    fn memory_of(each_max: usize, per_key_max: u32) -> UsedProofs {
         UsedProofs::new(Limits {
             lifetime: NONCE_LIFETIME,
             each_max,
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_full_memory_refuses_and_forgets_nothing_that_could_be_used() {
-        let memory = memory(3, 2);
+        let memory = memory_of(3, 2);
         assert_eq!(spend(&memory, 1, 1, NOW), Ok(()));
         assert_eq!(spend(&memory, 1, 1, NOW), Err(DpopError::Replayed));
         assert_eq!(spend(&memory, 1, 2, NOW), Ok(()));
@@ -278,11 +278,11 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_and_comes_back_brings_no_proof_to_life() {
-        let memory = memory(10, 10);
+        let memory = memory_of(10, 10);
         assert_eq!(spend(&memory, 1, 1, NOW), Ok(()));
         assert_eq!(spend(&memory, 1, 2, NOW + Duration::HOUR), Ok(()));
         assert_eq!(spend(&memory, 1, 1, NOW), Err(DpopError::NonceExpired));
-        let memory = memory(10, 10);
+        let memory = memory_of(10, 10);
         assert_eq!(spend(&memory, 1, 1, NOW), Ok(()));
         let earlier = spend(&memory, 1, 2, NOW - Duration::HOUR);
         assert_eq!(earlier, Err(DpopError::NonceExpired));
@@ -297,7 +297,7 @@ mod tests {
             steps in proptest::collection::vec(
                 (0..3_u8, 0..3_u8, 0..4_u8, -400..400_i64, 0..4_u8), 1..80)
         ) {
-            let memory = memory(8, 5);
+            let memory = memory_of(8, 5);
             let mut now = NOW;
             let mut taken: HashSet<(u8, u8, i64)> = HashSet::new();
             let mut nonce = NonceTime::of(now);

@@ -49,17 +49,13 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
     match change {
         Change::RegisterAgent(agent) => register_agent(tx, at, agent).await,
         Change::RegisterUser(user, instance, certificate) => {
-            match users::register(tx, at, user, Some(instance)).await? {
-                Ok(()) => insert_certificate(tx, at, certificate).await,
-                Err(conflict) => Ok(Err(conflict)),
-            }
+            let done = users::register(tx, at, user, Some(instance)).await?;
+            certified(tx, at, done, certificate).await
         }
         Change::InviteUser { user, token } => users::invite(tx, at, user.as_ref(), token).await,
         Change::AddUserKey(instance, certificate) => {
-            match users::add_key(tx, at, instance).await? {
-                Ok(()) => insert_certificate(tx, at, certificate).await,
-                Err(conflict) => Ok(Err(conflict)),
-            }
+            let done = users::add_key(tx, at, instance).await?;
+            certified(tx, at, done, certificate).await
         }
         Change::RevokeUserKeys {
             user_id,
@@ -72,10 +68,10 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
             instance,
             certificate,
             now,
-        } => match enroll(tx, at, token_id, instance, *now).await? {
-            Ok(()) => insert_certificate(tx, at, certificate).await,
-            Err(conflict) => Ok(Err(conflict)),
-        },
+        } => {
+            let done = enroll(tx, at, token_id, instance, *now).await?;
+            certified(tx, at, done, certificate).await
+        }
         Change::UpdateAgent(agent) => update_agent(tx, at, agent).await,
         Change::Renew(renewal) => renew(tx, at, renewal).await,
         Change::UseGeneration(used) => instances::mark_used(tx, *used).await,
@@ -253,8 +249,19 @@ async fn enroll(
 }
 
 async fn renew(tx: &mut PgConnection, at: &At, renewal: &Renewal) -> Applied {
-    match instances::renew(tx, renewal).await? {
-        Ok(()) => insert_certificate(tx, at, &renewal.certificate).await,
+    let done = instances::renew(tx, renewal).await?;
+    certified(tx, at, done, &renewal.certificate).await
+}
+
+/// What was done and, if it was, the certificate that was given with it.
+async fn certified(
+    tx: &mut PgConnection,
+    at: &At,
+    done: Result<(), Conflict>,
+    certificate: &CertificateRecord,
+) -> Applied {
+    match done {
+        Ok(()) => insert_certificate(tx, at, certificate).await,
         Err(conflict) => Ok(Err(conflict)),
     }
 }

@@ -25,59 +25,59 @@ pub(super) async fn apply(
         log_id: log_id.to_string(),
         epoch: signed(epoch),
     };
+    dispatch(tx, &at, change).await
+}
+
+async fn dispatch(tx: &mut SqliteConnection, at: &At, change: &Change) -> Applied {
     match change {
-        Change::RegisterAgent(agent) => register_agent(tx, &at, agent).await,
+        Change::RegisterAgent(agent) => register_agent(tx, at, agent).await,
         Change::RegisterUser(user, instance, certificate) => {
-            match users::register(tx, &at, user, Some(instance)).await? {
-                Ok(()) => insert_certificate(tx, &at, certificate).await,
-                Err(conflict) => Ok(Err(conflict)),
-            }
+            let done = users::register(tx, at, user, Some(instance)).await?;
+            certified(tx, at, done, certificate).await
         }
-        Change::InviteUser { user, token } => users::invite(tx, &at, user.as_ref(), token).await,
+        Change::InviteUser { user, token } => users::invite(tx, at, user.as_ref(), token).await,
         Change::AddUserKey(instance, certificate) => {
-            match users::add_key(tx, &at, instance).await? {
-                Ok(()) => insert_certificate(tx, &at, certificate).await,
-                Err(conflict) => Ok(Err(conflict)),
-            }
+            let done = users::add_key(tx, at, instance).await?;
+            certified(tx, at, done, certificate).await
         }
         Change::RevokeUserKeys {
             user_id,
             instance_id,
             tokens,
-        } => users::revoke_keys(tx, &at, user_id, *instance_id, tokens).await,
-        Change::CreateJoinToken(token) => create_join_token(tx, &at, token).await,
+        } => users::revoke_keys(tx, at, user_id, *instance_id, tokens).await,
+        Change::CreateJoinToken(token) => create_join_token(tx, at, token).await,
         Change::Enroll {
             token_id,
             instance,
             certificate,
             now,
-        } => match enroll(tx, &at, token_id, instance, *now).await? {
-            Ok(()) => insert_certificate(tx, &at, certificate).await,
-            Err(conflict) => Ok(Err(conflict)),
-        },
-        Change::UpdateAgent(agent) => update_agent(tx, &at, agent).await,
-        Change::Renew(renewal) => renew(tx, &at, renewal).await,
+        } => {
+            let done = enroll(tx, at, token_id, instance, *now).await?;
+            certified(tx, at, done, certificate).await
+        }
+        Change::UpdateAgent(agent) => update_agent(tx, at, agent).await,
+        Change::Renew(renewal) => renew(tx, at, renewal).await,
         Change::UseGeneration(used) => instances::mark_used(tx, *used).await,
         Change::LockInstance {
             instance_id,
             presented,
-        } => instances::lock(tx, &at, *instance_id, *presented).await,
+        } => instances::lock(tx, at, *instance_id, *presented).await,
         Change::SetInstanceState {
             agent_id,
             instance_id,
             from,
             to,
-        } => instances::set_state(tx, &at, (agent_id, *instance_id), from, *to).await,
+        } => instances::set_state(tx, at, (agent_id, *instance_id), from, *to).await,
         Change::SetAgentState { agent_id, from, to } => {
-            set_agent_state(tx, &at, agent_id, from, *to).await
+            set_agent_state(tx, at, agent_id, from, *to).await
         }
-        Change::ApplyRevision(revision) => apply_revision(tx, &at, revision).await,
+        Change::ApplyRevision(revision) => apply_revision(tx, at, revision).await,
         Change::Propose(proposal) => super::proposals::propose(tx, &at.log_id, proposal).await,
-        Change::Approve { proposal, revision } => approve(tx, &at, *proposal, revision).await,
+        Change::Approve { proposal, revision } => approve(tx, at, *proposal, revision).await,
         Change::Reject { proposal, by } => {
             super::proposals::decide(tx, *proposal, ProposalState::Rejected, by).await
         }
-        Change::RevokeTokens(revocation) => super::revocations::revoke(tx, &at, revocation).await,
+        Change::RevokeTokens(revocation) => super::revocations::revoke(tx, at, revocation).await,
         Change::PutEntities(entities) => {
             super::entities::put(tx, &at.log_id, at.epoch, entities).await?;
             Ok(Ok(()))
@@ -87,14 +87,12 @@ pub(super) async fn apply(
             Ok(Ok(()))
         }
         Change::PrepareAuthority { signing, next } => {
-            super::authorities::prepare(tx, &at, signing, next).await
+            super::authorities::prepare(tx, at, signing, next).await
         }
         Change::ActivateAuthority { id, time } => {
-            super::authorities::activate(tx, &at, id, *time).await
+            super::authorities::activate(tx, at, id, *time).await
         }
-        Change::RetireAuthority { id, time } => {
-            super::authorities::retire(tx, &at, id, *time).await
-        }
+        Change::RetireAuthority { id, time } => super::authorities::retire(tx, at, id, *time).await,
     }
 }
 
@@ -234,8 +232,19 @@ async fn enroll(
 }
 
 async fn renew(tx: &mut SqliteConnection, at: &At, renewal: &Renewal) -> Applied {
-    match instances::renew(tx, renewal).await? {
-        Ok(()) => insert_certificate(tx, at, &renewal.certificate).await,
+    let done = instances::renew(tx, renewal).await?;
+    certified(tx, at, done, &renewal.certificate).await
+}
+
+/// What was done and, if it was, the certificate that was given with it.
+async fn certified(
+    tx: &mut SqliteConnection,
+    at: &At,
+    done: Result<(), Conflict>,
+    certificate: &CertificateRecord,
+) -> Applied {
+    match done {
+        Ok(()) => insert_certificate(tx, at, certificate).await,
         Err(conflict) => Ok(Err(conflict)),
     }
 }
