@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use chain::Denier;
 pub(crate) use chain::{evaluate, permission};
+use recording::placed;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -450,17 +451,6 @@ struct Made<'a> {
     request: &'a AccessRequest,
     /// The party of a delegation that is not permitted what the caller is.
     denier: Option<Box<Denier>>,
-}
-
-/// The decisions at their places: they follow each other from the first one's on.
-fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decision, PdpError>> {
-    let mut sequences = first..;
-    let place = |made: Made<'_>| Decision {
-        sequence: sequences.next().unwrap_or(u64::MAX),
-        ..made.decision
-    };
-    let mut place = place;
-    made.into_iter().map(|made| made.map(&mut place)).collect()
 }
 
 /// A contained agent is denied before any policy is asked.

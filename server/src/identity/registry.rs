@@ -372,24 +372,6 @@ impl Registry {
         })
     }
 
-    /// Whether a token or a grant is good by what was revoked since it was made. One from a
-    /// later epoch than this state's is not: what was revoked by then is not known here yet,
-    /// or not any more because the database was put back.
-    ///
-    /// # Errors
-    /// [`TokenError::Void`] and [`TokenError::Ahead`].
-    pub(crate) fn require_alive<'a>(
-        &self,
-        suspect: &Suspect<'_>,
-        parties: impl IntoIterator<Item = &'a TokenParty>,
-    ) -> Result<(), TokenError> {
-        match self.void.holds(suspect, parties) {
-            true => Err(TokenError::Void),
-            false if suspect.epoch > self.epoch => Err(TokenError::Ahead),
-            false => Ok(()),
-        }
-    }
-
     /// Who holds a token that is bound to this key. An agent's key must be enrolled for it;
     /// of others the token says what their identity provider vouched for.
     fn holder_of(

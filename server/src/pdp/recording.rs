@@ -280,3 +280,17 @@ fn given(parsed: Option<&Result<Arguments, String>>) -> Node<'_> {
         None => Node::Null,
     }
 }
+
+/// The decisions at their places: they follow each other from the first one's on.
+pub(super) fn placed(
+    made: Vec<Result<Made<'_>, PdpError>>,
+    first: u64,
+) -> Vec<Result<Decision, PdpError>> {
+    let mut sequences = first..;
+    let place = |made: Made<'_>| Decision {
+        sequence: sequences.next().unwrap_or(u64::MAX),
+        ..made.decision
+    };
+    let mut place = place;
+    made.into_iter().map(|made| made.map(&mut place)).collect()
+}

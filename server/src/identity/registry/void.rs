@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use crate::identity::token::TokenParty;
+use super::Registry;
+use crate::identity::token::{TokenError, TokenParty};
 use crate::model::VoidTokens;
 
 /// What was made before these epochs is void: by type (`token` or a principal's) and id.
@@ -53,6 +54,26 @@ impl Void {
         is_named(suspect.id)
             || suspect.lineage.iter().any(from_named)
             || parties.into_iter().any(is_late)
+    }
+}
+
+impl Registry {
+    /// Whether a token or a grant is good by what was revoked since it was made. One from a
+    /// later epoch than this state's is not: what was revoked by then is not known here yet,
+    /// or not any more because the database was put back.
+    ///
+    /// # Errors
+    /// [`TokenError::Void`] and [`TokenError::Ahead`].
+    pub(crate) fn require_alive<'a>(
+        &self,
+        suspect: &Suspect<'_>,
+        parties: impl IntoIterator<Item = &'a TokenParty>,
+    ) -> Result<(), TokenError> {
+        match self.void.holds(suspect, parties) {
+            true => Err(TokenError::Void),
+            false if suspect.epoch > self.epoch => Err(TokenError::Ahead),
+            false => Ok(()),
+        }
     }
 }
 
