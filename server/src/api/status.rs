@@ -16,7 +16,7 @@ use crate::model::proposal::OPEN_MAX;
 use crate::model::{AgentState, Conflict, Decision, Standing};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
-use crate::policy::{Diagnostic, EntityError, PolicyError};
+use crate::policy::{Diagnostic, EntityError, PolicyError, SignatureError};
 
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "zta";
@@ -124,7 +124,17 @@ impl From<PdpError> for Status {
                 ErrorReason::DelegationInvalid,
                 message,
             ),
-            PdpError::ApprovalRequired => status(
+            PdpError::Signature(SignatureError::Missing) => status(
+                Code::FailedPrecondition,
+                ErrorReason::PolicyUnsigned,
+                message,
+            ),
+            PdpError::Signature(SignatureError::Invalid(_)) => status(
+                Code::FailedPrecondition,
+                ErrorReason::PolicySignatureInvalid,
+                message,
+            ),
+            PdpError::ApprovalRequired | PdpError::RollbackUnapproved(_) => status(
                 Code::FailedPrecondition,
                 ErrorReason::ApprovalRequired,
                 message,
@@ -233,6 +243,10 @@ fn conflict(error: &Conflict, message: String) -> Status {
         Conflict::ProposalNotFound => {
             status(Code::NotFound, ErrorReason::ProposalNotFound, message)
         }
+        Conflict::RevisionNotFound(_) => {
+            status(Code::NotFound, ErrorReason::RevisionNotFound, message)
+        }
+        Conflict::RevisionInForce(_) => precondition(ErrorReason::StateConflict, "revision"),
         Conflict::ProposalDecided(_) => precondition(ErrorReason::StateConflict, "proposal"),
         Conflict::ProposalMoved => retriable(ErrorReason::StoreUnavailable, message),
         Conflict::ProposalsOpen => {
@@ -322,6 +336,7 @@ impl From<OperationError> for Status {
                 status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
             }
             OperationError::Field { field: name, why } => field(name, why),
+            OperationError::Limit { name, size, max } => limit(name, size, max),
             OperationError::AgentNotFound(_) => {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }
@@ -350,11 +365,7 @@ impl From<OperationError> for Status {
             OperationError::IdentityTokenExpired => {
                 status(Code::Unauthenticated, ErrorReason::TokenExpired, message)
             }
-            OperationError::Signature => status(
-                Code::Unauthenticated,
-                ErrorReason::SignatureInvalid,
-                message,
-            ),
+            OperationError::Signature => unauthenticated(ErrorReason::SignatureInvalid, message),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
             OperationError::LockedOut(wait) => {
                 later(message, wait.try_into().unwrap_or(Duration::from_secs(1)))

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::policies::{Candidate, blocking, gates, source_of};
+use super::policies::{blocking, source_of};
+use super::submission::{Candidate, gates};
 use super::{OperationError, Operations};
 use crate::identity::registry::Credential;
 use crate::model::{AccessRequest, EntityUid, EventType};

@@ -2,16 +2,15 @@
 
 use serde_json::{Map, json};
 
-use super::chain::Denier;
 use super::{Act, Made, Pdp, PdpError, Scene};
 use crate::audit::{AppendError, Appended, Record};
 use crate::model::arguments::Arguments;
 use crate::model::canonical::Node;
 use crate::model::event::Inputs;
 use crate::model::{
-    AccessRequest, Delegation, EntityUid, Event, EventType, GivenEntity, Principal,
+    AccessRequest, Decision, Delegation, EntityUid, Event, EventType, GivenEntity, Principal,
 };
-use crate::policy::Facts;
+use crate::policy::{Denier, Facts};
 
 impl Pdp {
     /// One decision, with the change that it permits.

@@ -18,6 +18,7 @@ mod parties;
 mod policy;
 mod proposals;
 mod registry;
+mod replicas;
 mod revocations;
 mod users;
 mod writer;

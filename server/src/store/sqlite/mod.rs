@@ -13,6 +13,7 @@ mod parties;
 mod policy;
 mod proposals;
 mod registry;
+mod replicas;
 mod revocations;
 mod users;
 
