@@ -8,10 +8,9 @@ pub(crate) mod replay;
 
 use std::sync::Arc;
 
-use recording::placed;
+use recording::{new_id, placed};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
 use crate::identity::continuous::{self, KeyProofs};
@@ -82,6 +81,12 @@ pub(crate) enum PdpError {
     /// Nobody approves what they wrote.
     #[error("you have a part in this proposal; somebody else has to approve it")]
     OwnProposal,
+    /// Whoever lets another person in could be that person, and approve their own proposals.
+    #[error(
+        "this server asks for a second pair of eyes, so nobody is let in by one person; let \
+         them come by an identity provider, or restart without `four_eyes` to invite them"
+    )]
+    SecondIdentity,
     /// Nobody would be left who can let others in.
     #[error(
         "nobody would be left with a key who may invite users; enrol another administrator \
@@ -425,17 +430,6 @@ impl Pdp {
             request,
             denier,
         })
-    }
-}
-
-/// A UUID version 7, from the given time.
-fn new_id(now: OffsetDateTime) -> Uuid {
-    let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    let mut random = [0; 10];
-    // The generator of the process, where the crate's own would ask the kernel each time.
-    match aws_lc_rs::rand::fill(&mut random) {
-        Ok(()) => uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
-        Err(_) => Uuid::new_v4(),
     }
 }
 

@@ -87,7 +87,10 @@ pub(super) fn admit<R>(
     if !leads_on && !certified {
         return Err(AuthenticationError::CredentialMissing);
     }
-    let place = place(pdp, &proof, peer);
+    let place = match &token {
+        Some(_) => Place::Enrolled,
+        None => place(pdp, &proof, peer),
+    };
     Ok(Admitted {
         nonce_is_old: proof.nonce_is_old(now),
         key: Some(Arc::new(pdp.proofs.spend(proof, place, now)?)),

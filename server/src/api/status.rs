@@ -134,7 +134,9 @@ impl From<PdpError> for Status {
                 ErrorReason::PolicySignatureInvalid,
                 message,
             ),
-            PdpError::ApprovalRequired | PdpError::RollbackUnapproved(_) => status(
+            PdpError::ApprovalRequired
+            | PdpError::SecondIdentity
+            | PdpError::RollbackUnapproved(_) => status(
                 Code::FailedPrecondition,
                 ErrorReason::ApprovalRequired,
                 message,

@@ -52,6 +52,8 @@ impl Operations {
 
     /// A join token for a person, who is put on record with these roles if the name is new.
     /// The roles of one who is on record stay as they are: so nobody gives one to themselves.
+    /// Under four eyes one person can be given another key by themselves alone: whoever held
+    /// the join token of another one would be two.
     pub(crate) async fn invite(
         &self,
         credential: &Credential,
@@ -80,7 +82,10 @@ impl Operations {
         );
         let decision = self
             .pdp
-            .operate(credential, &request, &|state, _, now| {
+            .operate(credential, &request, &|state, caller, now| {
+                if self.four_eyes && caller.principal.id != id {
+                    return Err(PdpError::SecondIdentity);
+                }
                 let known = state.registry.user(&id);
                 let same = |user: &UserRecord| roles.is_empty() || roles == user.roles;
                 if known.is_some_and(|user| !same(user)) {

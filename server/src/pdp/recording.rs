@@ -1,6 +1,8 @@
 //! How decisions get on record: the event, the inputs beside it, and the commit.
 
 use serde_json::{Map, json};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Act, Made, Pdp, PdpError, Scene};
 use crate::audit::{AppendError, Appended, Record};
@@ -292,4 +294,15 @@ pub(super) fn placed(
     };
     let mut place = place;
     made.into_iter().map(|made| made.map(&mut place)).collect()
+}
+
+/// A UUID version 7, from the given time.
+pub(super) fn new_id(now: OffsetDateTime) -> Uuid {
+    let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    let mut random = [0; 10];
+    // The generator of the process, where the crate's own would ask the kernel each time.
+    match aws_lc_rs::rand::fill(&mut random) {
+        Ok(()) => uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+        Err(_) => Uuid::new_v4(),
+    }
 }

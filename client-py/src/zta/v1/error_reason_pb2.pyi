@@ -108,7 +108,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_INSTANCE_LOCKED: _ErrorReason.ValueType  # 49
     """PERMISSION_DENIED: the key is locked, because a copy of it was used; an operator may reinstate it."""
     ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 46
-    """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+    """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only,
+    and nobody is let in by one person.
+    """
     ERROR_REASON_OWN_PROPOSAL: _ErrorReason.ValueType  # 47
     """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
     ERROR_REASON_PROPOSAL_NOT_FOUND: _ErrorReason.ValueType  # 48
@@ -229,7 +231,9 @@ ERROR_REASON_RECOVERY_REFUSED: ErrorReason.ValueType  # 38
 ERROR_REASON_INSTANCE_LOCKED: ErrorReason.ValueType  # 49
 """PERMISSION_DENIED: the key is locked, because a copy of it was used; an operator may reinstate it."""
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 46
-"""FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+"""FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only,
+and nobody is let in by one person.
+"""
 ERROR_REASON_OWN_PROPOSAL: ErrorReason.ValueType  # 47
 """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
 ERROR_REASON_PROPOSAL_NOT_FOUND: ErrorReason.ValueType  # 48

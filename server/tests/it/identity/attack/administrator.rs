@@ -221,6 +221,21 @@ async fn who_operates_agents_neither_invites_people_nor_locks_them_out() {
 }
 
 #[tokio::test]
+async fn under_four_eyes_nobody_makes_a_second_pair_of_them() {
+    for database in Database::both().await {
+        let server = Setup::on(database).set("ZTA_FOUR_EYES", true).start().await;
+        let admin = server.admin();
+        let other = admin.users().invite(invite("anna", &["approver"])).await;
+        assert_eq!(refused(other), "APPROVAL_REQUIRED");
+        // Another place of one's own is no other person.
+        let own = person(&server, &admin, "admin", &[]).await;
+        let away = revoke("admin", &key(&admin), false);
+        own.users().revoke_keys(away).await.expect("revokes");
+        assert!(works(&own).await && !works(&admin).await);
+    }
+}
+
+#[tokio::test]
 async fn the_command_line_lets_a_second_administrator_in() {
     use crate::support::server::text;
     let server = Setup::sqlite().start().await;
