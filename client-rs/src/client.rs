@@ -22,6 +22,7 @@ use zta_proto::v1::{
     authorization_service_client::AuthorizationServiceClient,
     certificate_authority_service_client::CertificateAuthorityServiceClient,
     entity_service_client::EntityServiceClient, policy_service_client::PolicyServiceClient,
+    user_service_client::UserServiceClient,
 };
 
 use crate::{
@@ -267,6 +268,11 @@ impl Client {
     /// `AgentService`: the registry of agents.
     pub fn agents(&self) -> AgentServiceClient<Connection> {
         AgentServiceClient::new(self.connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// `UserService`: people with keys of their own.
+    pub fn users(&self) -> UserServiceClient<Connection> {
+        UserServiceClient::new(self.connection.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// `PolicyService`: policy sets and their revisions.

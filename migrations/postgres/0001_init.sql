@@ -155,12 +155,11 @@ CREATE UNIQUE INDEX certificate_authorities_active ON certificate_authorities (s
     WHERE state = 'active';
 
 -- Access tokens and grants that are void before they end: one (type `token`), or all that a
--- principal got before a moment. Kept for as long as such a token could live.
+-- principal got before `epoch`. Kept for as long as such a token could live.
 CREATE TABLE token_revocations (
     type          text COLLATE "C" NOT NULL,
     id            text COLLATE "C" NOT NULL,
     log_id        uuid NOT NULL,
-    issued_before timestamptz NOT NULL,
     expire_time   timestamptz NOT NULL,
     epoch         bigint NOT NULL,
     PRIMARY KEY (type, id)
@@ -171,7 +170,7 @@ CREATE TABLE join_tokens (
     id            text COLLATE "C" PRIMARY KEY,
     log_id        uuid NOT NULL,
     secret_sha256 bytea NOT NULL,
-    agent_id      text NOT NULL,
+    principal_id  text NOT NULL,
     expire_time   timestamptz NOT NULL,
     used          boolean NOT NULL
 );

@@ -166,12 +166,11 @@ CREATE UNIQUE INDEX certificate_authorities_active ON certificate_authorities (s
     WHERE state = 'active';
 
 -- Access tokens and grants that are void before they end: one (type `token`), or all that a
--- principal got before a moment. Kept for as long as such a token could live.
+-- principal got before `epoch`. Kept for as long as such a token could live.
 CREATE TABLE token_revocations (
     type          TEXT NOT NULL,
     id            TEXT NOT NULL,
     log_id        TEXT NOT NULL,
-    issued_before TEXT NOT NULL,
     expire_time   TEXT NOT NULL,
     epoch         INTEGER NOT NULL,
     PRIMARY KEY (type, id)
@@ -182,7 +181,7 @@ CREATE TABLE join_tokens (
     id            TEXT PRIMARY KEY,
     log_id        TEXT NOT NULL,
     secret_sha256 BLOB NOT NULL,
-    agent_id      TEXT NOT NULL,
+    principal_id  TEXT NOT NULL,
     expire_time   TEXT NOT NULL,
     used          INTEGER NOT NULL
 ) STRICT;

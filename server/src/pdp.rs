@@ -8,15 +8,15 @@ pub(crate) mod replay;
 
 use std::sync::Arc;
 
+use recording::{new_id, placed};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::audit::{AppendError, Audit, Record, throttle::Throttle};
 use crate::identity::continuous::{self, KeyProofs};
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
-use crate::identity::token::TokenAuthority;
+use crate::identity::token::{TokenAuthority, TokenError};
 use crate::model::redaction::Redaction;
 use crate::model::{
     AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
@@ -81,6 +81,21 @@ pub(crate) enum PdpError {
     /// Nobody approves what they wrote.
     #[error("you have a part in this proposal; somebody else has to approve it")]
     OwnProposal,
+    /// Whoever lets another person in could be that person, and approve their own proposals.
+    #[error(
+        "this server asks for a second pair of eyes, so nobody is let in by one person; let \
+         them come by an identity provider, or restart without `four_eyes` to invite them"
+    )]
+    SecondIdentity,
+    /// Nobody would be left who can let others in.
+    #[error(
+        "nobody would be left with a key who may invite users; enrol another administrator \
+         first, or force it, and see docs/identity/people.md for the way back in"
+    )]
+    LastAdministrator,
+    /// An act concerns a person who is not registered.
+    #[error("there is no such user")]
+    UserNotFound,
     /// An act concerns a principal that is not registered.
     #[error("there is no such agent or user")]
     PrincipalNotFound,
@@ -286,16 +301,18 @@ impl Pdp {
         state: &State,
         now: OffsetDateTime,
     ) -> Result<Caller, PdpError> {
-        use AuthenticationError::{KeyUnknown, PrincipalUnknown};
+        use AuthenticationError::{KeyUnknown, PrincipalUnknown, Token};
         // Nothing is read yet: nobody is unknown, and nobody shall wait for it.
         if state.epoch == 0 {
             return Err(PdpError::NotReady);
         }
         let mut found = state.registry.authenticate(credential, &self.tokens, now);
-        // What is not known here may have been enrolled elsewhere.
-        if matches!(found, Err(KeyUnknown | PrincipalUnknown))
-            && self.replica.is_newer_than(state.epoch).await?
-        {
+        // What is not known here may have been enrolled or made elsewhere.
+        let is_new = matches!(
+            found,
+            Err(KeyUnknown | PrincipalUnknown | Token(TokenError::Ahead))
+        );
+        if is_new && self.replica.is_newer_than(state.epoch).await? {
             let registry = &self.replica.current().registry;
             found = registry.authenticate(credential, &self.tokens, now);
         }
@@ -324,9 +341,11 @@ impl Pdp {
         let Some(instance) = caller.principal.instance else {
             return Ok(caller);
         };
-        let proved = credential.handshake_time.max(caller.auth_time);
+        // A token may be of another connection.
+        let connection = credential.connection.as_deref();
+        let proved = credential.handshake_time;
         let continuous::Standing::Missed { first } =
-            self.key_proofs.standing(instance, proved, now)
+            self.key_proofs.standing(connection, proved, now)
         else {
             return Ok(caller);
         };
@@ -414,17 +433,6 @@ impl Pdp {
     }
 }
 
-/// A UUID version 7, from the given time.
-fn new_id(now: OffsetDateTime) -> Uuid {
-    let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    let mut random = [0; 10];
-    // The generator of the process, where the crate's own would ask the kernel each time.
-    match aws_lc_rs::rand::fill(&mut random) {
-        Ok(()) => uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
-        Err(_) => Uuid::new_v4(),
-    }
-}
-
 /// What the requests of one attempt have in common.
 struct Scene<'a> {
     state: &'a State,
@@ -442,17 +450,6 @@ struct Made<'a> {
     request: &'a AccessRequest,
     /// The party of a delegation that is not permitted what the caller is.
     denier: Option<Box<Denier>>,
-}
-
-/// The decisions at their places: they follow each other from the first one's on.
-fn placed(made: Vec<Result<Made<'_>, PdpError>>, first: u64) -> Vec<Result<Decision, PdpError>> {
-    let mut sequences = first..;
-    let place = |made: Made<'_>| Decision {
-        sequence: sequences.next().unwrap_or(u64::MAX),
-        ..made.decision
-    };
-    let mut place = place;
-    made.into_iter().map(|made| made.map(&mut place)).collect()
 }
 
 /// A contained agent is denied before any policy is asked.

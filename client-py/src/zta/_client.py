@@ -162,6 +162,7 @@ class Client(_Base):
         self.authorization = v1.AuthorizationServiceStub(self.channel)
         self.authentication = v1.AuthenticationServiceStub(self.channel)
         self.agents = v1.AgentServiceStub(self.channel)
+        self.users = v1.UserServiceStub(self.channel)
         self.policies = v1.PolicyServiceStub(self.channel)
         self.entities = v1.EntityServiceStub(self.channel)
         self.audit = v1.AuditServiceStub(self.channel)
@@ -277,6 +278,9 @@ class AsyncClient(_Base):
         )
         self.agents = cast(
             "v1.agent_service_pb2_grpc.AgentServiceAsyncStub", v1.AgentServiceStub(self.channel)
+        )
+        self.users = cast(
+            "v1.user_service_pb2_grpc.UserServiceAsyncStub", v1.UserServiceStub(self.channel)
         )
         self.policies = cast(
             "v1.policy_service_pb2_grpc.PolicyServiceAsyncStub",

@@ -18,6 +18,7 @@ pub(crate) fn credential<T>(request: &Request<T>, now: OffsetDateTime) -> Creden
     Credential {
         certificate: peer.and_then(|p| p.certificate.clone()),
         handshake_time: peer.map_or(now, |p| now - p.established.elapsed()),
+        connection: peer.map(|p| Arc::clone(&p.proof)),
         source: peer.map(|p| p.source.ip()),
         token: presented(request.metadata().as_ref()),
         proof: request.extensions().get::<Arc<ProvenKey>>().cloned(),

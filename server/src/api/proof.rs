@@ -8,9 +8,11 @@ use time::OffsetDateTime;
 
 use super::caller::presented;
 use super::tls::PeerInfo;
-use crate::identity::dpop::{DpopVerifier, ProvenCall};
+use crate::audit::throttle::network_of;
+use crate::identity::dpop::{DpopVerifier, Place, ProvenCall, VerifiedProof};
 use crate::identity::possession::{Possession, ProvenKey};
 use crate::identity::registry::{AuthenticationError, TokenScheme};
+use crate::model::InstanceState;
 use crate::pdp::Pdp;
 
 /// Where a call carries its proof.
@@ -85,10 +87,26 @@ pub(super) fn admit<R>(
     if !leads_on && !certified {
         return Err(AuthenticationError::CredentialMissing);
     }
+    let place = match &token {
+        Some(_) => Place::Enrolled,
+        None => place(pdp, &proof, peer),
+    };
     Ok(Admitted {
         nonce_is_old: proof.nonce_is_old(now),
-        key: Some(Arc::new(pdp.proofs.spend(proof, now)?)),
+        key: Some(Arc::new(pdp.proofs.spend(proof, place, now)?)),
     })
+}
+
+/// Whose places a proof takes: those of enrolled keys, which strangers cannot make, or those
+/// of its address.
+fn place(pdp: &Pdp, proof: &VerifiedProof, peer: Option<&PeerInfo>) -> Place {
+    let key_sha256 = proof.key().public_key.sha256();
+    let state = pdp.replica.current();
+    let enrolled = state.registry.instance(&key_sha256);
+    match enrolled.is_some_and(|key| key.state == InstanceState::Active) {
+        true => Place::Enrolled,
+        false => Place::Stranger(peer.map(|peer| network_of(peer.source.ip()))),
+    }
 }
 
 /// Whether a call has to do with proofs of possession: its refusal brings a nonce.

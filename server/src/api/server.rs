@@ -14,6 +14,7 @@ use zta_proto::v1::authorization_service_server::AuthorizationServiceServer;
 use zta_proto::v1::certificate_authority_service_server::CertificateAuthorityServiceServer;
 use zta_proto::v1::entity_service_server::EntityServiceServer;
 use zta_proto::v1::policy_service_server::PolicyServiceServer;
+use zta_proto::v1::user_service_server::UserServiceServer;
 
 use super::gate::Gate;
 use super::grpc::agents::AgentDoor;
@@ -23,6 +24,7 @@ use super::grpc::authorities::AuthorityDoor;
 use super::grpc::authorization::AuthorizationDoor;
 use super::grpc::entities::EntityDoor;
 use super::grpc::policies::PolicyDoor;
+use super::grpc::users::UserDoor;
 use super::http::{Pages, routes};
 use super::observe::Observe;
 use super::tls::Incoming;
@@ -81,6 +83,10 @@ impl Doors {
             )
             .add_service(
                 AgentServiceServer::new(AgentDoor(operations()))
+                    .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
+            )
+            .add_service(
+                UserServiceServer::new(UserDoor(operations()))
                     .max_decoding_message_size(max.min(ANONYMOUS_BYTES_MAX)),
             )
             .add_service(

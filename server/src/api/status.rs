@@ -116,7 +116,9 @@ impl From<PdpError> for Status {
             PdpError::OwnRecord => {
                 status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
             }
-            PdpError::Lockout => status(Code::FailedPrecondition, ErrorReason::Lockout, message),
+            PdpError::LastAdministrator | PdpError::Lockout => {
+                status(Code::FailedPrecondition, ErrorReason::Lockout, message)
+            }
             PdpError::Delegation(_) => status(
                 Code::FailedPrecondition,
                 ErrorReason::DelegationInvalid,
@@ -132,7 +134,9 @@ impl From<PdpError> for Status {
                 ErrorReason::PolicySignatureInvalid,
                 message,
             ),
-            PdpError::ApprovalRequired | PdpError::RollbackUnapproved(_) => status(
+            PdpError::ApprovalRequired
+            | PdpError::SecondIdentity
+            | PdpError::RollbackUnapproved(_) => status(
                 Code::FailedPrecondition,
                 ErrorReason::ApprovalRequired,
                 message,
@@ -143,6 +147,7 @@ impl From<PdpError> for Status {
             PdpError::PrincipalNotFound => {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }
+            PdpError::UserNotFound => status(Code::NotFound, ErrorReason::UserNotFound, message),
             PdpError::Entity(e) => entity(&e, message),
             PdpError::Misfits(_) => {
                 status(Code::InvalidArgument, ErrorReason::PolicyInvalid, message)
@@ -254,6 +259,7 @@ fn conflict(error: &Conflict, message: String) -> Status {
         Conflict::KeyRevoked => precondition(ErrorReason::Revoked, "key"),
         Conflict::KeyLocked => status(Code::PermissionDenied, ErrorReason::InstanceLocked, message),
         Conflict::KeyState(_) => precondition(ErrorReason::StateConflict, "key"),
+        Conflict::UserNotFound => status(Code::NotFound, ErrorReason::UserNotFound, message),
         Conflict::KeyNotFound => status(Code::NotFound, ErrorReason::AgentNotFound, message),
         Conflict::GenerationMoved => retriable(ErrorReason::StoreUnavailable, message),
         Conflict::Generation => precondition(ErrorReason::GenerationConflict, "key"),

@@ -23,7 +23,7 @@ use crate::identity::peer::PeerCertificate;
 use crate::identity::public_key::PublicKey;
 use crate::identity::spiffe::{PrincipalName, SpiffeId, TrustDomain};
 use crate::keys::{KeyAlgorithm, SigningKey as _, SoftwareKey, pem};
-use crate::model::change::Renewal;
+use crate::model::change::{CertificateRecord, Renewal};
 use crate::model::{
     Change, EntityUid, Event, EventType, Instance, InstanceState, Principal, PrincipalKind,
     Standing, UserRecord,
@@ -84,6 +84,83 @@ pub(super) async fn create(
     material: &Material,
     now: OffsetDateTime,
 ) -> Result<Option<FirstStart>, AppError> {
+    let made = write_credential(config, material, now)?;
+    let user = UserRecord {
+        id: principal(material.ca.trust_domain()).id,
+        spiffe_id: made.first.spiffe_id.clone(),
+        roles: ROLES.map(str::to_owned).to_vec(),
+        create_time: now,
+    };
+    let event = made
+        .event(audit, now)
+        .with_detail("roles", json!(user.roles));
+    let change = Change::RegisterUser(user, made.instance, made.certificate);
+    let done = append(audit, event, change).await?;
+    if !done {
+        // Another replica made one: this key is nobody's.
+        std::fs::remove_dir_all(&made.first.credential_dir).map_err(start_error)?;
+        return Ok(None);
+    }
+    Ok(Some(made.first))
+}
+
+/// Makes the first administrator another key, unless the one in its folder is active: the way
+/// back in where the last key was revoked or lost. Gives nothing away: who starts the server
+/// has the CA's key. Roles and policies stay as they are on record.
+pub(super) async fn create_again(
+    config: &Config,
+    pdp: &Arc<Pdp>,
+    material: &Material,
+    now: OffsetDateTime,
+) -> Result<Option<FirstStart>, AppError> {
+    let key = std::fs::read_to_string(config.data_dir.join("admin").join("key.pem"));
+    let key = key.map(zeroize::Zeroizing::new);
+    let public = key.ok().and_then(|key| public_key(&key));
+    let state = pdp.replica.current();
+    let known = public.and_then(|key| state.registry.instance(&key.sha256()));
+    if known.is_some_and(|key| key.state == InstanceState::Active) {
+        tracing::info!("the administrator's key is active; no new one was made");
+        return Ok(None);
+    }
+    let made = write_credential(config, material, now)?;
+    let event = made.event(&pdp.audit, now);
+    let event = event.with_detail("new_administrator", true);
+    let change = Change::AddUserKey(made.instance, made.certificate);
+    if !append(&pdp.audit, event, change).await? {
+        let text = "there is no administrator on record to make a new key for";
+        return Err(AppError::Start(text.to_owned()));
+    }
+    // The next call is to find the key.
+    pdp.replica.is_newer_than(state.epoch).await?;
+    Ok(Some(made.first))
+}
+
+/// A credential whose key is on no record yet.
+struct Written {
+    first: FirstStart,
+    instance: Instance,
+    certificate: CertificateRecord,
+}
+
+impl Written {
+    fn event(&self, audit: &Audit, now: OffsetDateTime) -> Event {
+        let serial = self.certificate.serial.as_str();
+        let event = Event::new(EventType::Enrolled, audit.log_id(), Uuid::now_v7(), now);
+        let mut event = event.with_detail("certificate_serial", serial);
+        event.actor = Some(EntityUid::new("ZTA::User", &self.instance.principal_id));
+        event.instance = Some(self.instance.id);
+        event
+    }
+}
+
+/// Writes a new credential of the first administrator. It stands before the registry knows
+/// its key: a crash in between leaves a credential without rights, never rights without a
+/// credential.
+fn write_credential(
+    config: &Config,
+    material: &Material,
+    now: OffsetDateTime,
+) -> Result<Written, AppError> {
     let key = SoftwareKey::generate(KeyAlgorithm::EcdsaP256).map_err(start_error)?;
     let public = PublicKey::from_spki(key.public_key_spki_der()).map_err(start_error)?;
     let name = PrincipalName::parse(ADMINISTRATOR).map_err(start_error)?;
@@ -94,16 +171,9 @@ pub(super) async fn create(
         .signing()
         .issue_svid(&public, &id, 1, LIFETIME, now)
         .map_err(start_error)?;
-    let user = UserRecord {
-        id: principal(trust_domain).id,
-        spiffe_id: id.as_str().to_owned(),
-        roles: ROLES.map(str::to_owned).to_vec(),
-        create_time: now,
-    };
-    let instance = Instance::new(Uuid::new_v4(), user.id.clone(), public.sha256(), now);
+    let user_id = principal(trust_domain).id;
+    let instance = Instance::new(Uuid::new_v4(), user_id, public.sha256(), now);
     let dir = config.data_dir.join("admin");
-    // The credential stands before the registry knows its key: a crash in between
-    // leaves a credential without rights, never rights without a credential.
     private_dir(&dir).map_err(start_error)?;
     let key_pem = key.pkcs8_pem().map_err(start_error)?;
     write_private(&dir.join("key.pem"), &key_pem).map_err(start_error)?;
@@ -116,20 +186,18 @@ pub(super) async fn create(
     };
     // With the port not known yet: a crash before it is must not cost the credential.
     first.write_endpoint(config.listen).map_err(start_error)?;
-    let mut event = Event::new(EventType::Enrolled, audit.log_id(), Uuid::now_v7(), now)
-        .with_detail("certificate_serial", certificate.serial.as_str())
-        .with_detail("roles", json!(user.roles));
-    event.actor = Some(EntityUid::new("ZTA::User", &user.id));
-    event.instance = Some(instance.id);
-    let record = certificate.record(instance.id);
-    let change = Change::RegisterUser(user, instance, record);
-    let made = append(audit, event, change).await?;
-    if !made {
-        // Another replica made one: this key is nobody's.
-        std::fs::remove_dir_all(&first.credential_dir).map_err(start_error)?;
-        return Ok(None);
-    }
-    Ok(Some(first))
+    Ok(Written {
+        first,
+        certificate: certificate.record(instance.id),
+        instance,
+    })
+}
+
+/// The public half of the key in a credential folder.
+fn public_key(key_pem: &str) -> Option<PublicKey> {
+    let der = pem::decode("PRIVATE KEY", key_pem)?;
+    let key = SoftwareKey::from_pkcs8(KeyAlgorithm::EcdsaP256, &der)?;
+    PublicKey::from_spki(key.public_key_spki_der()).ok()
 }
 
 /// Puts the server's present address into the credential folder, if it is here.
@@ -198,10 +266,7 @@ pub(super) async fn refresh(
     if current.is_some_and(|c| c.not_after() - now > LIFETIME / 2) {
         return Ok(());
     }
-    let key = pem::decode("PRIVATE KEY", &key)
-        .and_then(|der| SoftwareKey::from_pkcs8(KeyAlgorithm::EcdsaP256, &der))
-        .ok_or("key.pem holds no P-256 key")?;
-    let public = PublicKey::from_spki(key.public_key_spki_der()).map_err(|e| e.to_string())?;
+    let public = public_key(&key).ok_or("key.pem holds no P-256 key")?;
     let state = pdp.replica.current();
     let enrolled = state
         .registry

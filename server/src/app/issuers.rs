@@ -1,6 +1,7 @@
 //! Fetches the keys of the identity providers: by HTTPS from listed hosts only, without
 //! redirects, bounded in size, time and rate.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,11 @@ pub(super) fn follow(
     clock: &Clock,
     tasks: &mut Tasks,
 ) -> Result<Issuers, AppError> {
-    let providers = config.issuers.iter().map(Provider::new);
+    let mut tables: BTreeMap<&str, Vec<&IssuerConfig>> = BTreeMap::new();
+    for table in &config.issuers {
+        tables.entry(&table.issuer).or_default().push(table);
+    }
+    let providers = tables.values().filter_map(|tables| Provider::new(tables));
     let providers = providers.collect::<Result<Vec<_>, _>>()?;
     let issuers = Issuers::new(providers.iter().map(|p| Arc::clone(&p.issuer)));
     for provider in providers {
@@ -62,29 +67,18 @@ struct Provider {
 }
 
 impl Provider {
-    /// By its configuration.
+    /// By its tables in the configuration, which have one way to its keys; `None`: there are
+    /// none.
     ///
     /// # Errors
     /// When its CA file cannot be used.
-    fn new(config: &IssuerConfig) -> Result<Self, AppError> {
-        let kind = match config.principal {
-            IssuerPrincipal::User => PrincipalKind::User,
-            IssuerPrincipal::Workload => PrincipalKind::Workload,
-        };
-        let rules = IssuerRules {
-            issuer: config.issuer.clone(),
-            audiences: config.audiences.clone(),
-            algorithms: config.algorithms.clone(),
-            token_types: config.token_types.clone(),
-            kind,
-            id_claim: config.id_claim.clone(),
-            name_claim: config.name_claim.clone(),
-            groups_claim: config.groups_claim.clone(),
-            roles: config.roles.clone(),
-            attributes: config.attributes.clone(),
-            required_claims: config.required_claims.clone(),
-            age_max: time::Duration::seconds(config.token_age_max_s.into()),
-        };
+    fn new(tables: &[&IssuerConfig]) -> Option<Result<Self, AppError>> {
+        let first = *tables.first()?;
+        let rules = tables.iter().copied().map(rules).collect();
+        Some(Self::reached_by(first, rules))
+    }
+
+    fn reached_by(config: &IssuerConfig, rules: Vec<IssuerRules>) -> Result<Self, AppError> {
         let stale_max = config.keys_stale_max_s;
         let discovery = format!(
             "{}/.well-known/openid-configuration",
@@ -107,7 +101,7 @@ impl Provider {
     async fn keep_fresh(self, clock: Clock) {
         loop {
             let attempt = self.fetch_keys().await;
-            let issuer = &self.issuer.rules.issuer;
+            let issuer = self.issuer.name();
             let pause = match &attempt {
                 Ok(_) => self.interval,
                 Err(error) => {
@@ -128,7 +122,7 @@ impl Provider {
             None => self.jwks_uri.clone(),
             Some(discovery) => {
                 let document = self.fetch(discovery).await?;
-                let issuer = &self.issuer.rules.issuer;
+                let issuer = self.issuer.name();
                 let uri = jwks_uri(&document, issuer, &self.hosts);
                 Some(uri.map_err(|e| format!("{discovery}: {e}"))?)
             }
@@ -141,6 +135,27 @@ impl Provider {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, get(url, &self.tls)).await;
         let fetched = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         fetched.map_err(|error| format!("{url}: {error}"))
+    }
+}
+
+fn rules(config: &IssuerConfig) -> IssuerRules {
+    let kind = match config.principal {
+        IssuerPrincipal::User => PrincipalKind::User,
+        IssuerPrincipal::Workload => PrincipalKind::Workload,
+    };
+    IssuerRules {
+        issuer: config.issuer.clone(),
+        audiences: config.audiences.clone(),
+        algorithms: config.algorithms.clone(),
+        token_types: config.token_types.clone(),
+        kind,
+        id_claim: config.id_claim.clone(),
+        name_claim: config.name_claim.clone(),
+        groups_claim: config.groups_claim.clone(),
+        roles: config.roles.clone(),
+        attributes: config.attributes.clone(),
+        required_claims: config.required_claims.clone(),
+        age_max: time::Duration::seconds(config.token_age_max_s.into()),
     }
 }
 

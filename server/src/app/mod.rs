@@ -168,11 +168,16 @@ pub async fn verify(config: &Config, vkey: Option<&str>) -> Result<(Proof, Strin
     Ok((proof, key.vkey()))
 }
 
-/// Runs the server until a signal or `stop` ends it.
+/// Runs the server until a signal or `stop` ends it. With `new_administrator` it first makes
+/// the first administrator a new key, if the one in its folder is no good any more.
 ///
 /// # Errors
 /// What kept it from starting, or which part ended.
-pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), AppError> {
+pub async fn serve(
+    config: Config,
+    new_administrator: bool,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), AppError> {
     let clock = wall_clock();
     let now = clock();
     let store = open_store(&config).await?;
@@ -221,7 +226,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
         () = &mut stop => Ok(()),
-        loaded = load(&config, &store, &material, &pdp, now) => {
+        loaded = load(&config, &store, &material, &pdp, (new_administrator, now)) => {
             let first = loaded?;
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
@@ -259,7 +264,7 @@ async fn load(
     store: &SharedStore,
     material: &Material,
     pdp: &Arc<Pdp>,
-    now: OffsetDateTime,
+    (new_administrator, now): (bool, OffsetDateTime),
 ) -> Result<Option<administrator::FirstStart>, AppError> {
     let (audit, replica) = (&pdp.audit, &pdp.replica);
     let policies = bootstrap::first_policies(config, store, audit, material, replica, now).await?;
@@ -268,7 +273,10 @@ async fn load(
     replica.load().await?;
     drop(policies);
     bootstrap::record_start(config, pdp).await?;
-    Ok(first)
+    match new_administrator && first.is_none() {
+        true => administrator::create_again(config, pdp, material, now).await,
+        false => Ok(first),
+    }
 }
 
 /// The background work of a server that has its state.
@@ -387,7 +395,7 @@ fn announce(
     if let Some(first) = first {
         tracing::info!(
             credential = %first.credential_dir.display(),
-            "first start: the administrator's credential is in this folder; keep it safe"
+            "a new credential of the administrator is in this folder; keep it safe"
         );
     }
     tracing::info!(%address, "listening");

@@ -1,6 +1,6 @@
 //! `zta agent …`
 
-mod shown;
+pub(super) mod shown;
 
 use std::path::PathBuf;
 

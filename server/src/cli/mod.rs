@@ -14,6 +14,7 @@ mod proposal;
 mod replay;
 mod serve;
 mod token;
+mod user;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -55,7 +56,12 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server.
-    Serve,
+    Serve {
+        /// Make a new key for the first administrator, in `<data_dir>/admin`, if the one there
+        /// is revoked or missing. Whoever can start the server has its keys already.
+        #[arg(long)]
+        new_administrator: bool,
+    },
     /// Bring the database's schema up to date.
     Migrate,
     /// Say whether the server of this configuration is ready.
@@ -72,6 +78,9 @@ enum Command {
     /// Register, enrol and contain agents.
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Let people in by keys of their own, and end their keys.
+    #[command(subcommand)]
+    User(user::Command),
     /// Let agents act on somebody's behalf.
     #[command(subcommand)]
     Token(token::Command),
@@ -136,13 +145,14 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 async fn command(cli: Cli) -> Result<(), Failure> {
     let options = cli.options;
     match cli.command {
-        Command::Serve => serve::serve(&options).await,
+        Command::Serve { new_administrator } => serve::serve(&options, new_administrator).await,
         Command::Migrate => serve::migrate(&options).await,
         Command::Health => health::health(&options).await,
         Command::Keys(command) => keys::run(&options, &command),
         Command::Ca(command) => ca::run(&options, command).await,
         Command::Policy(command) => policy::run(&options, command).await,
         Command::Agent(command) => agent::run(&options, command).await,
+        Command::User(command) => user::run(&options, command).await,
         Command::Entity(command) => entity::run(&options, command).await,
         Command::Token(command) => token::run(&options, command).await,
         Command::Audit(command) => audit::run(&options, command).await,

@@ -5,10 +5,10 @@ use zta_server::telemetry::Telemetry;
 
 use super::{Failure, Options, line};
 
-pub(super) async fn serve(options: &Options) -> Result<(), Failure> {
+pub(super) async fn serve(options: &Options, new_administrator: bool) -> Result<(), Failure> {
     let config = options.server_config()?;
     let telemetry = Telemetry::init(&config).map_err(Failure::CouldNotRun)?;
-    let result = app::serve(config, stop_signal()).await;
+    let result = app::serve(config, new_administrator, stop_signal()).await;
     telemetry.shutdown();
     result.map_err(|e| Failure::CouldNotRun(e.to_string()))
 }

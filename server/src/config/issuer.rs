@@ -1,6 +1,6 @@
 //! `[[issuers]]`: the identity providers whose tokens are taken for a login.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -100,6 +100,41 @@ const fn day() -> u32 {
 }
 
 impl IssuerConfig {
+    /// Why another table cannot stand beside it. Those of one issuer are told apart by the
+    /// audience, and have one way to its keys and one meaning of its ids.
+    fn clash(&self, other: &Self) -> Option<String> {
+        if self.issuer != other.issuer {
+            return None;
+        }
+        let of = |why: &str| Some(format!("of `{}`, which is there twice: {why}", self.issuer));
+        if let Some(both) = other.audiences.iter().find(|a| self.audiences.contains(a)) {
+            return of(&format!(
+                "no issuer twice with the same audience, and `{both}` is in both tables"
+            ));
+        }
+        let keys = |table: &Self| {
+            let Self {
+                jwks_uri,
+                hosts,
+                ca_file,
+                keys_stale_max_s,
+                ..
+            } = table.clone();
+            (jwks_uri, hosts, ca_file, keys_stale_max_s)
+        };
+        if keys(self) != keys(other) {
+            return of(
+                "`jwks_uri`, `hosts`, `ca_file` and `keys_stale_max_s` must be the same in all \
+                 its tables: its keys are fetched once",
+            );
+        }
+        // Else the id that one claim gives to somebody could be another one's by the other.
+        if self.principal == other.principal && self.id_claim != other.id_claim {
+            return of("`id_claim` must be the same in all its tables for the same `principal`");
+        }
+        None
+    }
+
     /// What is wrong with it, and what would be right.
     fn defect(&self) -> Option<String> {
         let of = |key: &str, why: &str| Some(format!("of `{}`: `{key}` {why}", self.issuer));
@@ -189,12 +224,15 @@ impl Config {
         if let Some(why) = self.issuers.iter().find_map(IssuerConfig::defect) {
             return Some(("issuers", why));
         }
-        let names: BTreeSet<_> = self.issuers.iter().map(|i| &i.issuer).collect();
-        if names.len() != self.issuers.len() || names.len() > ISSUERS_MAX {
-            let why = format!("must be at most {ISSUERS_MAX}, and no issuer twice");
+        if self.issuers.len() > ISSUERS_MAX {
+            let why = format!("must be at most {ISSUERS_MAX}");
             return Some(("issuers", why));
         }
-        None
+        let earlier = |n: usize| self.issuers.iter().take(n);
+        let tables = self.issuers.iter().enumerate();
+        let mut pairs = tables.flat_map(|(n, table)| earlier(n).map(move |before| (before, table)));
+        let why = pairs.find_map(|(before, table)| before.clash(table));
+        why.map(|why| ("issuers", why))
     }
 }
 
@@ -287,5 +325,40 @@ Tid = "T"
             .expect_err("twice")
             .to_string();
         assert!(twice.contains("no issuer twice"), "{twice}");
+    }
+
+    #[test]
+    fn an_issuer_stands_twice_with_another_audience_only() {
+        let second = |old: &str, new: &str| {
+            let other = ISSUER.replacen("[\"zta\"]", "[\"services\"]", 1);
+            let other = other.replacen("\"user\"", "\"workload\"", 1);
+            assert!(other.contains(old), "{old}");
+            read(&format!("{ISSUER}{}", other.replacen(old, new, 1)))
+        };
+        assert_eq!(second("", "").expect("two").issuers.len(), 2);
+        second("\"workload\"", "\"user\"").expect("two of people");
+        second("\"workload\"", "\"workload\"\nid_claim = \"azp\"").expect("of others");
+        for (old, new, why) in [
+            ("[\"services\"]", "[\"services\", \"zta\"]", "same audience"),
+            ("\"workload\"", "\"user\"\nid_claim = \"name\"", "id_claim"),
+            (
+                "\"workload\"",
+                "\"workload\"\nhosts = [\"keys.example\"]",
+                "fetched once",
+            ),
+            (
+                "\"workload\"",
+                "\"workload\"\nca_file = \"ca.pem\"",
+                "fetched once",
+            ),
+            (
+                "\"workload\"",
+                "\"workload\"\nkeys_stale_max_s = 60",
+                "fetched once",
+            ),
+        ] {
+            let error = second(old, new).expect_err(new).to_string();
+            assert!(error.contains(why), "{new}: {error}");
+        }
     }
 }

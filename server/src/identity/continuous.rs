@@ -4,17 +4,17 @@
 //! the instance counts as suspended on that connection, until it answers a challenge or
 //! connects anew. Who holds only the connection, or a copy of its session keys, cannot.
 //!
-//! Kept in this replica's memory, like the connections that it is about.
+//! Bound to the connection: only the answer over it, to a challenge that was given over it,
+//! makes it good. Else the owner's proofs over a connection of its own would keep a hijacked
+//! one alive. So it is remembered with the connection, and gone with it.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use time::{Duration, OffsetDateTime};
-use uuid::Uuid;
 
-/// Instances whose proofs are remembered. When there are more, the oldest are forgotten, and
-/// have to be given once more.
-const REMEMBERED_MAX: usize = 100_000;
+/// Challenges of one connection that may still be answered; more forget the oldest, whose
+/// answer then logs in, but does not make the connection good.
+const GIVEN_MAX: usize = 16;
 
 /// What is to be said of a key that a call stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,25 +28,27 @@ pub(crate) enum Standing {
     },
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Proof {
-    time: OffsetDateTime,
-    missed: bool,
-}
-
-/// When keys were proved last, beside their handshakes.
+/// How often keys have to be proved.
 pub(crate) struct KeyProofs {
     interval: Option<Duration>,
-    last: Mutex<HashMap<Uuid, Proof>>,
+}
+
+/// When the key of one connection was proved over it, beside its handshake.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionProof(Mutex<Proof>);
+
+#[derive(Debug, Default)]
+struct Proof {
+    last: Option<OffsetDateTime>,
+    missed: bool,
+    /// The challenges that were given over it.
+    given: Vec<Vec<u8>>,
 }
 
 impl KeyProofs {
     /// Asks for a proof at this interval; `None`: never again.
     pub(crate) fn new(interval: Option<Duration>) -> Self {
-        Self {
-            interval,
-            last: Mutex::default(),
-        }
+        Self { interval }
     }
 
     /// How often a proof is asked for.
@@ -54,63 +56,58 @@ impl KeyProofs {
         self.interval
     }
 
-    /// Whether the key of a call was proved lately, given when its handshake or its token
-    /// did so. Looks into the memory only if that is too long ago.
+    /// Whether the key of a connection was proved over it lately, given when its handshake
+    /// did so.
     pub(crate) fn standing(
         &self,
-        instance: Uuid,
-        proved: OffsetDateTime,
+        connection: Option<&ConnectionProof>,
+        handshake: OffsetDateTime,
         now: OffsetDateTime,
     ) -> Standing {
         let Some(interval) = self.interval else {
             return Standing::Proved;
         };
-        if now - proved <= interval {
+        if now - handshake <= interval {
             return Standing::Proved;
         }
-        let mut last = self.lock();
-        let proof = last.entry(instance).or_insert(Proof {
-            time: proved,
-            missed: false,
-        });
-        if now - proof.time <= interval {
+        let Some(connection) = connection else {
+            return Standing::Missed { first: true };
+        };
+        let mut proof = connection.lock();
+        if proof.last.is_some_and(|last| now - last <= interval) {
             return Standing::Proved;
         }
         let first = !std::mem::replace(&mut proof.missed, true);
-        make_room(&mut last);
         Standing::Missed { first }
-    }
-
-    /// The key was proved by the answer to a challenge.
-    pub(crate) fn proved(&self, instance: Uuid, now: OffsetDateTime) {
-        if self.interval.is_none() {
-            return;
-        }
-        let mut last = self.lock();
-        let proof = Proof {
-            time: now,
-            missed: false,
-        };
-        last.insert(instance, proof);
-        make_room(&mut last);
-    }
-
-    // Every update leaves the map usable, so a panic elsewhere need not end decisions.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Proof>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Forgets the older half. To forget only asks for a proof once more.
-fn make_room(last: &mut HashMap<Uuid, Proof>) {
-    if last.len() <= REMEMBERED_MAX {
-        return;
+impl ConnectionProof {
+    /// A challenge was given over the connection.
+    pub(crate) fn gave(&self, challenge: &[u8]) {
+        let mut proof = self.lock();
+        if proof.given.len() >= GIVEN_MAX {
+            proof.given.remove(0);
+        }
+        proof.given.push(challenge.to_vec());
     }
-    let mut times: Vec<OffsetDateTime> = last.values().map(|proof| proof.time).collect();
-    let middle = times.len() / 2;
-    let (_, median, _) = times.select_nth_unstable(middle);
-    let median = *median;
-    last.retain(|_, proof| proof.time > median);
+
+    /// The key was proved over the connection by the answer to a challenge. One that was
+    /// given over another connection proves nothing of this one.
+    pub(crate) fn answered(&self, challenge: &[u8], now: OffsetDateTime) {
+        let mut proof = self.lock();
+        let Some(at) = proof.given.iter().position(|given| given == challenge) else {
+            return;
+        };
+        proof.given.remove(at);
+        proof.last = Some(now);
+        proof.missed = false;
+    }
+
+    // Every update leaves it usable, so a panic elsewhere need not end decisions.
+    fn lock(&self) -> MutexGuard<'_, Proof> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -122,51 +119,66 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-11-22 12:00:00 UTC);
     const MINUTE: Duration = Duration::MINUTE;
 
-    fn id(n: u128) -> Uuid {
-        Uuid::from_u128(n)
+    fn answer(connection: &ConnectionProof, now: OffsetDateTime) {
+        connection.gave(b"challenge");
+        connection.answered(b"challenge", now);
     }
 
     #[test]
-    fn a_key_has_to_be_proved_again_and_again() {
+    fn a_key_has_to_be_proved_again_and_again_over_its_connection() {
         let proofs = KeyProofs::new(Some(MINUTE));
-        let standing = |now| proofs.standing(id(1), NOW, now);
-        assert_eq!(standing(NOW + MINUTE), Standing::Proved);
+        let (own, other) = (ConnectionProof::default(), ConnectionProof::default());
+        let standing = |of: &ConnectionProof, now| proofs.standing(Some(of), NOW, now);
+        assert_eq!(standing(&own, NOW + MINUTE), Standing::Proved);
         let late = NOW + MINUTE + Duration::NANOSECOND;
-        assert_eq!(standing(late), Standing::Missed { first: true });
-        assert_eq!(standing(late), Standing::Missed { first: false });
-        proofs.proved(id(1), late);
-        assert_eq!(standing(late + MINUTE), Standing::Proved);
+        assert_eq!(standing(&own, late), Standing::Missed { first: true });
+        assert_eq!(standing(&own, late), Standing::Missed { first: false });
+        answer(&own, late);
+        assert_eq!(standing(&own, late + MINUTE), Standing::Proved);
+        // Another connection of the same key is none the better for it.
+        let missed = Standing::Missed { first: true };
+        assert_eq!(standing(&other, late + MINUTE), missed);
         let later = late + MINUTE + Duration::SECOND;
-        assert_eq!(standing(later), Standing::Missed { first: true });
-        // Another connection of the same key has proved it by its handshake.
-        assert_eq!(proofs.standing(id(1), later, later), Standing::Proved);
+        assert_eq!(standing(&own, later), missed, "told again");
         assert_eq!(
-            proofs.standing(id(2), NOW, later),
-            Standing::Missed { first: true }
+            proofs.standing(Some(&other), later, later),
+            Standing::Proved
         );
+        assert_eq!(proofs.standing(None, NOW, later), missed);
+    }
+
+    #[test]
+    fn the_answer_to_a_challenge_of_another_connection_proves_nothing_of_this_one() {
+        let proofs = KeyProofs::new(Some(MINUTE));
+        let (own, stolen) = (ConnectionProof::default(), ConnectionProof::default());
+        own.gave(b"challenge");
+        let late = NOW + MINUTE * 2;
+        stolen.answered(b"challenge", late);
+        let missed = Standing::Missed { first: true };
+        assert_eq!(proofs.standing(Some(&stolen), NOW, late), missed);
+        own.answered(b"challenge", late);
+        assert_eq!(proofs.standing(Some(&own), NOW, late), Standing::Proved);
+        // Once.
+        own.answered(b"challenge", late + MINUTE);
+        let later = late + MINUTE + Duration::SECOND;
+        assert_eq!(proofs.standing(Some(&own), NOW, later), missed);
     }
 
     #[test]
     fn without_an_interval_once_is_enough() {
         let proofs = KeyProofs::new(None);
-        proofs.proved(id(1), NOW);
         let year = NOW + Duration::days(365);
-        assert_eq!(proofs.standing(id(1), NOW, year), Standing::Proved);
-        assert!(proofs.lock().is_empty());
+        assert_eq!(proofs.standing(None, NOW, year), Standing::Proved);
     }
 
     #[test]
-    fn the_memory_is_bounded_and_forgets_what_is_oldest() {
-        let proofs = KeyProofs::new(Some(MINUTE));
-        let count = REMEMBERED_MAX as u128;
-        for n in 0..=count {
-            let at = NOW + Duration::milliseconds(n as i64);
-            proofs.proved(id(n), at);
+    fn what_was_given_is_bounded() {
+        let connection = ConnectionProof::default();
+        for n in 0..100_u8 {
+            connection.gave(&[n]);
         }
-        assert!(proofs.lock().len() <= REMEMBERED_MAX);
-        let now = NOW + MINUTE + Duration::milliseconds(count as i64);
-        assert_eq!(proofs.standing(id(count), NOW, now), Standing::Proved);
-        let old = proofs.standing(id(0), NOW, now);
-        assert_eq!(old, Standing::Missed { first: true });
+        assert_eq!(connection.lock().given.len(), GIVEN_MAX);
+        connection.answered(&[99], NOW);
+        assert_eq!(connection.lock().last, Some(NOW));
     }
 }

@@ -8,8 +8,13 @@
 //! [`DpopVerifier::verify`] looks at a proof, [`DpopVerifier::spend`] uses it up: what comes
 //! with a token is only remembered once the token is found good, so that strangers cannot
 //! fill the memory of those who have one.
+//!
+//! Nor that of logins. Anybody can make a key, and so proofs without a token by as many keys
+//! as they like. Their nonces are good for a minute only, one address has a share of the
+//! places, and keys that are enrolled have places of their own.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
@@ -21,7 +26,7 @@ mod memory;
 mod nonce;
 
 use jws::{Claims, Jws};
-use memory::UsedProofs;
+use memory::{Limits, UsedProofs};
 use nonce::{NonceKey, NonceTime};
 
 use super::possession::ProvenKey;
@@ -33,10 +38,16 @@ pub(crate) const NONCE_LIFETIME: Duration = Duration::minutes(5);
 pub(crate) const PROOFS_MAX: usize = 1_000_000;
 /// Used proofs of one key, at most: some 300 calls a second, all the time.
 pub(crate) const PROOFS_PER_KEY_MAX: u32 = 100_000;
-/// Used proofs of those who have no token yet, at most.
+/// How long a nonce is good for where no token comes with it: the answer to a login that
+/// lacks one brings it, and the next call uses it.
+pub(crate) const ANONYMOUS_NONCE_LIFETIME: Duration = Duration::MINUTE;
+/// Used proofs without a token, at most: of enrolled keys, and as many of all others.
 const ANONYMOUS_PROOFS_MAX: usize = 100_000;
 /// The same of one key: logins.
 const ANONYMOUS_PROOFS_PER_KEY_MAX: u32 = 64;
+/// One address has at most this part of the places of keys that are not enrolled. A proxy is
+/// one address: behind it some 200 such logins a second, all the time.
+const SOURCE_SHARE: usize = 8;
 
 /// A proof may be this old: no older than its nonce.
 const AGE_MAX: Duration = NONCE_LIFETIME;
@@ -107,6 +118,9 @@ pub(crate) enum DpopError {
     /// Its key has used too many.
     #[error("this key has used as many proofs as it may within five minutes")]
     TooManyOfKey,
+    /// Its address has used too many.
+    #[error("this address has used as many proofs without a token as it may within a minute")]
+    TooManyOfSource,
     /// The memory is full.
     #[error("no more proofs can be taken until the nonces of some expire")]
     Full,
@@ -138,7 +152,10 @@ impl DpopError {
 
     /// Whether the same caller can pass later.
     pub(crate) fn passes(self) -> bool {
-        matches!(self, Self::TooManyOfKey | Self::Full)
+        matches!(
+            self,
+            Self::TooManyOfKey | Self::TooManyOfSource | Self::Full
+        )
     }
 }
 
@@ -151,6 +168,16 @@ pub(crate) struct ProvenCall<'a> {
     pub(crate) authority: Option<&'a str>,
     /// The access token of the call.
     pub(crate) token: Option<&'a str>,
+}
+
+/// Whose places a proof takes in the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Those of keys that are enrolled.
+    Enrolled,
+    /// Those of keys that anybody can make, with the address that the call came from (IPv6:
+    /// its /64 network).
+    Stranger(Option<IpAddr>),
 }
 
 /// A proof that verifies and is not used up yet.
@@ -171,7 +198,7 @@ impl VerifiedProof {
 
     /// Whether it is time for the caller to take another nonce.
     pub(crate) fn nonce_is_old(&self, now: OffsetDateTime) -> bool {
-        now - self.nonce_time.moment() >= NONCE_LIFETIME / 2
+        now - self.nonce_time.moment() >= nonce_lifetime(self.key.token_sha256.is_some()) / 2
     }
 }
 
@@ -206,11 +233,18 @@ impl DpopVerifier {
             nonces: NonceKey::generate()?,
             names: names.iter().map(|name| normal(name)).collect(),
             hosts: Vec::new(),
-            used: UsedProofs::new(max, per_key_max),
-            anonymous: UsedProofs::new(
-                max.min(ANONYMOUS_PROOFS_MAX),
-                per_key_max.min(ANONYMOUS_PROOFS_PER_KEY_MAX),
-            ),
+            used: UsedProofs::new(Limits {
+                lifetime: NONCE_LIFETIME,
+                each_max: max,
+                per_source_max: u32::MAX,
+                per_key_max,
+            }),
+            anonymous: UsedProofs::new(Limits {
+                lifetime: ANONYMOUS_NONCE_LIFETIME,
+                each_max: max.min(ANONYMOUS_PROOFS_MAX),
+                per_source_max: share(max.min(ANONYMOUS_PROOFS_MAX)),
+                per_key_max: per_key_max.min(ANONYMOUS_PROOFS_PER_KEY_MAX),
+            }),
         })
     }
 
@@ -242,9 +276,9 @@ impl DpopVerifier {
         let id = self.require(jws.claims(), call, now)?;
         // The nonce before the signature: strangers shall not make us verify many.
         let nonce = jws.claims().nonce.as_deref();
-        let nonce_time = self
-            .nonces
-            .open(nonce.ok_or(DpopError::NonceMissing)?, now)?;
+        let lifetime = nonce_lifetime(call.token.is_some());
+        let nonce = nonce.ok_or(DpopError::NonceMissing)?;
+        let nonce_time = self.nonces.open(nonce, lifetime, now)?;
         let token_sha256 = self.require_token(jws.claims(), call)?;
         let public_key = jws.verified_key()?;
         Ok(VerifiedProof {
@@ -258,22 +292,25 @@ impl DpopVerifier {
         })
     }
 
-    /// Uses a proof up. Call it last: whatever comes after it may rely on the key.
+    /// Uses a proof up. Call it last: whatever comes after it may rely on the key. One that
+    /// came with a good token takes the places of those, whatever `place` says.
     ///
     /// # Errors
     /// When it was used before, or cannot be remembered.
     pub(crate) fn spend(
         &self,
         proof: VerifiedProof,
+        place: Place,
         now: OffsetDateTime,
     ) -> Result<ProvenKey, DpopError> {
         // A proof with `ath` is refused without a token and the reverse, so each is
         // always looked for where it was remembered.
-        let memory = match proof.key.token_sha256 {
-            Some(_) => &self.used,
-            None => &self.anonymous,
+        let (memory, place) = match proof.key.token_sha256 {
+            Some(_) => (&self.used, Place::Enrolled),
+            None => (&self.anonymous, place),
         };
-        memory.spend(&proof.key.thumbprint, &proof.id, proof.nonce_time, now)?;
+        let used = (&proof.key.thumbprint, &proof.id);
+        memory.spend(used, place, proof.nonce_time, now)?;
         Ok(proof.key)
     }
 
@@ -350,6 +387,19 @@ impl fmt::Debug for DpopVerifier {
             .field("names", &self.names)
             .finish_non_exhaustive()
     }
+}
+
+/// How long the nonce of a proof is good for, with a token and without.
+fn nonce_lifetime(token: bool) -> Duration {
+    match token {
+        true => NONCE_LIFETIME,
+        false => ANONYMOUS_NONCE_LIFETIME,
+    }
+}
+
+/// The part of so many places that one address has.
+fn share(places: usize) -> u32 {
+    u32::try_from(places.div_ceil(SOURCE_SHARE)).unwrap_or(u32::MAX)
 }
 
 /// The host of an authority, without its port.

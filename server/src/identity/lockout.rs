@@ -24,6 +24,9 @@ pub(crate) const LOCKOUT_MAX: Duration = Duration::minutes(15);
 /// there are no more of them than certificates that we signed, and a flood of strangers must
 /// not lock them out.
 const COUNTED_MAX: usize = 100_000;
+/// While all are in use, those that are over are looked for no more often: each look goes
+/// through all of them, and a flood is when there is no time for that.
+const SWEEP_INTERVAL: Duration = Duration::SECOND;
 
 /// Who is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +53,14 @@ const SOURCE_FACTOR: u32 = 10;
 /// The failed logins of this replica.
 pub(crate) struct Lockouts {
     free: u32,
-    counts: Mutex<HashMap<Subject, Count>>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    of: HashMap<Subject, Count>,
+    /// When those that were over were last looked for.
+    swept: Option<OffsetDateTime>,
 }
 
 impl Lockouts {
@@ -65,9 +75,8 @@ impl Lockouts {
     /// How long one of these is locked out yet; `None`: none of them is.
     pub(crate) fn wait(&self, subjects: &[Subject], now: OffsetDateTime) -> Option<Duration> {
         let mut counts = self.lock();
-        make_room(&mut counts, now);
-        let full = counts.len() >= COUNTED_MAX;
-        let wait = |subject: &Subject| match counts.get(subject) {
+        let full = counts.is_full(now);
+        let wait = |subject: &Subject| match counts.of.get(subject) {
             // A clock that was set back locks nobody out for longer than it could.
             Some(count) => Some((count.until - now).min(LOCKOUT_MAX)).filter(|w| w.is_positive()),
             None => (full && !is_proved(*subject)).then_some(Duration::SECOND),
@@ -78,12 +87,11 @@ impl Lockouts {
     /// Counts a failure; how long the subject is locked out by it, if it is.
     pub(crate) fn failed(&self, subject: Subject, now: OffsetDateTime) -> Option<Duration> {
         let mut counts = self.lock();
-        make_room(&mut counts, now);
-        let full = counts.len() >= COUNTED_MAX && !counts.contains_key(&subject);
+        let full = counts.is_full(now) && !counts.of.contains_key(&subject);
         if full && !is_proved(subject) {
             return Some(Duration::SECOND);
         }
-        let count = counts.entry(subject).or_insert(Count {
+        let count = counts.of.entry(subject).or_insert(Count {
             failures: 0,
             last: now,
             until: now,
@@ -112,12 +120,12 @@ impl Lockouts {
     pub(crate) fn succeeded(&self, subject: Subject) {
         match subject {
             Subject::Source(_) => {}
-            Subject::Key(_) | Subject::ClaimedKey(_) => drop(self.lock().remove(&subject)),
+            Subject::Key(_) | Subject::ClaimedKey(_) => drop(self.lock().of.remove(&subject)),
         }
     }
 
     // Every update leaves the map usable, so a panic elsewhere need not end logins.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Subject, Count>> {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,9 +147,18 @@ fn forgiven(since: Duration, free: u32) -> u32 {
     u32::try_from(seconds * i64::from(free) / window).unwrap_or(u32::MAX)
 }
 
-fn make_room(counts: &mut HashMap<Subject, Count>, now: OffsetDateTime) {
-    if counts.len() >= COUNTED_MAX {
-        counts.retain(|_, count| !is_over(count, now));
+impl Counts {
+    /// Whether there is no room for another one, even without those that are over.
+    fn is_full(&mut self, now: OffsetDateTime) -> bool {
+        if self.of.len() < COUNTED_MAX {
+            return false;
+        }
+        let is_due = |at: OffsetDateTime| (now - at).abs() >= SWEEP_INTERVAL;
+        if self.swept.is_none_or(is_due) {
+            self.swept = Some(now);
+            self.of.retain(|_, count| !is_over(count, now));
+        }
+        self.of.len() >= COUNTED_MAX
     }
 }
 
@@ -257,6 +274,26 @@ mod tests {
         assert!(lockouts.wait(&[key(1)], NOW).is_some());
         let later = NOW + WINDOW + LOCKOUT_MAX;
         assert_eq!(lockouts.wait(&[source(count)], later), None);
-        assert!(lockouts.lock().is_empty());
+        assert!(lockouts.lock().of.is_empty());
+    }
+
+    #[test]
+    fn a_full_memory_is_gone_through_once_a_second_and_not_on_each_call() {
+        let lockouts = Lockouts::new(u32::MAX);
+        let count = u32::try_from(COUNTED_MAX).expect("small");
+        for n in 0..count {
+            assert_eq!(lockouts.failed(source(n), NOW), None);
+        }
+        let full = Some(Duration::SECOND);
+        let over = NOW + WINDOW;
+        let before = over - Duration::milliseconds(1);
+        assert_eq!(lockouts.wait(&[source(count)], before), full);
+        // All are over now, but nobody looks so soon again.
+        assert_eq!(lockouts.wait(&[source(count)], over), full);
+        assert_eq!(lockouts.failed(source(count), over), full);
+        assert_eq!(lockouts.lock().of.len(), COUNTED_MAX);
+        let next = before + SWEEP_INTERVAL;
+        assert_eq!(lockouts.wait(&[source(count)], next), None);
+        assert!(lockouts.lock().of.is_empty());
     }
 }

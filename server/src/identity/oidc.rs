@@ -139,6 +139,9 @@ pub(crate) enum OidcError {
     /// A claim has not the value that is required.
     #[error("the identity token's claim `{0}` has not the value that is required")]
     ClaimValue(String),
+    /// It is meant for the audiences of two tables.
+    #[error("the identity token is for the audiences of more than one table of its issuer")]
+    Ambiguous,
     /// It is meant for another service.
     #[error("the identity token is for another audience")]
     Audience,
@@ -195,6 +198,26 @@ pub(crate) fn claimed_issuer(token: &str) -> Result<String, OidcError> {
     let claims: Map<String, Value> =
         serde_json::from_slice(&part(token, 1)?).map_err(|_| OidcError::Malformed)?;
     text(&claims, "iss")
+}
+
+/// Which of an issuer's tables of rules a token is to be judged by: the one whose audience it
+/// claims to be for. Where it is for none of them, the first, which says so.
+///
+/// # Errors
+/// When it is for two: it could be a user's and a service's.
+pub(crate) fn rules_for<'a>(
+    token: &str,
+    tables: &'a [IssuerRules],
+) -> Result<&'a IssuerRules, OidcError> {
+    let claims: Map<String, Value> =
+        serde_json::from_slice(&part(token, 1)?).map_err(|_| OidcError::Malformed)?;
+    let mut fitting = tables
+        .iter()
+        .filter(|rules| require_audience(&claims, rules).is_ok());
+    match (fitting.next(), fitting.next()) {
+        (Some(_), Some(_)) => Err(OidcError::Ambiguous),
+        (found, _) => found.or(tables.first()).ok_or(OidcError::Issuer),
+    }
 }
 
 /// Whom a token proves, by the rules and the keys of its issuer.

@@ -1,6 +1,7 @@
 //! The registry as this replica holds it in memory: who exists, in which state, and
 //! which keys are theirs. Immutable; a change makes a new one.
 
+mod people;
 mod principals;
 mod void;
 
@@ -11,12 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
+use super::continuous::ConnectionProof;
 use super::dpop::DpopError;
 use super::peer::PeerCertificate;
 use super::possession::{Possession, ProvenKey};
 use super::token::{AccessToken, TokenAuthority, TokenError, TokenParty};
 use principals::{of_agent, of_user, unbound_holder, vouched};
+pub(crate) use void::Suspect;
 use void::Void;
 
 use crate::model::change::GenerationUse;
@@ -32,6 +36,8 @@ pub(crate) struct Credential {
     pub(crate) certificate: Option<Arc<PeerCertificate>>,
     /// When the connection's handshake proved possession of its key.
     pub(crate) handshake_time: OffsetDateTime,
+    /// When that was proved over the connection again.
+    pub(crate) connection: Option<Arc<ConnectionProof>>,
     /// Where the connection comes from.
     pub(crate) source: Option<IpAddr>,
     /// The access token of the call's metadata; `Err` when there is one in another form.
@@ -46,6 +52,7 @@ impl Credential {
         Self {
             certificate: None,
             handshake_time: now,
+            connection: None,
             source,
             token: None,
             proof: None,
@@ -121,6 +128,8 @@ pub(crate) struct Caller {
     pub(crate) method: &'static str,
     /// When possession of the key was proved.
     pub(crate) auth_time: OffsetDateTime,
+    /// The tokens and grants that it stands on, the one that it presented the last.
+    pub(crate) lineage: Vec<Uuid>,
     /// On whose behalf it acts, where a token says so.
     pub(crate) delegation: Option<Arc<Delegation>>,
     /// When what proved it ends: its token or its certificate.
@@ -142,6 +151,7 @@ impl Caller {
             principal,
             method: "mtls",
             auth_time,
+            lineage: Vec::new(),
             delegation: None,
             expire_time,
             proof_missed: false,
@@ -189,12 +199,14 @@ struct Enrolled {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry {
     agents: BTreeMap<String, Arc<AgentRecord>>,
-    users: HashMap<String, Arc<UserRecord>>,
+    users: BTreeMap<String, Arc<UserRecord>>,
     keys: HashMap<[u8; 32], Arc<Enrolled>>,
     /// CAs that are trusted no more, by the SHA-256 of their certificates, in hex.
     retired_cas: HashSet<String>,
     /// Tokens that were revoked.
     void: Void,
+    /// The epoch that all of it holds in.
+    epoch: u64,
 }
 
 impl Registry {
@@ -220,6 +232,7 @@ impl Registry {
         let retired = changes.authorities.iter().filter(|ca| !ca.is_trusted());
         next.retired_cas.extend(retired.map(|ca| ca.id.clone()));
         next.void.add(&changes.revocations);
+        next.epoch = changes.epoch;
         next
     }
 
@@ -341,11 +354,15 @@ impl Registry {
             }
         };
         let parties = std::iter::once(&verified.subject).chain(&verified.actors);
-        if self.is_void(&verified.id, parties, verified.issue_time) {
-            return Err(TokenError::Void.into());
-        }
+        let suspect = Suspect {
+            id: &verified.id,
+            lineage: &verified.lineage,
+            epoch: verified.epoch,
+        };
+        self.require_alive(&suspect, parties)?;
         Ok(Caller {
             delegation: self.delegation(&verified, &principal)?,
+            lineage: verified.descent()?,
             principal,
             method,
             auth_time: verified.auth_time,
@@ -353,16 +370,6 @@ impl Registry {
             expire_time: verified.expire_time,
             first_use,
         })
-    }
-
-    /// Whether a token or a grant was made void, or what one of its parties got by then.
-    pub(crate) fn is_void<'a>(
-        &self,
-        id: &str,
-        parties: impl IntoIterator<Item = &'a TokenParty>,
-        issue_time: OffsetDateTime,
-    ) -> bool {
-        self.void.holds(id, parties, issue_time)
     }
 
     /// Who holds a token that is bound to this key. An agent's key must be enrolled for it;

@@ -85,6 +85,12 @@ pub(crate) enum TokenError {
     /// It was made void.
     #[error("the access token was revoked; log in again")]
     Void,
+    /// It was made in a later epoch than the database is in.
+    #[error(
+        "the access token was made in a state that the database is not in, or not any more; \
+         log in again"
+    )]
+    Ahead,
     /// It is bound to nothing, and this server is not in the development mode.
     #[error("the access token is bound to nothing; only a server in the development mode takes it")]
     Unbound,
@@ -127,6 +133,10 @@ pub(crate) struct Grant {
     pub(crate) actors: Vec<TokenParty>,
     /// What the token is good for; empty: whatever its parties may do.
     pub(crate) scope: Vec<String>,
+    /// The tokens and grants that it is made from.
+    pub(crate) lineage: Vec<uuid::Uuid>,
+    /// The epoch of the state that it is made in: what is made void later is void.
+    pub(crate) epoch: u64,
     /// What it is bound to.
     pub(crate) confirmation: Confirmation,
     /// When the holder proved its key.

@@ -21,8 +21,8 @@ pub struct JoinTokenRecord {
     pub id: String,
     /// SHA-256 of its secret.
     pub secret_sha256: [u8; 32],
-    /// The agent it enrols.
-    pub agent_id: String,
+    /// The Cedar id of the agent or user whose key it enrols.
+    pub principal_id: String,
     /// When it ends.
     pub expire_time: OffsetDateTime,
     /// Whether it was used.
@@ -71,6 +71,25 @@ pub enum Change {
     RegisterUser(UserRecord, Instance, CertificateRecord),
     /// A new join token.
     CreateJoinToken(JoinTokenRecord),
+    /// A join token for a user. Conflicts when there is none.
+    InviteUser {
+        /// The user, where it is a new one. Conflicts when the id exists.
+        user: Option<UserRecord>,
+        /// The token.
+        token: JoinTokenRecord,
+    },
+    /// A key that the server made for a user. Conflicts when there is no such user.
+    AddUserKey(Instance, CertificateRecord),
+    /// Ends one key of a user, or all of them and its join tokens, and makes void what it
+    /// got by them. Conflicts when there is no such user or key.
+    RevokeUserKeys {
+        /// The user.
+        user_id: String,
+        /// The key; `None`: all.
+        instance_id: Option<Uuid>,
+        /// What is void with it.
+        tokens: TokenRevocation,
+    },
     /// Uses up the join token and adds the key. Conflicts when the token was used or
     /// has expired, when the key is enrolled already, or when the agent is banned. A
     /// revoked agent is active from then on.
@@ -182,6 +201,7 @@ impl Change {
         !matches!(
             self,
             Self::CreateJoinToken(_)
+                | Self::InviteUser { user: None, .. }
                 | Self::Renew(_)
                 | Self::UseGeneration(_)
                 | Self::Propose(_)
@@ -217,8 +237,8 @@ pub enum Conflict {
     /// The key's state does not allow the change.
     #[error("the key is {}", .0.as_str())]
     KeyState(InstanceState),
-    /// The agent has no such key.
-    #[error("the agent has no such key")]
+    /// The agent or user has no such key.
+    #[error("the agent or user has no such key")]
     KeyNotFound,
     /// A certificate of another generation is due.
     #[error("the key was renewed at the same time; try again")]
@@ -247,6 +267,9 @@ pub enum Conflict {
     /// The CA's state does not allow the change.
     #[error("{0}")]
     Authority(String),
+    /// There is no such user.
+    #[error("there is no such user")]
+    UserNotFound,
     /// The user exists already.
     #[error("the user exists already")]
     UserExists,

@@ -17,6 +17,7 @@ pub mod replica;
 pub mod request;
 pub mod revision;
 mod revocation;
+mod scope;
 
 pub use authority::{AuthorityRecord, AuthorityState};
 pub use change::{Change, Conflict};
@@ -30,4 +31,5 @@ pub use principal::{
 };
 pub use request::{AccessRequest, EntityUid};
 pub use revision::{RevisionMeta, SourceFile};
-pub use revocation::TokenRevocation;
+pub use revocation::{TokenRevocation, VoidTokens};
+pub use scope::ScopeEntry;

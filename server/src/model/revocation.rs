@@ -10,15 +10,27 @@ const VOID_LIFETIME: Duration = Duration::minutes(75);
 /// The type of a revocation that names one token or grant.
 const TOKEN: &str = "token";
 
-/// Tokens that are void.
+/// Tokens that are void, as replicas know them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoidTokens {
+    /// `token`, or the Cedar type of a principal.
+    pub ty: String,
+    /// The id of a token or a grant, or of a principal.
+    pub id: String,
+    /// The epoch of the revocation: what a principal got in an earlier one is void. One token
+    /// or grant is void whatever its epoch.
+    pub epoch: u64,
+}
+
+/// Tokens that are made void.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRevocation {
     /// `token`, or the Cedar type of a principal.
     pub ty: String,
     /// The id of a token or a grant, or of a principal.
     pub id: String,
-    /// What was issued before is void.
-    pub before: OffsetDateTime,
+    /// When it was revoked.
+    pub time: OffsetDateTime,
     /// When the last of them has ended by itself.
     pub expire_time: OffsetDateTime,
 }
@@ -29,7 +41,7 @@ impl TokenRevocation {
         Self {
             ty: uid.ty.clone(),
             id: uid.id.clone(),
-            before: now,
+            time: now,
             expire_time: now + VOID_LIFETIME,
         }
     }
@@ -39,7 +51,7 @@ impl TokenRevocation {
         Self {
             ty: TOKEN.to_owned(),
             id: id.to_owned(),
-            before: now,
+            time: now,
             expire_time: now + VOID_LIFETIME,
         }
     }

@@ -215,7 +215,7 @@ impl Operations {
                 let record = JoinTokenRecord {
                     id: stored.id.clone(),
                     secret_sha256: stored.secret_sha256,
-                    agent_id: agent_id.clone(),
+                    principal_id: agent_id.clone(),
                     expire_time: now + JOIN_TOKEN_LIFETIME,
                     used: false,
                 };

@@ -16,9 +16,12 @@ impl Operations {
         let Some(certificate) = credential.certificate.as_deref() else {
             return Err(OperationError::Signature);
         };
-        Ok(self
-            .challenges
-            .issue(certificate.key_sha256(), (self.pdp.clock)())?)
+        let now = (self.pdp.clock)();
+        let challenge = self.challenges.issue(certificate.key_sha256(), now)?;
+        if let Some(connection) = &credential.connection {
+            connection.gave(&challenge.bytes);
+        }
+        Ok(challenge)
     }
 
     /// Exchanges a signed challenge for an access token. On record before the answer.
@@ -58,17 +61,16 @@ impl Operations {
             subject: TokenParty::registered(principal.kind, &principal.id),
             actors: Vec::new(),
             scope: Vec::new(),
+            lineage: caller.lineage.clone(),
+            epoch: state.epoch,
             confirmation: Confirmation::Certificate(*certificate.certificate_sha256()),
             auth_time: now,
             lifetime: self.token_lifetime(&state, principal),
             not_after: Some(certificate.not_after()),
         };
-        let token = self.pdp.tokens.issue(&grant, now)?;
-        let mut event = self.login_event(credential, &token, principal.uid(), now);
-        event.instance = principal.instance;
-        self.record_login(event, Some(&caller)).await?;
-        if let Some(instance) = principal.instance {
-            self.pdp.key_proofs.proved(instance, now);
+        let token = self.log_in(credential, grant, Some(&caller), now).await?;
+        if let Some(connection) = &credential.connection {
+            connection.answered(challenge, now);
         }
         Ok((token, caller))
     }

@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::audit::{AppendError, Record};
-use crate::identity::registry::{AuthenticationError, Caller, Credential};
+use crate::identity::registry::{AuthenticationError, Caller, Credential, Suspect};
 use crate::identity::token::delegation::{DelegationGrant, GRANT_LIFETIME_MAX};
 use crate::identity::token::{
     Confirmation, Grant, IssuedToken, TOKEN_LIFETIME_MAX, TokenError, TokenParty,
 };
 use crate::model::{
-    AccessRequest, AgentState, Decision, EntityUid, EventType, PrincipalKind, Standing,
+    AccessRequest, AgentState, Decision, EntityUid, EventType, PrincipalKind, ScopeEntry, Standing,
 };
 use crate::pdp::{ATTEMPTS_MAX, Act, PdpError};
 use crate::replica::State;
@@ -171,6 +171,8 @@ impl Operations {
             actors,
             may_act: agent_id.to_owned(),
             scope,
+            lineage: caller.lineage.clone(),
+            epoch: state.epoch,
             issue_time: now,
             // What its maker proved itself by ends, and with it what it stands for.
             expire_time: until.min(caller.expire_time).truncate_to_second(),
@@ -204,8 +206,10 @@ impl Operations {
                     lifetime: lifetime.min(self.token_lifetime(&state, &caller.principal)),
                     ..wanted
                 },
-                // A party that is not known here may have been registered elsewhere.
-                Err(GrantError::Unknown) if self.pdp.replica.is_newer_than(state.epoch).await? => {
+                // What is not known here may have been registered or made elsewhere.
+                Err(GrantError::Unknown | GrantError::Token(TokenError::Ahead))
+                    if self.pdp.replica.is_newer_than(state.epoch).await? =>
+                {
                     continue;
                 }
                 Err(error) => {
@@ -253,9 +257,12 @@ impl Operations {
         let holder = TokenParty::registered(PrincipalKind::Agent, &grant.may_act);
         // What the one that it names got is a grant, too.
         let parties = [&grant.subject, &holder].into_iter().chain(&grant.actors);
-        if state.registry.is_void(&grant.id, parties, grant.issue_time) {
-            return Err(TokenError::Void.into());
-        }
+        let suspect = Suspect {
+            id: &grant.id,
+            lineage: &grant.lineage,
+            epoch: grant.epoch,
+        };
+        state.registry.require_alive(&suspect, parties)?;
         let me = &caller.principal;
         if me.kind != PrincipalKind::Agent {
             return Err(GrantError::NoAgent);
@@ -284,12 +291,19 @@ impl Operations {
                 return Err(GrantError::Inactive(party.state));
             }
         }
+        // What the caller proved itself by is of its line, too.
+        let mut lineage = grant.descent()?;
+        lineage.extend(&caller.lineage);
+        lineage.sort_unstable();
+        lineage.dedup();
         let mut actors = vec![TokenParty::registered(PrincipalKind::Agent, &me.id)];
         actors.extend(grant.actors);
         Ok(Grant {
             subject: grant.subject,
             actors,
             scope: shrink(&grant.scope, scope).ok_or(GrantError::Scope)?,
+            lineage,
+            epoch: state.epoch,
             confirmation: confirmation(caller, credential).ok_or(GrantError::NoAgent)?,
             auth_time: caller.auth_time.min(now),
             lifetime: TOKEN_LIFETIME_MAX,
@@ -365,25 +379,13 @@ fn shrink(held: &[String], asked: &[String]) -> Option<Vec<String>> {
         return Some(held.to_vec());
     }
     let covered = |entry: &String| {
-        held.is_empty()
-            || held.iter().any(|whole| {
-                let on_a_resource = || entry.strip_prefix(whole.as_str());
-                entry == whole
-                    || names_no_resource(whole)
-                        && on_a_resource()
-                            .is_some_and(|rest| rest.starts_with(':') && !rest.starts_with("::"))
-            })
+        let Some(entry) = ScopeEntry::parse(entry) else {
+            return false;
+        };
+        let mut whole = held.iter().filter_map(|entry| ScopeEntry::parse(entry));
+        held.is_empty() || whole.any(|whole| whole.covers(&entry))
     };
     asked.iter().all(covered).then(|| asked.to_vec())
-}
-
-/// Whether an entry of a scope is an action alone. The id of a resource may have colons:
-/// `read:a` covers the resource `a`, and not `a:b`.
-fn names_no_resource(entry: &str) -> bool {
-    let mut names = entry.split("::");
-    let plain = names.all(|name| !name.is_empty() && !name.contains(':'));
-    let ty = entry.rsplit_once("::").map(|(ty, _)| ty);
-    plain && ty.is_none_or(|ty| ty == "Action" || ty.ends_with("::Action"))
 }
 
 /// A scope of the API: sorted, each entry once, none with a blank.
@@ -401,7 +403,8 @@ fn scope_field(mut scope: Vec<String>) -> Result<Vec<String>, OperationError> {
     }
     for entry in &scope {
         let plain = |c: char| !c.is_whitespace() && !c.is_control();
-        if entry.is_empty() || entry.len() > SCOPE_BYTES_MAX || !entry.chars().all(plain) {
+        let reads = ScopeEntry::parse(entry).is_some() && entry.chars().all(plain);
+        if !reads || entry.len() > SCOPE_BYTES_MAX {
             let why = format!(
                 "an entry is `action` or `action:resource`, 1 to {SCOPE_BYTES_MAX} bytes without \
                  blanks"
@@ -464,6 +467,8 @@ mod tests {
             (&["Shop::Action::refund:7"], &["Shop::Action::refund:7:x"]),
             (&["read:a::Action::b"], &["read:a::Action::b:c"]),
             (&["Shop"], &["Shop::Action::refund"]),
+            (&["read:a"], &["read::Action::b"]),
+            (&[], &["read:"]),
         ] {
             assert_eq!(shrunk(held, asked), None, "{held:?} {asked:?}");
         }

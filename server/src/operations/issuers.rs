@@ -9,7 +9,7 @@ use time::{Duration, OffsetDateTime};
 use tokio::sync::{Notify, watch};
 
 use crate::identity::oidc::{
-    Cached, IssuerRules, KeySet, OidcError, VouchedIdentity, claimed_issuer, verify,
+    Cached, IssuerRules, KeySet, OidcError, VouchedIdentity, claimed_issuer, rules_for, verify,
 };
 use crate::pdp::Clock;
 
@@ -39,8 +39,8 @@ impl From<OidcError> for IdentityError {
 /// One provider.
 #[derive(Debug)]
 pub(crate) struct Issuer {
-    /// What is asked of its tokens.
-    pub(crate) rules: IssuerRules,
+    /// What is asked of its tokens, by their audience: one table at least.
+    tables: Vec<IssuerRules>,
     /// How old its keys may become while it cannot be reached.
     pub(crate) stale_max: Duration,
     keys: watch::Sender<Cached>,
@@ -48,14 +48,19 @@ pub(crate) struct Issuer {
 }
 
 impl Issuer {
-    /// A provider whose keys are not known yet.
-    pub(crate) fn new(rules: IssuerRules, stale_max: Duration) -> Self {
+    /// A provider whose keys are not known yet. The tables are of the same issuer.
+    pub(crate) fn new(tables: Vec<IssuerRules>, stale_max: Duration) -> Self {
         Self {
-            rules,
+            tables,
             stale_max,
             keys: watch::Sender::default(),
             wanted: Notify::new(),
         }
+    }
+
+    /// What its tokens say in `iss`.
+    pub(crate) fn name(&self) -> &str {
+        self.tables.first().map_or("", |rules| &rules.issuer)
     }
 
     /// Completes when a login needs newer keys and the issuer may be asked for them.
@@ -77,7 +82,7 @@ impl Issuer {
     fn judge(&self, token: &str, now: OffsetDateTime) -> Result<VouchedIdentity, OidcError> {
         let keys = self.keys.borrow().usable(self.stale_max, now);
         let keys = keys.ok_or(OidcError::KeysUnavailable)?;
-        verify(token, &self.rules, &keys, now)
+        verify(token, rules_for(token, &self.tables)?, &keys, now)
     }
 
     /// Whom a token proves. A key that is not known may be a new one: the issuer is asked
@@ -105,7 +110,7 @@ pub(crate) struct Issuers(BTreeMap<String, Arc<Issuer>>);
 impl Issuers {
     /// These.
     pub(crate) fn new(issuers: impl IntoIterator<Item = Arc<Issuer>>) -> Self {
-        let named = issuers.into_iter().map(|i| (i.rules.issuer.clone(), i));
+        let named = issuers.into_iter().map(|i| (i.name().to_owned(), i));
         Self(named.collect())
     }
 

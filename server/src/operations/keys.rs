@@ -79,7 +79,7 @@ impl Operations {
         credential: &Credential,
         join_token: &str,
         csr_der: &[u8],
-    ) -> Result<(Issued, AgentRecord), OperationError> {
+    ) -> Result<(Issued, Option<AgentRecord>), OperationError> {
         let key = PublicKey::from_csr(csr_der)?;
         let now = (self.pdp.clock)();
         let Some(stored) = self.usable_join_token(join_token, now).await? else {
@@ -88,16 +88,21 @@ impl Operations {
                 .await?;
             return Err(OperationError::JoinToken);
         };
-        let id = SpiffeId::parse(&stored.agent_id).map_err(|_| OperationError::JoinToken)?;
+        let (owner, id) = self.owner_of(&stored)?;
         let lifetime = self.certificate_lifetime(&self.pdp.replica.current(), id.as_str());
-        let instance = Instance::new(Uuid::new_v4(), stored.agent_id.clone(), key.sha256(), now);
+        let instance = Instance::new(
+            Uuid::new_v4(),
+            stored.principal_id.clone(),
+            key.sha256(),
+            now,
+        );
         let certificate =
             self.ca
                 .signing()
                 .issue_svid(&key, &id, instance.generation, lifetime, now)?;
         let instance_id = instance.id;
         let mut event = self.issuance(EventType::Enrolled, &certificate, instance_id, now);
-        event.actor = Some(EntityUid::new("ZTA::Agent", id.as_str()));
+        event.actor = Some(owner);
         event.source = credential.source;
         event = event.with_detail("join_token_id", stored.id.as_str());
         let change = Change::Enroll {
@@ -116,17 +121,25 @@ impl Operations {
             done => done?,
         };
         let state = self.pdp.replica.current();
-        let agent = state
-            .registry
-            .agent(id.as_str())
-            .ok_or_else(|| OperationError::AgentNotFound(id.last_segment().to_owned()))?;
+        let agent = state.registry.agent(id.as_str());
         let issued = Issued {
             certificate,
             spiffe_id: id.as_str().to_owned(),
             instance_id,
             sequence,
         };
-        Ok((issued, AgentRecord::clone(agent)))
+        Ok((issued, agent.map(|agent| AgentRecord::clone(agent))))
+    }
+
+    /// Whose key a join token enrols, and what its certificate names.
+    fn owner_of(&self, token: &JoinTokenRecord) -> Result<(EntityUid, SpiffeId), OperationError> {
+        let id = &token.principal_id;
+        if id.contains('#') {
+            let (id, spiffe_id) = self.user_ids(id)?;
+            return Ok((EntityUid::new("ZTA::User", &id), spiffe_id));
+        }
+        let spiffe_id = SpiffeId::parse(id).map_err(|_| OperationError::JoinToken)?;
+        Ok((EntityUid::new("ZTA::Agent", id), spiffe_id))
     }
 
     async fn usable_join_token(

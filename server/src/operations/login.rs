@@ -8,14 +8,14 @@ use time::OffsetDateTime;
 
 use super::issuers::IdentityError;
 use super::{OperationError, Operations};
-use crate::audit::Record;
+use crate::audit::{AppendError, Record};
 use crate::identity::dpop::DpopError;
 use crate::identity::possession::ProvenKey;
 use crate::identity::registry::{AuthenticationError, Caller, Credential};
 use crate::identity::svid;
 use crate::identity::token::{Confirmation, Grant, IssuedToken, TokenParty};
-use crate::model::{EntityUid, Event, EventType};
-use crate::pdp::PdpError;
+use crate::model::{EntityUid, EventType};
+use crate::pdp::{ATTEMPTS_MAX, PdpError};
 
 /// Who logged in, with what it got.
 pub(crate) struct LoggedIn {
@@ -60,15 +60,14 @@ impl Operations {
             subject: TokenParty::registered(principal.kind, &principal.id),
             actors: Vec::new(),
             scope: Vec::new(),
+            lineage: Vec::new(),
+            epoch: 0,
             confirmation: Confirmation::Key(proof.thumbprint),
             auth_time: now,
             lifetime,
             not_after: Some(not_after),
         };
-        let token = self.pdp.tokens.issue(&grant, now)?;
-        let mut event = self.login_event(credential, &token, principal.uid(), now);
-        event.instance = principal.instance;
-        self.record_login(event, Some(&caller)).await?;
+        let token = self.log_in(credential, grant, Some(&caller), now).await?;
         Ok(LoggedIn {
             token,
             principal: caller.principal.uid(),
@@ -113,11 +112,12 @@ impl Operations {
             let error = DpopError::OtherKey.into();
             return Err(self.refuse(credential, error, now).await?);
         }
-        let roles = party.roles.join(" ");
         let grant = Grant {
             subject: party,
             actors: Vec::new(),
             scope: Vec::new(),
+            lineage: Vec::new(),
+            epoch: 0,
             confirmation: proof.map_or(Confirmation::Nothing, |proof| {
                 Confirmation::Key(proof.thumbprint)
             }),
@@ -125,11 +125,7 @@ impl Operations {
             lifetime: self.token_lifetime_max,
             not_after: Some(identity.expire_time),
         };
-        let token = self.pdp.tokens.issue(&grant, now)?;
-        let event = self
-            .login_event(credential, &token, principal.clone(), now)
-            .with_detail("roles", roles);
-        self.record_login(event, None).await?;
+        let token = self.log_in(credential, grant, None, now).await?;
         Ok(LoggedIn { token, principal })
     }
 
@@ -175,33 +171,44 @@ impl Operations {
         })
     }
 
-    pub(super) fn login_event(
+    /// A token for what was proved, of the epoch that its login is on record in: what is
+    /// revoked from then on ends it. On record, and with it that the caller's certificate was
+    /// used; `caller` is there where it has one.
+    pub(super) async fn log_in(
         &self,
         credential: &Credential,
-        token: &IssuedToken,
-        actor: EntityUid,
-        now: OffsetDateTime,
-    ) -> Event {
-        let event = self.pdp.event(EventType::Login, now);
-        let mut event = event.with_detail("token_id", token.id.as_str());
-        event.actor = Some(actor);
-        event.source = credential.source;
-        event
-    }
-
-    /// A login on record, and with it that the caller's certificate was used.
-    pub(super) async fn record_login(
-        &self,
-        event: Event,
+        mut grant: Grant,
         caller: Option<&Caller>,
-    ) -> Result<(), OperationError> {
-        let record = Record {
-            rider: caller.and_then(Caller::rider),
-            ..Record::fact(event)
-        };
-        let appended = self.pdp.audit.append(record).await;
-        appended.map_err(PdpError::Append)?;
-        caller.inspect(|caller| caller.on_record());
-        Ok(())
+        now: OffsetDateTime,
+    ) -> Result<IssuedToken, OperationError> {
+        for _ in 0..ATTEMPTS_MAX {
+            grant.epoch = self.pdp.replica.current().epoch;
+            let token = self.pdp.tokens.issue(&grant, now)?;
+            let event = self.pdp.event(EventType::Login, now);
+            let mut event = event.with_detail("token_id", token.id.as_str());
+            event.actor = Some(EntityUid::new(
+                grant.subject.kind.cedar_type(),
+                &grant.subject.id,
+            ));
+            event.instance = caller.and_then(|caller| caller.principal.instance);
+            event.source = credential.source;
+            if caller.is_none() {
+                event = event.with_detail("roles", grant.subject.roles.join(" "));
+            }
+            let record = Record {
+                epoch: Some(grant.epoch),
+                rider: caller.and_then(Caller::rider),
+                ..Record::fact(event)
+            };
+            match self.pdp.audit.append(record).await {
+                Ok(_) => {
+                    caller.inspect(|caller| caller.on_record());
+                    return Ok(token);
+                }
+                Err(AppendError::Stale { epoch }) => self.pdp.replica.catch_up(epoch).await?,
+                Err(error) => return Err(PdpError::Append(error).into()),
+            }
+        }
+        Err(PdpError::Stale.into())
     }
 }

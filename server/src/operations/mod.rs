@@ -22,6 +22,7 @@ pub(crate) mod replay;
 pub(crate) mod revocation;
 mod rollback;
 pub(crate) mod submission;
+pub(crate) mod users;
 pub(crate) mod watch;
 
 use std::sync::Arc;

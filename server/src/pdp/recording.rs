@@ -1,6 +1,8 @@
 //! How decisions get on record: the event, the inputs beside it, and the commit.
 
 use serde_json::{Map, json};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Act, Made, Pdp, PdpError, Scene};
 use crate::audit::{AppendError, Appended, Record};
@@ -8,7 +10,7 @@ use crate::model::arguments::Arguments;
 use crate::model::canonical::Node;
 use crate::model::event::Inputs;
 use crate::model::{
-    AccessRequest, Delegation, EntityUid, Event, EventType, GivenEntity, Principal,
+    AccessRequest, Decision, Delegation, EntityUid, Event, EventType, GivenEntity, Principal,
 };
 use crate::policy::{Denier, Facts};
 
@@ -277,5 +279,30 @@ fn given(parsed: Option<&Result<Arguments, String>>) -> Node<'_> {
         Some(Ok(arguments)) => Node::Fields(arguments.fields()),
         Some(Err(why)) => Node::Text(why),
         None => Node::Null,
+    }
+}
+
+/// The decisions at their places: they follow each other from the first one's on.
+pub(super) fn placed(
+    made: Vec<Result<Made<'_>, PdpError>>,
+    first: u64,
+) -> Vec<Result<Decision, PdpError>> {
+    let mut sequences = first..;
+    let place = |made: Made<'_>| Decision {
+        sequence: sequences.next().unwrap_or(u64::MAX),
+        ..made.decision
+    };
+    let mut place = place;
+    made.into_iter().map(|made| made.map(&mut place)).collect()
+}
+
+/// A UUID version 7, from the given time.
+pub(super) fn new_id(now: OffsetDateTime) -> Uuid {
+    let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    let mut random = [0; 10];
+    // The generator of the process, where the crate's own would ask the kernel each time.
+    match aws_lc_rs::rand::fill(&mut random) {
+        Ok(()) => uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+        Err(_) => Uuid::new_v4(),
     }
 }

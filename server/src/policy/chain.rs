@@ -10,7 +10,8 @@ use super::evaluate::{Facts, Pip, PolicyError};
 use super::permitted::Permission;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
-    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Standing, Verdict,
+    AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, ScopeEntry,
+    Standing, Verdict,
 };
 
 /// Who was not permitted what the caller was, for the record.
@@ -132,18 +133,17 @@ fn in_scope(scope: &[String], action: &EntityUid, resource: &EntityUid) -> bool 
         ACTION_TYPE => action.id.clone(),
         ty => format!("{ty}::{}", action.id),
     };
+    // One with a colon could be read as another action on a resource.
+    let own = (!action.id.contains(':')).then_some(name.as_str());
     let tool = resource.ty == "ZTA::Tool" && action.id == resource.id;
-    let names = [Some(name.as_str()), tool.then_some(CALL_TOOL)];
-    names.into_iter().flatten().any(|name| {
-        scope.iter().any(|entry| match entry.split_once(':') {
-            // `Shop::Action::refund` has colons of its own.
-            _ if entry == name => true,
-            Some(_) => entry
-                .strip_prefix(name)
-                .and_then(|rest| rest.strip_prefix(':'))
-                .is_some_and(|id| id == resource.id),
-            None => false,
-        })
+    let names = [own, tool.then_some(CALL_TOOL)];
+    names.into_iter().flatten().any(|action| {
+        let asked = ScopeEntry {
+            action,
+            resource: Some(&resource.id),
+        };
+        let entries = scope.iter().filter_map(|entry| ScopeEntry::parse(entry));
+        entries.into_iter().any(|entry| entry.covers(&asked))
     })
 }
 
@@ -223,6 +223,12 @@ mod tests {
             ("Shop::Action", "refund"),
             ("R", "7")
         ));
+        // A tool's id may have a colon: it is a resource.
+        let colon = ("ZTA::Tool", "files:payroll");
+        let own = ("Shop::Action", "files:payroll");
+        assert!(covers(&["call_tool:files:payroll"], call, colon));
+        assert!(covers(&["call_tool:files:payroll"], own, colon));
+        assert!(covers(&["call_tool"], own, colon));
         for (scope, action, resource) in [
             (&["read"][..], call, tool),
             (&["call_tool:web"], call, tool),
@@ -236,6 +242,25 @@ mod tests {
                 &["call_tool"],
                 (ACTION_TYPE, "delegate"),
                 ("ZTA::Agent", "a"),
+            ),
+            // `read:a` is `read` on the resource `a`, whatever else is called so.
+            (&["read:a"], (ACTION_TYPE, "read:a"), ("ZTA::Resource", "b")),
+            (&["read"], (ACTION_TYPE, "read:a"), ("ZTA::Resource", "b")),
+            (
+                &["read:a:b"],
+                (ACTION_TYPE, "read:a"),
+                ("ZTA::Resource", "b"),
+            ),
+            (
+                &["Shop::Action::a"],
+                (ACTION_TYPE, "Shop::Action::a"),
+                ("R", "7"),
+            ),
+            (&["Shop::Action::a:b"], ("Shop::Action", "a:b"), ("R", "7")),
+            (
+                &["read::Action::b"],
+                (ACTION_TYPE, "read"),
+                ("R", ":Action::b"),
             ),
             (
                 &["call_tool"],

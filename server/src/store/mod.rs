@@ -21,7 +21,7 @@ use crate::model::replica::{Fleet, ReplicaRecord};
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
     AgentRecord, AuthorityRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage,
-    EntityUid, Instance, PartyVersion, RevisionMeta, StoredEntity, TokenRevocation, UserRecord,
+    EntityUid, Instance, PartyVersion, RevisionMeta, StoredEntity, UserRecord, VoidTokens,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -114,7 +114,7 @@ pub struct Changes {
     /// CAs that are new or changed.
     pub authorities: Vec<AuthorityRecord>,
     /// Tokens that became void.
-    pub revocations: Vec<TokenRevocation>,
+    pub revocations: Vec<VoidTokens>,
     /// The revision in force, if it is another one than before. Without texts.
     pub revision: Option<RevisionNews>,
     /// The first page of what changed among the entities; the others come from

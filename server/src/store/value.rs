@@ -49,7 +49,20 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
             refuse_nul([&certificate.serial])?;
             refuse_instance(instance)
         }
-        Change::CreateJoinToken(token) => refuse_nul([&token.id, &token.agent_id]),
+        Change::InviteUser { user, token } => {
+            if let Some(user) = user {
+                refuse_nul([&user.id, &user.spiffe_id].into_iter().chain(&user.roles))?;
+            }
+            refuse_nul([&token.id, &token.principal_id])
+        }
+        Change::AddUserKey(instance, certificate) => {
+            refuse_nul([&certificate.serial])?;
+            refuse_instance(instance)
+        }
+        Change::RevokeUserKeys {
+            user_id, tokens, ..
+        } => refuse_nul([user_id, &tokens.ty, &tokens.id]),
+        Change::CreateJoinToken(token) => refuse_nul([&token.id, &token.principal_id]),
         Change::Enroll {
             token_id,
             instance,

@@ -18,6 +18,7 @@ mod replicas;
 mod revisions;
 mod support;
 mod units;
+mod users;
 
 use support::{Case, Kind, case, only};
 
@@ -42,7 +43,8 @@ fn cases() -> Vec<Case> {
         case("queries::filters", queries::filters),
         case("queries::nul", queries::nul),
         case("changes::agents", changes::agents),
-        case("changes::users", changes::users),
+        case("users::registered", users::registered),
+        case("users::invitations", users::invitations),
         case("parties::versions", parties::versions),
         case("changes::enroll", changes::enroll),
         case("changes::enroll_races", changes::enroll_races),

@@ -199,6 +199,7 @@ from zta.v1.error_reason_pb2 import (
     ERROR_REASON_TOKEN_EXPIRED,
     ERROR_REASON_TOKEN_INVALID,
     ERROR_REASON_UNSPECIFIED,
+    ERROR_REASON_USER_NOT_FOUND,
     ErrorReason,
 )
 from zta.v1.policy_service_pb2 import (
@@ -308,6 +309,22 @@ from zta.v1.types_pb2 import (
     EntityRef,
     Obligation,
     SourceFile,
+)
+from zta.v1.user_service_pb2 import (
+    InviteRequest,
+    InviteResponse,
+    ListKeysRequest,
+    ListKeysResponse,
+    RevokeKeysRequest,
+    RevokeKeysResponse,
+    User,
+    UserServiceListRequest,
+    UserServiceListResponse,
+)
+from zta.v1.user_service_pb2_grpc import (
+    UserServiceServicer,
+    UserServiceStub,
+    add_UserServiceServicer_to_server,
 )
 
 __all__ = [
@@ -445,6 +462,7 @@ __all__ = [
     "ERROR_REASON_TOKEN_EXPIRED",
     "ERROR_REASON_TOKEN_INVALID",
     "ERROR_REASON_UNSPECIFIED",
+    "ERROR_REASON_USER_NOT_FOUND",
     "Effect",
     "EnrollRequest",
     "EnrollResponse",
@@ -490,6 +508,8 @@ __all__ = [
     "IdentityToken",
     "Instance",
     "InstanceState",
+    "InviteRequest",
+    "InviteResponse",
     "IsolateRequest",
     "IsolateResponse",
     "ItemError",
@@ -497,6 +517,8 @@ __all__ = [
     "ListEventsResponse",
     "ListInstancesRequest",
     "ListInstancesResponse",
+    "ListKeysRequest",
+    "ListKeysResponse",
     "ListPermittedRequest",
     "ListPermittedResponse",
     "ListProposalsRequest",
@@ -556,6 +578,8 @@ __all__ = [
     "RetireRequest",
     "RetireResponse",
     "Revision",
+    "RevokeKeysRequest",
+    "RevokeKeysResponse",
     "RevokeRequest",
     "RevokeResponse",
     "RevokeTokensRequest",
@@ -574,6 +598,11 @@ __all__ = [
     "TestResult",
     "UpdateRequest",
     "UpdateResponse",
+    "User",
+    "UserServiceListRequest",
+    "UserServiceListResponse",
+    "UserServiceServicer",
+    "UserServiceStub",
     "ValidateRequest",
     "ValidateResponse",
     "WatchRevisionsRequest",
@@ -585,4 +614,5 @@ __all__ = [
     "add_CertificateAuthorityServiceServicer_to_server",
     "add_EntityServiceServicer_to_server",
     "add_PolicyServiceServicer_to_server",
+    "add_UserServiceServicer_to_server",
 ]

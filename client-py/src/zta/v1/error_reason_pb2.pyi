@@ -90,7 +90,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_AGENT_EXISTS: _ErrorReason.ValueType  # 30
     """ALREADY_EXISTS: an agent of that name exists or existed."""
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 31
-    """NOT_FOUND: there is no such agent, or the agent has no such key."""
+    """NOT_FOUND: there is no such agent, or the agent or user has no such key."""
     ERROR_REASON_REVISION_NOT_FOUND: _ErrorReason.ValueType  # 32
     """NOT_FOUND: there is no such revision."""
     ERROR_REASON_REVISION_CONFLICT: _ErrorReason.ValueType  # 33
@@ -98,7 +98,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 34
     """FAILED_PRECONDITION: the agent's state does not allow the change."""
     ERROR_REASON_LOCKOUT: _ErrorReason.ValueType  # 35
-    """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
+    """FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them,
+    or nobody would be left with a key who may invite users.
+    """
     ERROR_REASON_GENERATION_CONFLICT: _ErrorReason.ValueType  # 36
     """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
     ERROR_REASON_RECOVERY_REFUSED: _ErrorReason.ValueType  # 38
@@ -106,11 +108,15 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_INSTANCE_LOCKED: _ErrorReason.ValueType  # 49
     """PERMISSION_DENIED: the key is locked, because a copy of it was used; an operator may reinstate it."""
     ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 46
-    """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+    """FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only,
+    and nobody is let in by one person.
+    """
     ERROR_REASON_OWN_PROPOSAL: _ErrorReason.ValueType  # 47
     """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
     ERROR_REASON_PROPOSAL_NOT_FOUND: _ErrorReason.ValueType  # 48
     """NOT_FOUND: there is no such proposal."""
+    ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 51
+    """NOT_FOUND: there is no such user."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 40
     """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -207,7 +213,7 @@ a failed precondition, nobody could act by the grant that is asked for.
 ERROR_REASON_AGENT_EXISTS: ErrorReason.ValueType  # 30
 """ALREADY_EXISTS: an agent of that name exists or existed."""
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 31
-"""NOT_FOUND: there is no such agent, or the agent has no such key."""
+"""NOT_FOUND: there is no such agent, or the agent or user has no such key."""
 ERROR_REASON_REVISION_NOT_FOUND: ErrorReason.ValueType  # 32
 """NOT_FOUND: there is no such revision."""
 ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 33
@@ -215,7 +221,9 @@ ERROR_REASON_REVISION_CONFLICT: ErrorReason.ValueType  # 33
 ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION: the agent's state does not allow the change."""
 ERROR_REASON_LOCKOUT: ErrorReason.ValueType  # 35
-"""FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them."""
+"""FAILED_PRECONDITION: the candidate policies would lock out the administrator who applies them,
+or nobody would be left with a key who may invite users.
+"""
 ERROR_REASON_GENERATION_CONFLICT: ErrorReason.ValueType  # 36
 """FAILED_PRECONDITION: the certificate belongs to an older generation of the key."""
 ERROR_REASON_RECOVERY_REFUSED: ErrorReason.ValueType  # 38
@@ -223,11 +231,15 @@ ERROR_REASON_RECOVERY_REFUSED: ErrorReason.ValueType  # 38
 ERROR_REASON_INSTANCE_LOCKED: ErrorReason.ValueType  # 49
 """PERMISSION_DENIED: the key is locked, because a copy of it was used; an operator may reinstate it."""
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 46
-"""FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only."""
+"""FAILED_PRECONDITION: policies come into force by somebody else's approval of a proposal only,
+and nobody is let in by one person.
+"""
 ERROR_REASON_OWN_PROPOSAL: ErrorReason.ValueType  # 47
 """FAILED_PRECONDITION: nobody approves a proposal that they have a part in."""
 ERROR_REASON_PROPOSAL_NOT_FOUND: ErrorReason.ValueType  # 48
 """NOT_FOUND: there is no such proposal."""
+ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 51
+"""NOT_FOUND: there is no such user."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 41

@@ -121,7 +121,7 @@ fn wire_agent(record: AgentRecord, instances: u32) -> v1::Agent {
     }
 }
 
-fn wire_instance(instance: Instance) -> v1::Instance {
+pub(super) fn wire_instance(instance: Instance) -> v1::Instance {
     let state = match instance.state {
         InstanceState::Active => v1::InstanceState::Active,
         InstanceState::Locked => v1::InstanceState::Locked,
@@ -243,7 +243,7 @@ impl AgentService for AgentDoor {
         let (issued, agent) = self.0.attempt(&credential, enroll).await?;
         Ok(Response::new(v1::EnrollResponse {
             certificate: Some(self.certificate(&issued)),
-            agent: Some(self.wire(agent)),
+            agent: agent.map(|agent| self.wire(agent)),
             consistency_token: self.token(&issued),
         }))
     }

@@ -12,6 +12,7 @@ pub(crate) mod policies;
 mod policy_tests;
 mod proposals;
 mod replay;
+pub(crate) mod users;
 
 use prost_types::Timestamp;
 use time::OffsetDateTime;

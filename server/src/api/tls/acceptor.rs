@@ -308,6 +308,7 @@ async fn secure(
                 socket,
                 PeerInfo {
                     established: Instant::now(),
+                    proof: Arc::default(),
                     source,
                     certificate,
                 },
@@ -353,6 +354,7 @@ async fn handshake(
     };
     let peer = PeerInfo {
         established: Instant::now(),
+        proof: Arc::default(),
         source,
         certificate,
     };

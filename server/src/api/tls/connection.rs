@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::strangers::Place;
+use crate::identity::continuous::ConnectionProof;
 use crate::identity::peer::PeerCertificate;
 
 /// Who is at the other end. Each request carries it among its extensions.
@@ -24,6 +25,8 @@ pub(crate) struct PeerInfo {
     pub(crate) certificate: Option<Arc<PeerCertificate>>,
     /// When the handshake proved possession of the certificate's key.
     pub(crate) established: Instant,
+    /// When that was proved over it again.
+    pub(crate) proof: Arc<ConnectionProof>,
 }
 
 /// A connection that requests are read from.

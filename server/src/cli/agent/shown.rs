@@ -44,7 +44,7 @@ fn key_state(key: &v1::Instance) -> String {
     plain(key.state().as_str_name(), "INSTANCE_STATE_")
 }
 
-fn key_json(key: &v1::Instance) -> Value {
+pub(in crate::cli) fn key_json(key: &v1::Instance) -> Value {
     json!({
         "instance_id": key.instance_id,
         "state": key_state(key),
@@ -65,7 +65,7 @@ pub(super) async fn keys(options: &Options, agent: &str) -> Result<(), Failure> 
     keys_table(&keys)
 }
 
-fn keys_table(keys: &[v1::Instance]) -> Result<(), Failure> {
+pub(in crate::cli) fn keys_table(keys: &[v1::Instance]) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = keys
         .iter()
         .map(|key| {

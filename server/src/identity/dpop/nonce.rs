@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use time::{Duration, OffsetDateTime};
 
-use super::{DpopError, NONCE_LIFETIME};
+use super::DpopError;
 
 const VERSION: u8 = 1;
 const REPLICA_LEN: usize = 8;
@@ -65,7 +65,12 @@ impl NonceKey {
     }
 
     /// When a nonce of ours was made, if it is still good.
-    pub(super) fn open(&self, nonce: &str, now: OffsetDateTime) -> Result<NonceTime, DpopError> {
+    pub(super) fn open(
+        &self,
+        nonce: &str,
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> Result<NonceTime, DpopError> {
         if nonce.len() > 2 * (TEXT_LEN + TAG_LEN) {
             return Err(DpopError::NonceForged);
         }
@@ -87,7 +92,7 @@ impl NonceKey {
         let time = time.try_into().map_err(|_| DpopError::NonceForged)?;
         let time = NonceTime(i64::from_be_bytes(time));
         let age = now - time.moment();
-        if age >= NONCE_LIFETIME || age < -STEP_BACK_MAX {
+        if age >= lifetime || age < -STEP_BACK_MAX {
             return Err(DpopError::NonceExpired);
         }
         Ok(time)

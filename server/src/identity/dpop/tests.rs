@@ -21,6 +21,8 @@ const CALL: ProvenCall<'_> = ProvenCall {
     token: Some(TOKEN),
 };
 
+const STRANGER: Place = Place::Stranger(None);
+
 struct Setup {
     verifier: DpopVerifier,
     key: Arc<dyn SigningKey>,
@@ -102,7 +104,7 @@ impl Setup {
     /// Verified and used up.
     fn admit(&self, proof: &str, now: OffsetDateTime) -> Result<ProvenKey, DpopError> {
         let verified = self.verifier.verify([proof.as_bytes()], &CALL, now)?;
-        self.verifier.spend(verified, now)
+        self.verifier.spend(verified, STRANGER, now)
     }
 
     fn refusal_of(&self, alter: impl FnOnce(&mut Value)) -> DpopError {
@@ -153,12 +155,15 @@ fn a_call_without_a_token_has_a_proof_without_one() {
     claims.as_object_mut().expect("claims").remove("ath");
     let proof = setup.signed(&setup.header(), &claims);
     let verified = setup.verify(&proof, &call).expect("proves");
-    let key = setup.verifier.spend(verified, NOW).expect("first use");
+    let key = setup
+        .verifier
+        .spend(verified, STRANGER, NOW)
+        .expect("first use");
     assert_eq!(key.token_sha256, None);
     let error = setup.verify(&proof, &CALL).expect_err("refused");
     assert_eq!(error, DpopError::Claim("ath"), "cannot serve with a token");
     let again = setup.verify(&proof, &call).expect("proves");
-    let again = setup.verifier.spend(again, NOW);
+    let again = setup.verifier.spend(again, STRANGER, NOW);
     assert_eq!(again.err(), Some(DpopError::Replayed));
 }
 
@@ -385,11 +390,56 @@ fn strangers_cannot_fill_the_memory_of_those_with_a_token() {
         let proof = sign(&*key, &header.to_string(), &claims.to_string());
         let call = if token { &CALL } else { &call };
         let verified = setup.verify(&proof, call).expect("proves");
-        setup.verifier.spend(verified, NOW).map(drop)
+        setup.verifier.spend(verified, STRANGER, NOW).map(drop)
     };
     assert_eq!((spend(1, false), spend(2, false)), (Ok(()), Ok(())));
     assert_eq!(spend(3, false), Err(DpopError::Full));
     assert_eq!(spend(4, true), Ok(()));
+}
+
+#[test]
+fn a_nonce_without_a_token_is_good_for_a_minute() {
+    let setup = setup();
+    let call = ProvenCall {
+        token: None,
+        ..CALL
+    };
+    let mut claims = setup.claims();
+    claims.as_object_mut().expect("claims").remove("ath");
+    let proof = setup.signed(&setup.header(), &claims);
+    let at = |now| setup.verifier.verify([proof.as_bytes()], &call, now);
+    let last = NOW + ANONYMOUS_NONCE_LIFETIME - Duration::MILLISECOND;
+    assert!(at(last).expect("good").nonce_is_old(last));
+    let late = at(NOW + ANONYMOUS_NONCE_LIFETIME).err();
+    assert_eq!(late, Some(DpopError::NonceExpired));
+}
+
+#[test]
+fn throwaway_keys_of_one_machine_leave_room_for_everybody_else() {
+    let setup = Setup {
+        verifier: verifier(80, PROOFS_PER_KEY_MAX),
+        key: new_key(),
+    };
+    let call = ProvenCall {
+        token: None,
+        ..CALL
+    };
+    let mut claims = setup.claims();
+    claims.as_object_mut().expect("claims").remove("ath");
+    let spend = |place| {
+        let key = new_key();
+        let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk(&*key)});
+        let proof = sign(&*key, &header.to_string(), &claims.to_string());
+        let verified = setup.verify(&proof, &call).expect("proves");
+        setup.verifier.spend(verified, place, NOW).map(drop)
+    };
+    let from = |n: u8| Place::Stranger(Some([10, 0, 0, n].into()));
+    for _ in 0..10 {
+        assert_eq!(spend(from(1)), Ok(()));
+    }
+    assert_eq!(spend(from(1)), Err(DpopError::TooManyOfSource));
+    assert_eq!(spend(from(2)), Ok(()));
+    assert_eq!(spend(Place::Enrolled), Ok(()));
 }
 
 proptest! {

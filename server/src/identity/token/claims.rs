@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Grant, TokenError};
 use crate::identity::possession::Possession;
@@ -18,7 +19,7 @@ use crate::model::PrincipalKind;
 /// not make it worth more.
 const DEVELOPMENT: &str = "development";
 /// Each token has them.
-pub(super) const CLAIMS: [&str; 9] = [
+pub(super) const CLAIMS: [&str; 10] = [
     "iss",
     "aud",
     "sub",
@@ -28,13 +29,19 @@ pub(super) const CLAIMS: [&str; 9] = [
     "jti",
     "cnf",
     "auth_time",
+    "epoch",
 ];
-/// A token or a grant may have them: of a subject whom the registry does not know, and of delegation.
-pub(super) const OPTIONAL: [&str; 5] = ["name", "roles", "attributes", "act", "scope"];
+/// A token or a grant may have them: of a subject whom the registry does not know, of
+/// delegation, and of what it was made from.
+pub(super) const OPTIONAL: [&str; 6] = ["name", "roles", "attributes", "act", "scope", "lineage"];
 /// What an actor of a chain may say.
 const OF_ACTOR: [&str; 6] = ["sub", "sub_type", "name", "roles", "attributes", "act"];
 /// Nested actors that are read; a longer chain is not one of ours.
 const ACTORS_MAX: usize = 16;
+/// Tokens and grants that one may be made from: for each actor a grant and two tokens, and
+/// the first one's login.
+const LINEAGE_MAX: usize = 3 * ACTORS_MAX + 1;
+const ID_LEN: usize = 16;
 
 /// The only header that our tokens have; one that says more is not ours.
 #[derive(Deserialize)]
@@ -137,6 +144,10 @@ pub(crate) struct AccessToken {
     pub(crate) actors: Vec<TokenParty>,
     /// What it is good for; empty: whatever its parties may do.
     pub(crate) scope: Vec<String>,
+    /// The tokens and grants that it was made from: where one of them is void, it is.
+    pub(crate) lineage: Vec<Uuid>,
+    /// The epoch that it was made in.
+    pub(crate) epoch: u64,
     /// What it is bound to.
     pub(crate) confirmation: Confirmation,
     /// When it was made.
@@ -153,6 +164,12 @@ impl AccessToken {
         self.actors.first().unwrap_or(&self.subject)
     }
 
+    /// The lineage of what is made from it: its own id the last.
+    pub(crate) fn descent(&self) -> Result<Vec<Uuid>, TokenError> {
+        let id = Uuid::parse_str(&self.id).map_err(|_| TokenError::Claim("jti"))?;
+        Ok(self.lineage.iter().copied().chain([id]).collect())
+    }
+
     pub(super) fn read(claims: &Map<String, Value>) -> Result<Self, TokenError> {
         let known =
             |name: &String| CLAIMS.contains(&name.as_str()) || OPTIONAL.contains(&name.as_str());
@@ -166,6 +183,8 @@ impl AccessToken {
             subject: TokenParty::read(claims)?,
             actors: actors(claims.get("act"))?,
             scope: scope(claims)?,
+            lineage: lineage(claims)?,
+            epoch: epoch(claims)?,
             confirmation: confirmation(claims.get("cnf")).ok_or(TokenError::Claim("cnf"))?,
             issue_time: moment(claims, "iat")?,
             auth_time: moment(claims, "auth_time")?,
@@ -220,7 +239,40 @@ pub(super) fn claims_json(grant: &Grant) -> Map<String, Value> {
     if let Some(act) = nested(&grant.actors) {
         claims.insert("act".to_owned(), act);
     }
+    claims.extend(made_from(&grant.lineage, grant.epoch));
     claims
+}
+
+/// Where a token or a grant comes from: the epoch, and what it was made from.
+pub(super) fn made_from(lineage: &[Uuid], epoch: u64) -> Vec<(String, Value)> {
+    let mut claims = vec![("epoch".to_owned(), json!(epoch))];
+    if !lineage.is_empty() {
+        let bytes: Vec<u8> = lineage.iter().flat_map(|id| *id.as_bytes()).collect();
+        let text = URL_SAFE_NO_PAD.encode(bytes);
+        claims.push(("lineage".to_owned(), json!(text)));
+    }
+    claims
+}
+
+/// The ids that a lineage holds.
+pub(super) fn lineage(claims: &Map<String, Value>) -> Result<Vec<Uuid>, TokenError> {
+    let wrong = || TokenError::Claim("lineage");
+    if !claims.contains_key("lineage") {
+        return Ok(Vec::new());
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(text(claims, "lineage")?);
+    let bytes = bytes.map_err(|_| wrong())?;
+    let (ids, rest) = bytes.as_chunks::<ID_LEN>();
+    if !rest.is_empty() || ids.is_empty() || ids.len() > LINEAGE_MAX {
+        return Err(wrong());
+    }
+    Ok(ids.iter().map(|id| Uuid::from_bytes(*id)).collect())
+}
+
+/// The epoch that a token or a grant was made in.
+pub(super) fn epoch(claims: &Map<String, Value>) -> Result<u64, TokenError> {
+    let epoch = claims.get("epoch").and_then(Value::as_u64);
+    epoch.ok_or(TokenError::Claim("epoch"))
 }
 
 /// Actors as nested `act` claims, the first outermost.

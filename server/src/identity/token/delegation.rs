@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 use super::claims::{TokenParty, actors, moment, text};
 use super::{CLOCK_SKEW, TOKEN_LEN_MAX, TokenAuthority, TokenError};
@@ -17,8 +18,8 @@ pub(crate) const GRANT_LIFETIME_MAX: Duration = Duration::HOUR;
 
 /// The `typ` of a grant: no door takes it for an access token.
 const GRANT_TYPE: &str = "zta-delegation+jwt";
-const CLAIMS: [&str; 8] = [
-    "iss", "aud", "sub", "sub_type", "exp", "iat", "jti", "may_act",
+const CLAIMS: [&str; 9] = [
+    "iss", "aud", "sub", "sub_type", "exp", "iat", "jti", "may_act", "epoch",
 ];
 
 /// Who may act for whom.
@@ -34,10 +35,22 @@ pub(crate) struct DelegationGrant {
     pub(crate) may_act: String,
     /// What it is good for; empty: whatever its parties may do.
     pub(crate) scope: Vec<String>,
+    /// The tokens and grants that it was made from.
+    pub(crate) lineage: Vec<Uuid>,
+    /// The epoch that it was made in.
+    pub(crate) epoch: u64,
     /// When it was made.
     pub(crate) issue_time: OffsetDateTime,
     /// From this moment on it is refused.
     pub(crate) expire_time: OffsetDateTime,
+}
+
+impl DelegationGrant {
+    /// The lineage of what is made from it: its own id the last.
+    pub(crate) fn descent(&self) -> Result<Vec<Uuid>, TokenError> {
+        let id = Uuid::parse_str(&self.id).map_err(|_| TokenError::Claim("jti"))?;
+        Ok(self.lineage.iter().copied().chain([id]).collect())
+    }
 }
 
 impl TokenAuthority {
@@ -54,6 +67,7 @@ impl TokenAuthority {
         if !grant.scope.is_empty() {
             claims.insert("scope".to_owned(), json!(grant.scope.join(" ")));
         }
+        claims.extend(super::claims::made_from(&grant.lineage, grant.epoch));
         let may_act = TokenParty::registered(PrincipalKind::Agent, &grant.may_act).json();
         let whole = [
             ("iss", json!(self.issuer)),
@@ -97,6 +111,8 @@ impl TokenAuthority {
             actors: actors(claims.get("act"))?,
             may_act: may_act(&claims)?,
             scope: super::claims::scope(&claims)?,
+            lineage: super::claims::lineage(&claims)?,
+            epoch: super::claims::epoch(&claims)?,
             issue_time,
             expire_time: moment(&claims, "exp")?,
         };

@@ -53,6 +53,8 @@ fn grant(certificate: &PeerCertificate) -> Grant {
         subject: TokenParty::registered(PrincipalKind::Agent, certificate.spiffe_id().as_str()),
         actors: Vec::new(),
         scope: Vec::new(),
+        lineage: Vec::new(),
+        epoch: 7,
         confirmation: Confirmation::Certificate(*certificate.certificate_sha256()),
         auth_time: NOW,
         lifetime: TOKEN_LIFETIME_MAX,

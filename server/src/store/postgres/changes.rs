@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::error::translate;
 use super::writer::within;
-use super::{instances, parties};
+use super::{instances, parties, users};
 use crate::model::change::{CertificateRecord, JoinTokenRecord, Renewal};
 use crate::model::proposal::ProposalState;
 use crate::model::revision::NewRevision;
-use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance, UserRecord};
+use crate::model::{AgentRecord, AgentState, Change, Conflict, Instance};
 use crate::store::StoreError;
 use crate::store::value::{FilesOf, corrupt, signed, tags_text, unsigned};
 
@@ -49,21 +49,29 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
     match change {
         Change::RegisterAgent(agent) => register_agent(tx, at, agent).await,
         Change::RegisterUser(user, instance, certificate) => {
-            match register_user(tx, at, user, instance).await? {
-                Ok(()) => insert_certificate(tx, at, certificate).await,
-                Err(conflict) => Ok(Err(conflict)),
-            }
+            let done = users::register(tx, at, user, Some(instance)).await?;
+            certified(tx, at, done, certificate).await
         }
+        Change::InviteUser { user, token } => users::invite(tx, at, user.as_ref(), token).await,
+        Change::AddUserKey(instance, certificate) => {
+            let done = users::add_key(tx, at, instance).await?;
+            certified(tx, at, done, certificate).await
+        }
+        Change::RevokeUserKeys {
+            user_id,
+            instance_id,
+            tokens,
+        } => users::revoke_keys(tx, at, user_id, *instance_id, tokens).await,
         Change::CreateJoinToken(token) => create_join_token(tx, at, token).await,
         Change::Enroll {
             token_id,
             instance,
             certificate,
             now,
-        } => match enroll(tx, at, token_id, instance, *now).await? {
-            Ok(()) => insert_certificate(tx, at, certificate).await,
-            Err(conflict) => Ok(Err(conflict)),
-        },
+        } => {
+            let done = enroll(tx, at, token_id, instance, *now).await?;
+            certified(tx, at, done, certificate).await
+        }
         Change::UpdateAgent(agent) => update_agent(tx, at, agent).await,
         Change::Renew(renewal) => renew(tx, at, renewal).await,
         Change::UseGeneration(used) => instances::mark_used(tx, *used).await,
@@ -171,48 +179,29 @@ async fn update_agent(tx: &mut PgConnection, at: &At, agent: &AgentRecord) -> Ap
     parties::of_agent(tx, at, agent).await.map(Ok)
 }
 
-async fn register_user(
-    tx: &mut PgConnection,
-    at: &At,
-    user: &UserRecord,
-    instance: &Instance,
-) -> Applied {
-    let done = sqlx::query(
-        "INSERT INTO users (id, log_id, spiffe_id, roles, create_time, epoch) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-    )
-    .bind(&user.id)
-    .bind(at.log_id)
-    .bind(&user.spiffe_id)
-    .bind(&user.roles)
-    .bind(user.create_time)
-    .bind(at.epoch)
-    .execute(&mut *tx)
-    .await
-    .map_err(translate)?;
-    match one_row(done.rows_affected(), Conflict::UserExists) {
-        Ok(()) => {
-            parties::of_user(tx, at, user).await?;
-            instances::insert(tx, at, instance).await
-        }
-        Err(conflict) => Ok(Err(conflict)),
-    }
-}
-
 async fn create_join_token(tx: &mut PgConnection, at: &At, token: &JoinTokenRecord) -> Applied {
-    match agent_state(tx, &token.agent_id).await? {
+    match agent_state(tx, &token.principal_id).await? {
         None => return Ok(Err(Conflict::AgentNotFound)),
         Some(AgentState::Banned) => return Ok(Err(Conflict::AgentState(AgentState::Banned))),
         Some(_) => {}
     }
+    insert_join_token(tx, at, token).await
+}
+
+/// A join token of somebody who is on record.
+pub(super) async fn insert_join_token(
+    tx: &mut PgConnection,
+    at: &At,
+    token: &JoinTokenRecord,
+) -> Applied {
     sqlx::query(
-        "INSERT INTO join_tokens (id, log_id, secret_sha256, agent_id, expire_time, used) \
+        "INSERT INTO join_tokens (id, log_id, secret_sha256, principal_id, expire_time, used) \
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(&token.id)
     .bind(at.log_id)
     .bind(&token.secret_sha256[..])
-    .bind(&token.agent_id)
+    .bind(&token.principal_id)
     .bind(token.expire_time)
     .bind(token.used)
     .execute(tx)
@@ -229,7 +218,8 @@ async fn enroll(
     now: OffsetDateTime,
 ) -> Applied {
     let row = sqlx::query(
-        "UPDATE join_tokens SET used = true WHERE id = $1 AND NOT used RETURNING agent_id, expire_time",
+        "UPDATE join_tokens SET used = true WHERE id = $1 AND NOT used RETURNING principal_id, \
+         expire_time",
     )
     .bind(token_id)
     .fetch_optional(&mut *tx)
@@ -238,17 +228,20 @@ async fn enroll(
     let Some(row) = row else {
         return Ok(Err(Conflict::JoinToken));
     };
-    let agent_id: String = row.try_get(0).map_err(translate)?;
+    let principal_id: String = row.try_get(0).map_err(translate)?;
     let expire_time: OffsetDateTime = row.try_get(1).map_err(translate)?;
-    if now >= expire_time || agent_id != instance.principal_id {
+    if now >= expire_time || principal_id != instance.principal_id {
         return Ok(Err(Conflict::JoinToken));
     }
-    match agent_state(tx, &agent_id).await? {
+    if users::exists(tx, &principal_id).await? {
+        return instances::insert(tx, at, instance).await;
+    }
+    match agent_state(tx, &principal_id).await? {
         None => return Ok(Err(Conflict::AgentNotFound)),
         Some(AgentState::Banned) => return Ok(Err(Conflict::AgentState(AgentState::Banned))),
         // Whoever may create a join token has it begin anew.
         Some(AgentState::Revoked) => {
-            write_agent_state(tx, at, &agent_id, AgentState::Active).await?;
+            write_agent_state(tx, at, &principal_id, AgentState::Active).await?;
         }
         Some(AgentState::Active | AgentState::Suspended | AgentState::Isolated) => {}
     }
@@ -256,8 +249,19 @@ async fn enroll(
 }
 
 async fn renew(tx: &mut PgConnection, at: &At, renewal: &Renewal) -> Applied {
-    match instances::renew(tx, renewal).await? {
-        Ok(()) => insert_certificate(tx, at, &renewal.certificate).await,
+    let done = instances::renew(tx, renewal).await?;
+    certified(tx, at, done, &renewal.certificate).await
+}
+
+/// What was done and, if it was, the certificate that was given with it.
+async fn certified(
+    tx: &mut PgConnection,
+    at: &At,
+    done: Result<(), Conflict>,
+    certificate: &CertificateRecord,
+) -> Applied {
+    match done {
+        Ok(()) => insert_certificate(tx, at, certificate).await,
         Err(conflict) => Ok(Err(conflict)),
     }
 }
@@ -297,14 +301,23 @@ async fn set_agent_state(
     if matches!(to, AgentState::Revoked | AgentState::Banned) {
         instances::revoke_all(tx, at, agent_id).await?;
         // One that is on its way would bring back whoever has it.
-        sqlx::query("UPDATE join_tokens SET used = true WHERE agent_id = $1 AND NOT used")
-            .bind(agent_id)
-            .execute(&mut *tx)
-            .await
-            .map_err(translate)?;
+        end_join_tokens(tx, agent_id).await?;
     }
     write_agent_state(tx, at, agent_id, to).await?;
     Ok(Ok(()))
+}
+
+/// Ends the join tokens of a principal that nobody has used yet.
+pub(super) async fn end_join_tokens(
+    tx: &mut PgConnection,
+    principal_id: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE join_tokens SET used = true WHERE principal_id = $1 AND NOT used")
+        .bind(principal_id)
+        .execute(tx)
+        .await
+        .map(drop)
+        .map_err(translate)
 }
 
 async fn write_agent_state(

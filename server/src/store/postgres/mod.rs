@@ -20,6 +20,7 @@ mod proposals;
 mod registry;
 mod replicas;
 mod revocations;
+mod users;
 mod writer;
 
 use std::collections::BTreeSet;

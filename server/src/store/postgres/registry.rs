@@ -108,7 +108,7 @@ impl RegistryStore for PostgresStore {
             Ok(JoinTokenRecord {
                 id: row.try_get("id").map_err(translate)?,
                 secret_sha256: digest(row.try_get("secret_sha256").map_err(translate)?)?,
-                agent_id: row.try_get("agent_id").map_err(translate)?,
+                principal_id: row.try_get("principal_id").map_err(translate)?,
                 expire_time: row.try_get("expire_time").map_err(translate)?,
                 used: row.try_get("used").map_err(translate)?,
             })

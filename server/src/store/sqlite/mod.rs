@@ -15,6 +15,7 @@ mod proposals;
 mod registry;
 mod replicas;
 mod revocations;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,26 +3,26 @@
 use sqlx::{Row as _, SqliteConnection};
 
 use super::changes::{Applied, At};
-use super::{parse_time, time_text, translate};
-use crate::model::TokenRevocation;
+use super::{time_text, translate};
+use crate::model::{TokenRevocation, VoidTokens};
 use crate::store::StoreError;
+use crate::store::value::unsigned;
 
 /// What became void after an epoch.
 pub(super) async fn since(
     tx: &mut SqliteConnection,
     epoch: i64,
-) -> Result<Vec<TokenRevocation>, StoreError> {
+) -> Result<Vec<VoidTokens>, StoreError> {
     let rows = sqlx::query("SELECT * FROM token_revocations WHERE epoch > $1 ORDER BY type, id")
         .bind(epoch)
         .fetch_all(tx)
         .await
         .map_err(translate)?;
     let revocation = |row: &sqlx::sqlite::SqliteRow| {
-        Ok(TokenRevocation {
+        Ok(VoidTokens {
             ty: row.try_get("type").map_err(translate)?,
             id: row.try_get("id").map_err(translate)?,
-            before: parse_time(row.try_get("issued_before").map_err(translate)?)?,
-            expire_time: parse_time(row.try_get("expire_time").map_err(translate)?)?,
+            epoch: unsigned(row.try_get("epoch").map_err(translate)?)?,
         })
     };
     rows.iter().map(revocation).collect()
@@ -35,21 +35,19 @@ pub(super) async fn revoke(
     revocation: &TokenRevocation,
 ) -> Applied {
     sqlx::query("DELETE FROM token_revocations WHERE expire_time < $1")
-        .bind(time_text(revocation.before))
+        .bind(time_text(revocation.time))
         .execute(&mut *tx)
         .await
         .map_err(translate)?;
     sqlx::query(
-        "INSERT INTO token_revocations (type, id, log_id, issued_before, expire_time, epoch) \
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (type, id) DO UPDATE SET \
-         issued_before = max(token_revocations.issued_before, excluded.issued_before), \
+        "INSERT INTO token_revocations (type, id, log_id, expire_time, epoch) \
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (type, id) DO UPDATE SET \
          expire_time = max(token_revocations.expire_time, excluded.expire_time), \
          epoch = excluded.epoch",
     )
     .bind(&revocation.ty)
     .bind(&revocation.id)
     .bind(&at.log_id)
-    .bind(time_text(revocation.before))
     .bind(time_text(revocation.expire_time))
     .bind(at.epoch)
     .execute(tx)

@@ -1,5 +1,8 @@
 //! What an independent attack on identity found, one file for each hole.
 
+mod administrator;
+mod audiences;
+mod hijacked;
 mod lockstep;
 mod relay;
 mod revoked;

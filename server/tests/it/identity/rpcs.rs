@@ -8,6 +8,7 @@ use zta_client::v1::audit_service_client::AuditServiceClient;
 use zta_client::v1::authentication_service_client::AuthenticationServiceClient;
 use zta_client::v1::authorization_service_client::AuthorizationServiceClient;
 use zta_client::v1::policy_service_client::PolicyServiceClient;
+use zta_client::v1::user_service_client::UserServiceClient;
 
 use crate::support::rpc::{call, entity};
 
@@ -107,8 +108,33 @@ pub(super) async fn of_administrators(channel: Channel) -> Answers {
         tried!(agents.list_instances(keys)),
         tried!(agents.update(update)),
     ];
+    answers.extend(of_people(channel.clone()).await);
     answers.extend(of_policies_and_audit(channel).await);
     answers
+}
+
+async fn of_people(channel: Channel) -> Answers {
+    let mut users = UserServiceClient::new(channel);
+    let invite = v1::InviteRequest {
+        user: "research".to_owned(),
+        roles: vec!["administrator".to_owned()],
+        note: String::new(),
+    };
+    let revoke = v1::RevokeKeysRequest {
+        user: "admin".to_owned(),
+        force: true,
+        ..Default::default()
+    };
+    let keys = v1::ListKeysRequest {
+        user: "admin".to_owned(),
+        ..Default::default()
+    };
+    vec![
+        tried!(users.invite(invite)),
+        tried!(users.revoke_keys(revoke)),
+        tried!(users.list(v1::UserServiceListRequest::default())),
+        tried!(users.list_keys(keys)),
+    ]
 }
 
 async fn of_policies_and_audit(channel: Channel) -> Answers {

@@ -8,7 +8,7 @@ use zta_server::model::arguments::sha256;
 use zta_server::model::change::{CertificateRecord, JoinTokenRecord};
 use zta_server::model::{
     AgentProfile, AgentRecord, AgentState, Change, Conflict, Instance, InstanceState,
-    TokenRevocation, UserRecord,
+    TokenRevocation, UserRecord, VoidTokens,
 };
 use zta_server::store::{Changes, SharedStore};
 
@@ -55,7 +55,7 @@ pub(super) fn token(id: &str, agent_id: &str) -> JoinTokenRecord {
     JoinTokenRecord {
         id: id.to_owned(),
         secret_sha256: sha256(id.as_bytes()),
-        agent_id: agent_id.to_owned(),
+        principal_id: agent_id.to_owned(),
         expire_time: NOW + Duration::minutes(5),
         used: false,
     }
@@ -152,34 +152,6 @@ pub(crate) async fn agents(db: Db) {
         ..agent(AGENT)
     };
     assert_eq!(feed.agents, [revoked]);
-}
-
-pub(crate) async fn users(db: Db) {
-    let db = db.with_log().await;
-    let user = UserRecord {
-        id: "spiffe://zta.local#admin".to_owned(),
-        spiffe_id: "spiffe://zta.local/user/admin".to_owned(),
-        roles: vec!["admin".to_owned()],
-        create_time: NOW,
-    };
-    let key = instance(1, &user.id);
-    succeeds(
-        &db.store,
-        &Change::RegisterUser(user.clone(), key.clone(), certificate(1, 1)),
-    )
-    .await;
-    let again = Change::RegisterUser(user.clone(), instance(2, &user.id), certificate(2, 1));
-    conflicts(&db.store, &again, Conflict::UserExists).await;
-    let other = UserRecord {
-        id: "other".to_owned(),
-        spiffe_id: "spiffe://zta.local/user/other".to_owned(),
-        ..user.clone()
-    };
-    // The user's row was written before its key was refused: it must go as well.
-    let same_key = Change::RegisterUser(other, key.clone(), certificate(3, 1));
-    conflicts(&db.store, &same_key, Conflict::KeyEnrolled).await;
-    let feed = db.store.changes_since(0, 0).await.expect("feed");
-    assert_eq!((feed.users, feed.instances), (vec![user], vec![key]));
 }
 
 pub(crate) async fn enroll(db: Db) {
@@ -454,26 +426,25 @@ pub(crate) async fn void_tokens(db: Db) {
     for revocation in [&first, &one] {
         succeeds(&db.store, &Change::RevokeTokens(revocation.clone())).await;
     }
-    let feed = async |epoch| {
-        let changes = db.store.changes_since(epoch, 0).await.expect("feed");
-        changes.revocations
+    let feed = async |since| {
+        let changes = db.store.changes_since(since, 0).await.expect("feed");
+        let of = |void: VoidTokens| (void.id, void.epoch);
+        changes.revocations.into_iter().map(of).collect::<Vec<_>>()
     };
-    assert_eq!(feed(0).await, [first, one.clone()]);
-    assert_eq!(
-        feed(1).await,
-        std::slice::from_ref(&one),
-        "the second moved the epoch"
-    );
-    // Again: the later moment counts, and what nothing lives by any more is forgotten.
-    let later = NOW + Duration::HOUR;
-    let again = TokenRevocation::of_principal(&user, later);
-    succeeds(&db.store, &Change::RevokeTokens(again.clone())).await;
-    assert_eq!(feed(0).await, [again.clone(), one.clone()]);
-    // By a replica whose clock is behind: nothing comes back to life.
-    let behind = TokenRevocation::of_principal(&user, NOW);
+    let void = |id: &str, epoch| (id.to_owned(), epoch);
+    let (anna, token) = ("https://i.example#é", void("t-1", 2));
+    assert_eq!(feed(0).await, [void(anna, 1), token.clone()]);
+    let second = std::slice::from_ref(&token);
+    assert_eq!(feed(1).await, second, "the second moved the epoch");
+    // Again, even by a replica whose clock is behind: the later epoch counts.
+    let behind = TokenRevocation::of_principal(&user, NOW - Duration::MINUTE);
     succeeds(&db.store, &Change::RevokeTokens(behind)).await;
-    assert_eq!(feed(0).await, [again.clone(), one]);
+    assert_eq!(feed(0).await, [void(anna, 3), token.clone()]);
+    let again = TokenRevocation::of_principal(&user, NOW + Duration::HOUR);
+    succeeds(&db.store, &Change::RevokeTokens(again)).await;
+    assert_eq!(feed(0).await, [void(anna, 4), token]);
+    // What nothing lives by any more is forgotten.
     let last = TokenRevocation::of_token("t-2", NOW + Duration::minutes(80));
-    succeeds(&db.store, &Change::RevokeTokens(last.clone())).await;
-    assert_eq!(feed(0).await, [again, last]);
+    succeeds(&db.store, &Change::RevokeTokens(last)).await;
+    assert_eq!(feed(0).await, [void(anna, 4), void("t-2", 5)]);
 }

@@ -199,11 +199,17 @@ impl Server {
 
     /// Starts (again) and waits until it listens; a port once taken is kept.
     pub(crate) async fn start(&mut self) {
+        self.start_with(&[]).await;
+    }
+
+    /// The same with arguments for `zta serve`.
+    pub(crate) async fn start_with(&mut self, arguments: &[&str]) {
         let announced = self.data().join("endpoint");
         self.log().clear();
         let _ = std::fs::remove_file(&announced);
         let mut child = self
             .command(&["serve"])
+            .args(arguments)
             .env("ZTA_LISTEN", &self.endpoint)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
