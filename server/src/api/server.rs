@@ -24,6 +24,7 @@ use super::grpc::authorization::AuthorizationDoor;
 use super::grpc::entities::EntityDoor;
 use super::grpc::policies::PolicyDoor;
 use super::http::{Pages, routes};
+use super::log;
 use super::observe::Observe;
 use super::tls::Incoming;
 use crate::config::Limits;
@@ -106,7 +107,8 @@ impl Doors {
         let router = services
             .routes()
             .into_axum_router()
-            .merge(routes(self.pages));
+            .merge(routes(self.pages))
+            .merge(log::routes(operations()));
         tonic::transport::Server::builder()
             .accept_http1(true)
             .tcp_nodelay(true)

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::api::http::Pages;
 use crate::api::server::Doors;
 use crate::api::tls::{Acceptor, Incoming, Limits as TlsLimits, TlsReload};
 use crate::audit::Audit;
 use crate::audit::checkpoint::{self, VerifierKey};
+use crate::audit::signer::Signer;
 use crate::audit::throttle::Throttle;
 use crate::audit::verify::{self, Proof};
 use crate::config::Config;
@@ -176,6 +177,9 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     }
     let head = store.ensure_log(uuid::Uuid::new_v4()).await?;
     let material = Material::load(&config, &store, head.log_id, now).await?;
+    let log_key = Arc::clone(&material.log_key);
+    let signer = Signer::new(Arc::clone(&store), log_key, &material.origin).map_err(start_error)?;
+    let signer = Arc::new(Mutex::new(signer));
     let metrics = Metrics::new().map_err(AppError::Start)?;
 
     let (stopping, stopped) = watch::channel(false);
@@ -228,7 +232,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             let first = loaded?;
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
-            keep_up(&store, &material, &pdp, &mut tasks);
+            keep_up(&signer, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
             // After the announcement: both write the bundle.
             tasks.follow_authorities(&config, (&pdp, &store), &material, reload);
@@ -238,7 +242,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             }
         }
     };
-    drain(&config, stopping, tasks, &pdp, &store, &material).await;
+    drain(&config, stopping, tasks, &pdp, &store, &signer).await;
     ended
 }
 
@@ -267,13 +271,9 @@ async fn load(
 }
 
 /// The background work of a server that has its state.
-fn keep_up(store: &SharedStore, material: &Material, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
+fn keep_up(signer: &Arc<Mutex<Signer>>, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
-    tasks.sign_checkpoints(
-        store,
-        Arc::clone(&material.log_key),
-        material.origin.clone(),
-    );
+    tasks.sign_checkpoints(Arc::clone(signer));
     tasks.summarize_refusals(Arc::clone(pdp));
 }
 
@@ -297,6 +297,8 @@ fn operations(
         pdp,
         store: Arc::clone(store),
         ca: material.ca.clone(),
+        log_key: VerifierKey::from_vkey(&material.vkey).map_err(start_error)?,
+        public_log: config.public_log,
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         issuers,
         lockouts: Lockouts::new(config.limits.login_failures_max),
@@ -370,7 +372,7 @@ async fn drain(
     mut tasks: Tasks,
     pdp: &Arc<Pdp>,
     store: &SharedStore,
-    material: &Material,
+    signer: &Mutex<Signer>,
 ) {
     tracing::info!("stopping: no new calls, those in flight may end");
     let _ = stopping.send(true);
@@ -385,7 +387,10 @@ async fn drain(
         // The second that is not over yet, too: no other one will tell of it.
         tasks::record_summaries(pdp, (pdp.clock)() + time::Duration::SECOND).await;
         bootstrap::record_stop(pdp).await;
-        checkpoint::advance(store, material.log_key.as_ref(), &material.origin).await
+        let mut signer = signer.lock().await;
+        let signed = signer.advance().await;
+        signer.release().await?;
+        signed
     };
     match tokio::time::timeout(LAST_WORDS, last).await {
         Ok(Ok(_)) => {}

@@ -3,9 +3,14 @@
 
 pub mod checkpoint;
 pub mod merkle;
+pub mod proof;
+pub mod receipt;
 pub mod record;
 pub mod sequencer;
+pub mod signer;
 pub mod throttle;
+pub mod tile;
+pub mod tiles;
 pub mod verify;
 
 pub use record::{AppendError, Appended, Record};

@@ -14,6 +14,7 @@ pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod policies;
 pub(crate) mod profile;
+pub(crate) mod proofs;
 pub(crate) mod proposals;
 pub(crate) mod replay;
 pub(crate) mod revocation;
@@ -24,6 +25,7 @@ use serde_json::{Map, Value};
 use time::Duration;
 
 use self::issuers::Issuers;
+use crate::audit::checkpoint::VerifierKey;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
@@ -42,6 +44,10 @@ pub(crate) struct Operations {
     pub(crate) pdp: Arc<Pdp>,
     pub(crate) store: SharedStore,
     pub(crate) ca: Authorities,
+    /// The public half of the log's key.
+    pub(crate) log_key: VerifierKey,
+    /// Whether hash tiles and the checkpoint are shown to anybody.
+    pub(crate) public_log: bool,
     pub(crate) challenges: ChallengeMemory,
     /// Whose tokens are taken for a login.
     pub(crate) issuers: Issuers,
@@ -83,6 +89,15 @@ pub(crate) enum OperationError {
         /// What is wrong, and what would be right.
         why: String,
     },
+    /// There is no such event.
+    #[error("there is no such event in the log")]
+    EventNotFound,
+    /// No checkpoint covers it yet.
+    #[error("no checkpoint covers this yet; a growing log is signed each second, try again")]
+    NotSigned,
+    /// The stored log is not what was signed.
+    #[error("the log is not what was signed: {0}; see what `zta audit verify` says")]
+    LogAltered(String),
     /// There is no such agent.
     #[error("there is no agent `{0}`")]
     AgentNotFound(String),

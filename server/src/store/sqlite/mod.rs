@@ -11,6 +11,7 @@ mod events;
 mod instances;
 mod parties;
 mod policy;
+mod proofs;
 mod proposals;
 mod registry;
 mod revocations;
