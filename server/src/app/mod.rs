@@ -5,6 +5,7 @@ mod administrator;
 mod authorities;
 mod bootstrap;
 mod issuers;
+mod log;
 mod material;
 mod operator_ca;
 mod revocations;
@@ -22,16 +23,15 @@ use crate::api::http::Pages;
 use crate::api::server::Doors;
 use crate::api::tls::{Acceptor, Incoming, Limits as TlsLimits, TlsReload};
 use crate::audit::Audit;
-use crate::audit::checkpoint::{self, VerifierKey};
+use crate::audit::checkpoint::VerifierKey;
 use crate::audit::signer::Signer;
 use crate::audit::throttle::Throttle;
-use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
 use crate::identity::continuous::KeyProofs;
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::lockout::Lockouts;
-use crate::keys::{KeyName, LocalKeys};
+use crate::keys::LocalKeys;
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::operations::issuers::Issuers;
@@ -41,6 +41,7 @@ use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
+pub use log::{Seen, Verified, export, verify, verify_export};
 use material::Material;
 use tasks::{Ready, Tasks};
 
@@ -126,42 +127,6 @@ pub fn encrypt_keys(config: &Config) -> Result<Vec<std::path::PathBuf>, AppError
         }
     }
     Ok(encrypted)
-}
-
-/// Verifies the whole log of this configuration's store. Returns the proof and the log's
-/// public key in the note format. Without `vkey` the key is taken from where the server
-/// keeps its own; an auditor who trusts neither brings the one published before.
-///
-/// # Errors
-/// [`AppError::Verify`] when the log is not what it should be; else it could not run.
-pub async fn verify(config: &Config, vkey: Option<&str>) -> Result<(Proof, String), AppError> {
-    let file = config.sqlite_path();
-    if config.database_url.is_none() && !file.exists() {
-        let text = format!(
-            "there is no store at `{}`; set ZTA_DATA_DIR",
-            file.display()
-        );
-        return Err(AppError::Start(text));
-    }
-    let store = open_store(config).await?;
-    let head = store.head().await?;
-    let key = match vkey {
-        Some(vkey) => VerifierKey::from_vkey(vkey).map_err(start_error)?,
-        None => {
-            let keys = material::key_service(config, &store, head.log_id)?;
-            let key = keys.existing(KeyName::Log).await.map_err(start_error)?;
-            let key = key.ok_or_else(|| {
-                let text = "the log's key is not there; restore it, or give its public half \
-                            with --vkey (`log_created`, the log's first event, names it)";
-                AppError::Start(text.to_owned())
-            })?;
-            let origin = checkpoint::origin(&config.trust_domain, head.log_id);
-            VerifierKey::from_spki(origin, key.public_key_spki_der()).map_err(start_error)?
-        }
-    };
-    let proof = verify::verify(&store, &key).await?;
-    store.close().await;
-    Ok((proof, key.vkey()))
 }
 
 /// Runs the server until a signal or `stop` ends it.

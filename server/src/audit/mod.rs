@@ -2,6 +2,8 @@
 //! an RFC 6962 Merkle tree, durable before the answer leaves.
 
 pub mod checkpoint;
+pub mod export;
+pub mod export_verify;
 pub mod merkle;
 pub mod proof;
 pub mod receipt;

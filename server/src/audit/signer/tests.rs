@@ -54,10 +54,8 @@ impl Log {
 
     /// Plain SQL, by somebody whom no trigger stops.
     async fn sql(&self, sql: &'static str) {
-        use sqlx::{Connection as _, Executor as _};
-        let url = format!("sqlite://{}", self.folder.path().join("zta.db").display());
-        let mut connection = sqlx::SqliteConnection::connect(&url).await.expect("SQL");
-        connection.execute(sql).await.expect(sql);
+        let store = SqliteStore::open(&self.folder.path().join("zta.db")).await;
+        store.expect("opens").intrude(sql).await;
     }
 }
 

@@ -83,6 +83,13 @@ impl SqliteStore {
             readers,
         })
     }
+
+    /// Somebody with the file in their hands.
+    #[cfg(test)]
+    pub(crate) async fn intrude(&self, sql: &'static str) {
+        let done = sqlx::raw_sql(sql).execute(&self.writer).await;
+        done.expect("changes the file");
+    }
 }
 
 /// Creates the file for its owner alone. SQLite gives its WAL the same mode.
