@@ -14,6 +14,7 @@ pub mod throttle;
 pub mod tile;
 pub mod tiles;
 pub mod verify;
+mod verify_tiles;
 
 pub use record::{AppendError, Appended, Record};
 pub use sequencer::Audit;

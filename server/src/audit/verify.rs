@@ -10,6 +10,7 @@ use super::checkpoint::{CheckpointError, VerifierKey};
 use super::merkle::{Frontier, Hash, leaf_hash};
 use super::proof::{self, Plan};
 use super::tiles;
+use super::verify_tiles::TileRoots;
 use crate::model::{Columns, Event};
 use crate::store::{LogHead, SharedStore, StoreError, StoredEvent};
 
@@ -127,6 +128,7 @@ pub async fn verify(
     let mut verifier = Verifier::new(head.log_id, signed_size.unwrap_or(0));
     verifier.tree = start(store, known, head.size).await?;
     let mut roots = Roots::new(signed, known);
+    let mut tile_roots = TileRoots::new(verifier.tree.size());
     roots.look(&verifier.tree);
     let mut next = verifier.tree.size();
     while next < head.size {
@@ -139,6 +141,7 @@ pub async fn verify(
         }
         for row in rows.iter().take_while(|row| row.sequence < head.size) {
             verifier.feed(row)?;
+            tile_roots.push(row.sequence, row.leaf_hash);
             roots.look(&verifier.tree);
         }
         next = verifier.tree.size();
@@ -152,6 +155,7 @@ pub async fn verify(
     if let Some(known) = known {
         known.compare(head.size, roots.at_known)?;
     }
+    tile_roots.compare(store).await?;
     Ok(proof)
 }
 
