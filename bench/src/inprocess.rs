@@ -35,6 +35,7 @@ impl Engine {
         let PolicySource {
             policies: texts,
             schemas,
+            ..
         } = &mut all;
         texts.extend(source.policies.iter().map(file));
         schemas.extend(source.schemas.iter().map(file));

@@ -305,6 +305,7 @@ fn with_schema(policies: Vec<v1::SourceFile>) -> v1::PolicySource {
             name: "bench.cedarschema".to_owned(),
             text: include_str!("workload.cedarschema").to_owned(),
         }],
+        tests: Vec::new(),
     }
 }
 

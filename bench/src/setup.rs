@@ -21,6 +21,7 @@ pub async fn prepare(server: &RealServer) -> Result<Credential> {
             text: include_str!("bench.cedar").to_owned(),
         }],
         schemas: Vec::new(),
+        tests: Vec::new(),
     };
     apply(&server.admin()?, source).await?;
     enroll(server, &["bench"]).await

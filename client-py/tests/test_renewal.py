@@ -6,14 +6,19 @@ import os
 import signal
 import threading
 import time
+from concurrent import futures
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
 
 from zta import Client, Credential, RpcError, ToolCall, v1
+from zta._dpop import Possession
+from zta._identity import load_key
 from zta._renewal import Renewer, due_time
 from zta.testing import FakeServer
+from zta.testing._pki import Authority
 
 READ = ToolCall("read_file", {"path": "a"})
 
@@ -77,6 +82,57 @@ def test_a_renewed_certificate_is_not_renewed_at_once() -> None:
         renewer.step()
         assert short.renewals == ["fin", "fin"]
         renewer.close()
+
+
+class Rogue:
+    """Ends TLS with a certificate of a CA of its own, and answers as it likes."""
+
+    def __init__(self) -> None:
+        self.authority = authority = Authority()
+
+        class Logins(v1.AuthenticationServiceServicer):
+            def Authenticate(self, request, context):
+                return v1.AuthenticateResponse(access_token="a.jwt.token")
+
+        class Agents(v1.AgentServiceServicer):
+            def Renew(self, request, context):
+                shown = x509.load_der_x509_certificate(request.certificate_der)
+                lifetime = datetime.timedelta(hours=2)
+                return v1.RenewResponse(
+                    certificate=authority.agent("fin", shown.public_key(), lifetime)
+                )
+
+        self._server = grpc.server(futures.ThreadPoolExecutor(4))
+        v1.add_AuthenticationServiceServicer_to_server(Logins(), self._server)
+        v1.add_AgentServiceServicer_to_server(Agents(), self._server)
+        pair = grpc.ssl_server_credentials([authority.server()])
+        self.endpoint = f"127.0.0.1:{self._server.add_secure_port('127.0.0.1:0', pair)}"
+
+    def __enter__(self) -> "Rogue":
+        self._server.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.stop(None).wait()
+
+
+def test_a_proxy_of_another_ca_puts_none_of_its_own_into_the_folder(server: FakeServer) -> None:
+    folder = server.credential("fin")
+    before = Credential.load(folder)
+    with Rogue() as rogue:
+        credential = Credential.load(folder, rogue.endpoint)
+        renewer = Renewer(credential, possession=Possession(rogue.authority.pem))
+        renewer._pid = os.getpid()  # no thread of its own: it would renew, too
+        renewer._renew()
+        assert renewer.credential.not_after > before.not_after
+        assert renewer.credential.ca_pem == before.ca_pem
+        assert (folder / "ca.pem").read_bytes() == before.ca_pem
+        renewer.close()
+        # From one that our CA has certified, another CA is taken over.
+        public_key = load_key(before.key_pem, folder).public_key()
+        issued = rogue.authority.agent("fin", public_key, datetime.timedelta(hours=2))
+        assert before.renewed(issued).ca_pem == rogue.authority.pem
+        assert (folder / "ca.pem").read_bytes() == rogue.authority.pem
 
 
 def test_calls_in_flight_survive_the_change(server: FakeServer) -> None:

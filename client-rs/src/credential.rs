@@ -63,7 +63,7 @@ impl Credential {
             .map_err(|e| Error::credential(path.join(FACTS), e.to_string()))?;
         let parts = Parts {
             certificate_pem: folder::read(&path.join(CERTIFICATE))?,
-            ca_pem: folder::read(&path.join(CA))?,
+            ca_pem: Some(folder::read(&path.join(CA))?),
         };
         Self::assemble(Some(path.to_owned()), facts, Arc::new(key), &parts)
     }
@@ -88,7 +88,7 @@ impl Credential {
         };
         let parts = Parts {
             certificate_pem: certificate_pem.to_vec(),
-            ca_pem: ca_pem.to_vec(),
+            ca_pem: Some(ca_pem.to_vec()),
         };
         Self::assemble(None, facts, Arc::new(key), &parts)
     }
@@ -112,18 +112,29 @@ impl Credential {
         Self::load(path)
     }
 
-    /// The same key under a renewed certificate, not yet stored.
-    pub(crate) fn renewed(&self, issued: &v1::Certificate) -> Result<(Self, Parts), Error> {
+    /// The same key under a renewed certificate, not yet stored. The CAs that come with it
+    /// are believed `by_our_ca` only: over a connection that ends at somebody whom one of
+    /// those that are trusted already has certified. Else a proxy could put its own CA in
+    /// their place, and be the server for good.
+    pub(crate) fn renewed(
+        &self,
+        issued: &v1::Certificate,
+        by_our_ca: bool,
+    ) -> Result<(Self, Parts), Error> {
+        let bundle = || issued.ca_bundle_pem.clone().into_bytes();
         let parts = Parts {
             certificate_pem: issued.certificate_pem.clone().into_bytes(),
-            ca_pem: issued.ca_bundle_pem.clone().into_bytes(),
+            ca_pem: by_our_ca.then(bundle),
         };
-        let renewed = Self::assemble(
+        let mut renewed = Self::assemble(
             self.folder.clone(),
             self.facts.clone(),
             Arc::clone(&self.key),
             &parts,
         )?;
+        if parts.ca_pem.is_none() {
+            renewed.roots.clone_from(&self.roots);
+        }
         Ok((renewed, parts))
     }
 
@@ -134,7 +145,9 @@ impl Credential {
         let Some(path) = &self.folder else {
             return Ok(());
         };
-        folder::replace(&path.join(CA), &parts.ca_pem)?;
+        if let Some(ca_pem) = &parts.ca_pem {
+            folder::replace(&path.join(CA), ca_pem)?;
+        }
         folder::replace(&path.join(CERTIFICATE), &parts.certificate_pem)
     }
 
@@ -179,8 +192,9 @@ impl Credential {
             key,
             certificates: certificates(&parts.certificate_pem)
                 .map_err(|problem| refuse(format!("{CERTIFICATE} {problem}")))?,
-            roots: certificates(&parts.ca_pem)
-                .map_err(|problem| refuse(format!("{CA} {problem}")))?,
+            roots: (parts.ca_pem.as_deref().map(certificates).transpose())
+                .map_err(|problem| refuse(format!("{CA} {problem}")))?
+                .unwrap_or_default(),
             validity: leaf.validity,
         })
     }
@@ -259,7 +273,8 @@ impl fmt::Debug for Credential {
 /// What renewal replaces.
 pub(crate) struct Parts {
     certificate_pem: Vec<u8>,
-    ca_pem: Vec<u8>,
+    /// `None`: as it is.
+    ca_pem: Option<Vec<u8>>,
 }
 
 /// What is read from a leaf certificate.

@@ -218,11 +218,15 @@ CREATE TABLE revisions (
     content_sha256 bytea NOT NULL,
     gates          text NOT NULL,
     policies       bigint NOT NULL,
-    epoch          bigint NOT NULL
+    epoch          bigint NOT NULL,
+    base_epoch     bigint NOT NULL,
+    restores       bigint,
+    commit_id      text,
+    signature      text
 );
 
 -- What each revision changed: from `revision` on, the file has this text; NULL: it is
--- gone. So the files of a revision are, for each kind ('policy', 'schema') and name, the
+-- gone. So the files of a revision are, for each kind ('policy', 'schema', 'test') and name, the
 -- row of the highest revision that is not above it. Rows are never changed.
 CREATE TABLE revision_files (
     revision    bigint NOT NULL,
@@ -247,7 +251,9 @@ CREATE TABLE proposals (
     content_sha256  bytea       NOT NULL,
     policies        bigint      NOT NULL,
     decided_by_type text,
-    decided_by_id   text
+    decided_by_id   text,
+    commit_id       text,
+    signature       text
 );
 
 CREATE TABLE proposal_files (
@@ -257,6 +263,20 @@ CREATE TABLE proposal_files (
     log_id      uuid NOT NULL,
     text_sha256 bytea,
     PRIMARY KEY (proposal, kind, name)
+);
+
+-- What each server process tells of itself, some seconds apart. Each writes its own row, and
+-- forgets those of the dead after a day. No record: nothing is decided by it.
+CREATE TABLE replicas (
+    id            uuid PRIMARY KEY,
+    log_id        uuid NOT NULL,
+    name          text NOT NULL,
+    version       text NOT NULL,
+    revision      bigint NOT NULL,
+    revision_time timestamptz NOT NULL,
+    start_time    timestamptz NOT NULL,
+    seen_time     timestamptz NOT NULL,
+    stopped       boolean NOT NULL
 );
 
 -- Entities in all their versions. A version holds from `epoch` until `until_epoch`

@@ -227,11 +227,15 @@ CREATE TABLE revisions (
     content_sha256 BLOB NOT NULL,
     gates          TEXT    NOT NULL,
     policies       INTEGER NOT NULL,
-    epoch          INTEGER NOT NULL
+    epoch          INTEGER NOT NULL,
+    base_epoch     INTEGER NOT NULL,
+    restores       INTEGER,
+    commit_id      TEXT,
+    signature      TEXT
 ) STRICT;
 
 -- What each revision changed: from `revision` on, the file has this text; NULL: it is
--- gone. So the files of a revision are, for each kind ('policy', 'schema') and name, the
+-- gone. So the files of a revision are, for each kind ('policy', 'schema', 'test') and name, the
 -- row of the highest revision that is not above it. Rows are never changed.
 CREATE TABLE revision_files (
     revision    INTEGER NOT NULL,
@@ -256,7 +260,9 @@ CREATE TABLE proposals (
     content_sha256  BLOB    NOT NULL,
     policies        INTEGER NOT NULL,
     decided_by_type TEXT,
-    decided_by_id   TEXT
+    decided_by_id   TEXT,
+    commit_id       TEXT,
+    signature       TEXT
 ) STRICT;
 
 CREATE TABLE proposal_files (
@@ -267,6 +273,20 @@ CREATE TABLE proposal_files (
     text_sha256 BLOB,
     PRIMARY KEY (proposal, kind, name)
 ) STRICT, WITHOUT ROWID;
+
+-- What each server process tells of itself, some seconds apart. Each writes its own row, and
+-- forgets those of the dead after a day. No record: nothing is decided by it.
+CREATE TABLE replicas (
+    id            TEXT PRIMARY KEY,
+    log_id        TEXT NOT NULL,
+    name          TEXT NOT NULL,
+    version       TEXT NOT NULL,
+    revision      INTEGER NOT NULL,
+    revision_time TEXT NOT NULL,
+    start_time    TEXT NOT NULL,
+    seen_time     TEXT NOT NULL,
+    stopped       INTEGER NOT NULL
+) STRICT;
 
 -- Entities in all their versions. A version holds from `epoch` until `until_epoch`
 -- (exclusive); the largest integer means that it still holds. Without content it says

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 mod issuer;
+mod policy;
 
 pub use issuer::{IssuerConfig, IssuerPrincipal};
+pub use policy::PolicyConfig;
 
 /// What the server is told.
 #[derive(Clone, Debug, Deserialize)]
@@ -81,6 +83,11 @@ pub struct Config {
     /// They say how many events there are and nothing of what is in them; entries are never
     /// shown without a credential.
     pub public_log: bool,
+    /// What is demanded of policies.
+    pub policy: PolicyConfig,
+    /// What this replica is called in `zta policy status`; without it the address that it
+    /// listens on.
+    pub replica_name: Option<String>,
     /// Dotted paths of what is never stored of a request's inputs.
     pub redact: Vec<String>,
     /// Identity providers whose tokens are taken for a login.
@@ -104,8 +111,14 @@ pub struct Limits {
     /// Logins of one key that may fail before it is locked out, longer with each further
     /// one; of one address, ten times as many.
     pub login_failures_max: u32,
+    /// Open connections without a client certificate from one address.
+    pub anonymous_connections_max: usize,
     /// How long one request may take.
     pub request_timeout_ms: u64,
+    /// Streams of revisions that may be open at once; of one caller, a quarter of them.
+    pub watch_streams_max: usize,
+    /// How often a stream of revisions tells that nothing is new.
+    pub watch_heartbeat_ms: u64,
 }
 
 /// The form of the log lines.
@@ -148,6 +161,8 @@ impl Default for Config {
             delegation_depth_max: 4,
             four_eyes: false,
             public_log: false,
+            policy: PolicyConfig::default(),
+            replica_name: None,
             redact: [
                 "password",
                 "passwd",
@@ -175,7 +190,10 @@ impl Default for Limits {
             entity_message_bytes_max: 32 * 1024 * 1024,
             streams_per_connection_max: 512,
             login_failures_max: 5,
+            anonymous_connections_max: 512,
             request_timeout_ms: 30_000,
+            watch_streams_max: 64,
+            watch_heartbeat_ms: 10_000,
         }
     }
 }
@@ -239,6 +257,7 @@ impl Config {
             .with_list_parse_key("server_names")
             .with_list_parse_key("external_names")
             .with_list_parse_key("redact")
+            .with_list_parse_key("policy.signing_keys")
             .source(Some(own));
         let mut config: Self = builder.add_source(variables).build()?.try_deserialize()?;
         if config.key_passphrase_file.is_none() {
@@ -263,6 +282,9 @@ impl Config {
         }
         if let Some((key, why)) = self.identity_defect() {
             return bad(key, &why);
+        }
+        if let Some(why) = self.policy.defect() {
+            return bad("policy.require_signed", why);
         }
         self.require_numbers()?;
         self.require_ca_pairs()?;
@@ -317,6 +339,16 @@ impl Config {
             (
                 self.key_proof_interval_s <= 86_400,
                 ("key_proof_interval_s", "must be at most 86400; 0 is never"),
+            ),
+            (
+                (100..=60_000).contains(&self.limits.watch_heartbeat_ms),
+                ("limits.watch_heartbeat_ms", "must be 100 to 60000"),
+            ),
+            (
+                self.replica_name
+                    .as_ref()
+                    .is_none_or(|n| (1..=255).contains(&n.len()) && !n.contains(char::is_control)),
+                ("replica_name", "must have 1 to 255 printable characters"),
             ),
             (
                 (1..=8).contains(&self.delegation_depth_max),
@@ -410,6 +442,10 @@ mod tests {
             ("token_lifetime_s = 601", "10 to 600"),
             ("certificate_lifetime_s = 1", "2 to 86400"),
             ("recoveries_max = 1001", "0 to 1000"),
+            ("[policy]\nrequire_signed = true", "nobody could sign"),
+            ("[policy]\nrequire_signd = true", "require_signd"),
+            ("[limits]\nwatch_heartbeat_ms = 1", "100 to 60000"),
+            ("replica_name = \"\"", "1 to 255"),
             ("external_names = [\"https://a\"]", "zta.example.com"),
             ("ca_certificate_file = \"ca.pem\"", "ca_key_file"),
             ("ca_key_file = \"ca.key\"", "ca_certificate_file"),

@@ -2,15 +2,11 @@
 //! authenticates, evaluates, and puts on record, in this order, and answers only after
 //! the record is durable. `Err` means that nothing was decided: a deny for every PEP.
 
-mod chain;
 pub(crate) mod recorded;
 mod recording;
 pub(crate) mod replay;
 
 use std::sync::Arc;
-
-use chain::Denier;
-pub(crate) use chain::{evaluate, permission};
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -26,7 +22,7 @@ use crate::model::{
     AccessRequest, Change, Conflict, Decision, DenyReason, Effect, Event, EventType, Standing,
     Verdict,
 };
-use crate::policy::{EntityError, Facts, Parties as _, PolicyError};
+use crate::policy::{Denier, EntityError, Facts, Parties as _, PolicyError, SignatureError};
 use crate::replica::{ActiveRevision, Replica, State};
 
 /// How often a decision is made again because the world changed under it.
@@ -70,6 +66,15 @@ pub(crate) enum PdpError {
          have somebody else approve the proposal"
     )]
     ApprovalRequired,
+    /// The candidate's signature is missing or no good.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// Content that one person cannot bring back alone.
+    #[error(
+        "nobody but its author has approved revision {0}, and it is not the one that the last \
+         change replaced; propose its content instead (`zta policy export`, `zta policy propose`)"
+    )]
+    RollbackUnapproved(u64),
     /// Nobody gives a role to themselves.
     #[error("nobody changes what is said of themselves; somebody else has to do it")]
     OwnRecord,
@@ -390,7 +395,7 @@ impl Pdp {
         let compiled = &scene.revision.compiled;
         let (verdict, denier) = match contained(caller, request) {
             Some(verdict) => (verdict, None),
-            None => evaluate(compiled, &state.pip(), &caller.principal, request, &facts)?,
+            None => compiled.evaluate_chain(&caller.principal, request, &facts, &state.pip())?,
         };
         let decision = Decision {
             id: new_id(scene.now),

@@ -81,8 +81,13 @@ class Credential:
             not_after=leaf.not_valid_after_utc,
         )
 
-    def renewed(self, issued: v1.Certificate) -> Credential:
-        """Store a renewed certificate of the same key and return the credential with it."""
+    def renewed(self, issued: v1.Certificate, *, by_our_ca: bool = True) -> Credential:
+        """Store a renewed certificate of the same key and return the credential with it.
+
+        The CAs that come with it are believed `by_our_ca` only: over a connection that ends at
+        somebody whom one of those that are trusted already has certified. Else a proxy could put
+        its own CA in their place, and be the server for good.
+        """
         certificate_pem = issued.certificate_pem.encode()
         leaf = leaf_of(certificate_pem, "the renewed certificate")
         key = load_key(self.key_pem, self.folder / KEY)
@@ -90,9 +95,11 @@ class Credential:
             raise CredentialError("the renewed certificate is for another key")
         if spiffe_ids(leaf) != [self.spiffe_id]:
             raise CredentialError(f"the renewed certificate does not name {self.spiffe_id}")
-        ca_pem = issued.ca_bundle_pem.encode() or self.ca_pem
-        # The bundle first: a new leaf beside an old bundle could be refused by the server's peer.
-        replace_file(self.folder / CA, ca_pem)
+        ca_pem = self.ca_pem
+        if by_our_ca and issued.ca_bundle_pem:
+            ca_pem = issued.ca_bundle_pem.encode()
+            # First: a new leaf beside an old bundle could be refused by the server's peer.
+            replace_file(self.folder / CA, ca_pem)
         replace_file(self.folder / CERTIFICATE, certificate_pem)
         return replace(
             self,

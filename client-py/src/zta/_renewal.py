@@ -132,20 +132,21 @@ class Renewer:
         return float(min(_POLL_S_MAX, max(_RETRY_S_MIN, wait_s)))
 
     def _renew(self) -> None:
+        roots = self._possession.server_roots if self._possession else None
+        by_our_ca = roots is None
         with self.credential.renewal_lock():
             stored = Credential.load(self.credential.folder, self.credential.endpoint)
             if stored.not_after > self.credential.not_after:
                 renewed = stored  # another process with this folder was faster
             elif self.has_expired():
-                roots = self._possession.server_roots if self._possession else None
                 issued = recover(self.credential, roots, OPTIONS, _RPC_TIMEOUT_S)
-                renewed = self.credential.renewed(issued)
+                renewed = self.credential.renewed(issued, by_our_ca=by_our_ca)
             else:
                 channel = RenewingChannel(self.source, _RPC_TIMEOUT_S, awaitable=False)
                 # For a server that sees no certificate of ours in the handshake.
                 request = v1.RenewRequest(certificate_der=self.credential.certificate_der)
                 answer = v1.AgentServiceStub(channel).Renew(request)
-                renewed = self.credential.renewed(answer.certificate)
+                renewed = self.credential.renewed(answer.certificate, by_our_ca=by_our_ca)
         self.credential = renewed
         # Not at once again, even if the server dates its certificates far back.
         lifetime = renewed.not_after - renewed.not_before

@@ -127,10 +127,13 @@ impl Inner {
                 issued.ok_or(Error::Answer("no certificate"))?
             }
         };
-        let (renewed, parts) = current.renewed(&issued)?;
-        // In use first: were the disk full, this process could at least go on.
-        self.adopt(renewed.clone())?;
-        renewed.store(&parts)
+        let proxy_of_another_ca = self.proxied.as_ref().is_some_and(|p| p.roots.is_some());
+        let (renewed, parts) = current.renewed(&issued, !proxy_of_another_ca)?;
+        // Stored first: after a crash, one that was used and is not in the folder would make
+        // a copy's of the one that is. Were the disk full, this process could at least go on.
+        let stored = renewed.store(&parts);
+        self.adopt(renewed)?;
+        stored
     }
 
     /// A way to the server for a key whose certificate has ended: no connection can be made

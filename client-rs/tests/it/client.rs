@@ -133,6 +133,34 @@ async fn clients_of_one_folder_renew_it_once() {
 }
 
 #[tokio::test]
+async fn a_proxy_of_another_ca_puts_none_of_its_own_into_the_folder() {
+    let (server, proxy) = (Fake::start(), Fake::start());
+    let dir = tempfile::tempdir().expect("tempdir");
+    write_folder(&server, dir.path(), -20, 10);
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect(name);
+    let before = read("cert.pem");
+    let credential = Credential::load(dir.path()).expect("credential");
+    let through = Client::builder(credential)
+        .server(&proxy.address.to_string())
+        .dpop()
+        .server_roots(proxy.pki.ca_pem().as_bytes())
+        .without_renewal()
+        .build()
+        .expect("client");
+    // Whoever ends TLS there answers as it likes: here with a bundle of its own.
+    through.renew().await.expect("renews");
+    assert_ne!(read("cert.pem"), before);
+    assert_eq!(read("ca.pem"), server.pki.ca_pem());
+    // A client that goes to the server itself does not believe that other one.
+    let direct = Credential::load(dir.path()).expect("credential");
+    let direct = Client::builder(direct).server(&proxy.address.to_string());
+    let direct = direct.without_renewal().build().expect("client");
+    let refused = direct.renew().await.expect_err("another CA");
+    assert_eq!(refused.reason(), None, "{refused}");
+    assert_eq!(proxy.seen.renews.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn renewal_ends_with_the_client() {
     let fake = Fake::start();
     let dir = tempfile::tempdir().expect("tempdir");

@@ -16,7 +16,7 @@ use crate::model::proposal::OPEN_MAX;
 use crate::model::{AgentState, Conflict, Decision, Standing};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
-use crate::policy::{Diagnostic, EntityError, PolicyError};
+use crate::policy::{Diagnostic, EntityError, PolicyError, SignatureError};
 
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "zta";
@@ -122,7 +122,17 @@ impl From<PdpError> for Status {
                 ErrorReason::DelegationInvalid,
                 message,
             ),
-            PdpError::ApprovalRequired => status(
+            PdpError::Signature(SignatureError::Missing) => status(
+                Code::FailedPrecondition,
+                ErrorReason::PolicyUnsigned,
+                message,
+            ),
+            PdpError::Signature(SignatureError::Invalid(_)) => status(
+                Code::FailedPrecondition,
+                ErrorReason::PolicySignatureInvalid,
+                message,
+            ),
+            PdpError::ApprovalRequired | PdpError::RollbackUnapproved(_) => status(
                 Code::FailedPrecondition,
                 ErrorReason::ApprovalRequired,
                 message,
@@ -230,6 +240,10 @@ fn conflict(error: &Conflict, message: String) -> Status {
         Conflict::ProposalNotFound => {
             status(Code::NotFound, ErrorReason::ProposalNotFound, message)
         }
+        Conflict::RevisionNotFound(_) => {
+            status(Code::NotFound, ErrorReason::RevisionNotFound, message)
+        }
+        Conflict::RevisionInForce(_) => precondition(ErrorReason::StateConflict, "revision"),
         Conflict::ProposalDecided(_) => precondition(ErrorReason::StateConflict, "proposal"),
         Conflict::ProposalMoved => retriable(ErrorReason::StoreUnavailable, message),
         Conflict::ProposalsOpen => {
@@ -295,6 +309,11 @@ fn policy_invalid(diagnostics: &[Diagnostic], message: String) -> Status {
     detailed(code, reason, message, details)
 }
 
+/// What was given proves nothing.
+fn unauthenticated(reason: ErrorReason, message: String) -> Status {
+    status(Code::Unauthenticated, reason, message)
+}
+
 impl From<OperationError> for Status {
     fn from(error: OperationError) -> Self {
         let message = error.to_string();
@@ -313,6 +332,7 @@ impl From<OperationError> for Status {
                 status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
             }
             OperationError::Field { field: name, why } => field(name, why),
+            OperationError::Limit { name, size, max } => limit(name, size, max),
             OperationError::AgentNotFound(_) => {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }
@@ -327,21 +347,19 @@ impl From<OperationError> for Status {
             OperationError::RevisionNotFound(_) => {
                 status(Code::NotFound, ErrorReason::RevisionNotFound, message)
             }
-            OperationError::JoinToken => status(
-                Code::Unauthenticated,
-                ErrorReason::JoinTokenInvalid,
-                message,
-            ),
+            OperationError::JoinToken => unauthenticated(ErrorReason::JoinTokenInvalid, message),
             OperationError::Csr(_) => {
                 status(Code::InvalidArgument, ErrorReason::CsrInvalid, message)
             }
-            OperationError::ChallengeInvalid => status(
-                Code::Unauthenticated,
-                ErrorReason::ChallengeInvalid,
-                message,
-            ),
-            OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
+            OperationError::ChallengeInvalid => {
+                unauthenticated(ErrorReason::ChallengeInvalid, message)
+            }
+            OperationError::ReplayRunning
+            | OperationError::Challenge(ChallengeError::TooManyOfKey | ChallengeError::Full) => {
                 rate_limited(message)
+            }
+            OperationError::NoLongerPermitted => {
+                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
             }
             OperationError::IdentityToken => status(
                 Code::Unauthenticated,
@@ -351,16 +369,8 @@ impl From<OperationError> for Status {
             OperationError::IdentityTokenExpired => {
                 status(Code::Unauthenticated, ErrorReason::TokenExpired, message)
             }
-            OperationError::Signature => status(
-                Code::Unauthenticated,
-                ErrorReason::SignatureInvalid,
-                message,
-            ),
+            OperationError::Signature => unauthenticated(ErrorReason::SignatureInvalid, message),
             OperationError::PolicyInvalid(diagnostics) => policy_invalid(&diagnostics, message),
-            OperationError::ReplayRunning => rate_limited(message),
-            OperationError::NoLongerPermitted => {
-                status(Code::PermissionDenied, ErrorReason::NotPermitted, message)
-            }
             OperationError::LockedOut(wait) => {
                 later(message, wait.try_into().unwrap_or(Duration::from_secs(1)))
             }

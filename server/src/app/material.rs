@@ -131,7 +131,7 @@ impl Material {
 }
 
 /// The names of the server's certificate.
-fn server_names(config: &Config) -> Vec<String> {
+pub(super) fn server_names(config: &Config) -> Vec<String> {
     let mut names: Vec<String> = LOCAL_NAMES.map(str::to_owned).to_vec();
     let further = config.server_names.iter().filter(|n| !n.is_empty());
     names.extend(further.cloned());

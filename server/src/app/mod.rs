@@ -4,6 +4,7 @@
 mod administrator;
 mod authorities;
 mod bootstrap;
+mod fleet;
 mod issuers;
 mod log;
 mod material;
@@ -32,15 +33,19 @@ use crate::identity::continuous::KeyProofs;
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::lockout::Lockouts;
 use crate::keys::LocalKeys;
+use crate::model::note::NoteKey;
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::operations::issuers::Issuers;
+use crate::operations::watch::Watches;
 use crate::pdp::{Clock, Pdp};
+use crate::policy::Signing;
 use crate::replica::Replica;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
+use fleet::Reporter;
 pub use log::{Seen, Verified, export, verify, verify_export};
 use material::Material;
 use tasks::{Ready, Tasks};
@@ -142,9 +147,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     }
     let head = store.ensure_log(uuid::Uuid::new_v4()).await?;
     let material = Material::load(&config, &store, head.log_id, now).await?;
-    let log_key = Arc::clone(&material.log_key);
-    let signer = Signer::new(Arc::clone(&store), log_key, &material.origin).map_err(start_error)?;
-    let signer = Arc::new(Mutex::new(signer));
+    let signer = signer(&store, &material)?;
     let metrics = Metrics::new().map_err(AppError::Start)?;
 
     let (stopping, stopped) = watch::channel(false);
@@ -154,17 +157,15 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
     let replica = Arc::new(Replica::new(Arc::clone(&store)));
     let issuers = issuers::follow(&config, &clock, &mut tasks)?;
     let parts = (&store, &audit, replica, issuers);
-    let operations = operations(&config, parts, &material, &clock)?;
+    let operations = operations(&config, parts, &material, &clock, tasks.stop_signal())?;
     let pdp = Arc::clone(&operations.pdp);
     let (ready, health) = tasks.watch_readiness(&store, &pdp);
     let shown = ready.clone();
 
     // The doors open before the policies are loaded, which takes seconds for a large set:
     // `/livez` answers then, and everything that needs policies says NOT_READY.
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
-    let address = listener.local_addr().map_err(start_error)?;
+    let (listener, address) = listen(&config).await?;
+    let reporter = tasks.report_replica(&config, &operations, address);
     let (incoming, reload) = accept(&config, &material, &clock, &pdp, listener, &mut tasks)?;
     let (publish, lists) = watch::channel(None);
     let authorities = material.ca.clone();
@@ -182,13 +183,7 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
         limits: config.limits.clone(),
         spans: config.otlp_endpoint.is_some(),
     };
-    let signal = tasks.stopped();
-    tasks.spawn_until_stop("the API", async move {
-        doors
-            .serve(incoming, signal, health)
-            .await
-            .map_err(|e| e.to_string())
-    });
+    tasks.serve(doors, incoming, health);
     tokio::pin!(stop);
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
@@ -207,8 +202,23 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Res
             }
         }
     };
-    drain(&config, stopping, tasks, &pdp, &store, &signer).await;
+    drain(&config, stopping, tasks, &reporter, &signer).await;
     ended
+}
+
+/// The signer of checkpoints, for its task and for the last one at the stop.
+fn signer(store: &SharedStore, material: &Material) -> Result<Arc<Mutex<Signer>>, AppError> {
+    let key = Arc::clone(&material.log_key);
+    let signer = Signer::new(Arc::clone(store), key, &material.origin).map_err(start_error)?;
+    Ok(Arc::new(Mutex::new(signer)))
+}
+
+async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), AppError> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| AppError::Start(format!("cannot listen on {}: {e}", config.listen)))?;
+    let address = listener.local_addr().map_err(start_error)?;
+    Ok((listener, address))
 }
 
 /// Who waits for the announcement may ask whether the server is ready.
@@ -247,17 +257,21 @@ fn operations(
     (store, audit, replica, issuers): (&SharedStore, &Audit, Arc<Replica>, Issuers),
     material: &Material,
     clock: &Clock,
+    stopping: watch::Receiver<bool>,
 ) -> Result<Arc<Operations>, AppError> {
     let pdp = Arc::new(Pdp {
         replica,
         audit: audit.clone(),
         tokens: material.token_authority(config).map_err(start_error)?,
-        proofs: DpopVerifier::new(&config.external_names).map_err(start_error)?,
+        proofs: DpopVerifier::new(&config.external_names, &material::server_names(config))
+            .map_err(start_error)?,
         redaction: Redaction::new(&config.redact),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
         key_proofs: KeyProofs::new(config.key_proof_interval()),
     });
+    let heartbeat = Duration::from_millis(config.limits.watch_heartbeat_ms);
+    let watches = Watches::new(config.limits.watch_streams_max, heartbeat, stopping);
     Ok(Arc::new(Operations {
         pdp,
         store: Arc::clone(store),
@@ -269,12 +283,30 @@ fn operations(
         lockouts: Lockouts::new(config.limits.login_failures_max),
         delegation_depth_max: config.delegation_depth_max,
         four_eyes: config.four_eyes,
+        signing: Arc::new(signing(config)?),
+        watches: Arc::new(watches),
+        replica_id: uuid::Uuid::new_v4(),
         certificate_lifetime_max: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         replays: tokio::sync::Semaphore::new(1),
         recoveries_max: config.recoveries_max,
         token_lifetime_max: time::Duration::seconds(config.token_lifetime_s.into()),
     }))
+}
+
+/// Whose signatures of policies are taken.
+fn signing(config: &Config) -> Result<Signing, AppError> {
+    let key = |vkey: &String| {
+        NoteKey::from_vkey(vkey).map_err(|e| {
+            let text = format!("configuration: `policy.signing_keys`: `{vkey}`: {e}");
+            AppError::Start(text)
+        })
+    };
+    let keys: Result<_, _> = config.policy.signing_keys.iter().map(key).collect();
+    Ok(Signing {
+        keys: keys?,
+        required: config.policy.require_signed,
+    })
 }
 
 fn accept(
@@ -297,7 +329,11 @@ fn accept(
         shown = Some(reload.clone());
         let report = tasks.record_handshake_failures(Arc::clone(pdp));
         let trust_domain = material.ca.trust_domain().clone();
-        Acceptor::tls(listener, reload, trust_domain, TlsLimits::default(), report)
+        let limits = TlsLimits {
+            strangers_per_source_max: config.limits.anonymous_connections_max,
+            ..TlsLimits::default()
+        };
+        Acceptor::tls(listener, reload, trust_domain, limits, report)
     };
     let signal = tasks.stopped();
     tasks.spawn_until_stop("the listener", async move {
@@ -335,10 +371,10 @@ async fn drain(
     config: &Config,
     stopping: watch::Sender<bool>,
     mut tasks: Tasks,
-    pdp: &Arc<Pdp>,
-    store: &SharedStore,
+    reporter: &Reporter,
     signer: &Mutex<Signer>,
 ) {
+    let Reporter { store, pdp, .. } = reporter;
     tracing::info!("stopping: no new calls, those in flight may end");
     let _ = stopping.send(true);
     let deadline = Duration::from_millis(config.drain_timeout_ms);
@@ -352,6 +388,9 @@ async fn drain(
         // The second that is not over yet, too: no other one will tell of it.
         tasks::record_summaries(pdp, (pdp.clock)() + time::Duration::SECOND).await;
         bootstrap::record_stop(pdp).await;
+        if let Err(error) = reporter.report(true).await {
+            tracing::warn!(%error, "the others could not be told that this replica stops");
+        }
         let mut signer = signer.lock().await;
         let signed = signer.advance().await;
         signer.release().await?;

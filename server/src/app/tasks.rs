@@ -11,8 +11,8 @@ use tokio::time::MissedTickBehavior;
 use tonic_health::ServingStatus;
 
 use super::material::{Material, SERVER_CERTIFICATE_LIFETIME};
-use crate::api::server::Health;
-use crate::api::tls::{FailedHandshake, TlsReload};
+use crate::api::server::{Doors, Health};
+use crate::api::tls::{FailedHandshake, Incoming, TlsReload};
 use crate::audit::signer::{SignError, Signer};
 use crate::audit::{Record, checkpoint};
 use crate::identity::registry::Credential;
@@ -82,6 +82,20 @@ impl Tasks {
             // An error means that the sender is gone, and the server with it.
             let _ = stopped.wait_for(|stop| *stop).await;
         }
+    }
+
+    /// Tells whether the server stops.
+    pub(super) fn stop_signal(&self) -> watch::Receiver<bool> {
+        self.stopped.clone()
+    }
+
+    /// Serves the doors until the server stops.
+    pub(super) fn serve(&mut self, doors: Doors, incoming: Incoming, health: Health) {
+        let signal = self.stopped();
+        self.spawn_until_stop("the API", async move {
+            let served = doors.serve(incoming, signal, health).await;
+            served.map_err(|e| e.to_string())
+        });
     }
 
     /// The name of the first task that ends.

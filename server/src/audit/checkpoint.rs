@@ -4,20 +4,17 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use uuid::Uuid;
 
 use super::merkle::{Frontier, Hash};
 use crate::keys::SigningKey;
-use crate::model::arguments::sha256;
+use crate::model::note::{self, NoteKey};
 use crate::store::StoredCheckpoint;
 
 /// How often a growing log gets a checkpoint.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// The note format's type byte of Ed25519 keys.
-const ED25519_TYPE: u8 = 1;
 /// What stands before the key in an Ed25519 SubjectPublicKeyInfo (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
@@ -48,12 +45,9 @@ pub enum CheckpointError {
     Sign,
 }
 
-/// The public half of a log's key.
+/// The public half of a log's key. Its name is the log's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifierKey {
-    origin: String,
-    public: [u8; 32],
-}
+pub struct VerifierKey(NoteKey);
 
 impl VerifierKey {
     /// From the key's SubjectPublicKeyInfo.
@@ -65,7 +59,7 @@ impl VerifierKey {
             .strip_prefix(&SPKI_PREFIX)
             .ok_or(CheckpointError::Key)?;
         let public = raw.try_into().map_err(|_| CheckpointError::Key)?;
-        Ok(Self { origin, public })
+        Ok(Self(NoteKey::new(origin, public)))
     }
 
     /// From the note format's text form.
@@ -73,52 +67,18 @@ impl VerifierKey {
     /// # Errors
     /// When it is not an Ed25519 key in that form.
     pub fn from_vkey(vkey: &str) -> Result<Self, CheckpointError> {
-        let mut parts = vkey.trim().splitn(3, '+');
-        let (Some(origin), Some(_), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(CheckpointError::Key);
-        };
-        let key = BASE64.decode(key).map_err(|_| CheckpointError::Key)?;
-        let public = match key.split_first() {
-            Some((&ED25519_TYPE, public)) => public.try_into().ok(),
-            _ => None,
-        };
-        let public = public.ok_or(CheckpointError::Key)?;
-        let parsed = Self {
-            origin: origin.to_owned(),
-            public,
-        };
-        // The id in the middle is a checksum over name and key.
-        if parsed.vkey() == vkey.trim() {
-            Ok(parsed)
-        } else {
-            Err(CheckpointError::Key)
-        }
+        let key = NoteKey::from_vkey(vkey);
+        key.map(Self).map_err(|_| CheckpointError::Key)
     }
 
     /// The log's name.
     pub fn origin(&self) -> &str {
-        &self.origin
+        self.0.name()
     }
 
     /// The key in the note format's text form, `<name>+<id>+<key>`.
     pub fn vkey(&self) -> String {
-        let mut key = vec![ED25519_TYPE];
-        key.extend_from_slice(&self.public);
-        format!(
-            "{}+{}+{}",
-            self.origin,
-            hex::encode(self.id()),
-            BASE64.encode(key)
-        )
-    }
-
-    /// The first four bytes of SHA-256 over name, newline, type and key.
-    fn id(&self) -> [u8; 4] {
-        let mut bytes = self.origin.clone().into_bytes();
-        bytes.extend_from_slice(&[b'\n', ED25519_TYPE]);
-        bytes.extend_from_slice(&self.public);
-        let hash = sha256(&bytes);
-        [hash[0], hash[1], hash[2], hash[3]]
+        self.0.vkey()
     }
 
     /// Verifies a signed checkpoint; returns the size and root that it signs.
@@ -126,10 +86,7 @@ impl VerifierKey {
     /// # Errors
     /// When it is malformed, of another log, or not signed by this key.
     pub fn open(&self, note: &str) -> Result<(u64, Hash), CheckpointError> {
-        let split = note
-            .rfind("\n\n")
-            .ok_or(CheckpointError::Malformed("no signatures"))?;
-        let (text, signatures) = (&note[..=split], &note[split + 2..]);
+        let text = note::text(note).map_err(|_| CheckpointError::Malformed("no signatures"))?;
         let mut lines = text.lines();
         let mut line = || {
             lines
@@ -137,7 +94,7 @@ impl VerifierKey {
                 .ok_or(CheckpointError::Malformed("too few lines"))
         };
         let (name, size, root) = (line()?, line()?, line()?);
-        if name != self.origin {
+        if name != self.origin() {
             return Err(CheckpointError::Origin(name.to_owned()));
         }
         let canonical = |n: &u64| n.to_string() == size;
@@ -148,18 +105,10 @@ impl VerifierKey {
             .ok_or(CheckpointError::Malformed("size"))?;
         let root = BASE64.decode(root).ok().and_then(|r| r.try_into().ok());
         let root = root.ok_or(CheckpointError::Malformed("root"))?;
-        let key = UnparsedPublicKey::new(&ED25519, &self.public);
-        let ours = signatures.lines().filter_map(|line| {
-            let (name, encoded) = line.strip_prefix("— ")?.split_once(' ')?;
-            let bytes = BASE64.decode(encoded).ok()?;
-            (name == self.origin && bytes.get(..4)? == self.id()).then_some(bytes)
-        });
-        for bytes in ours {
-            if key.verify(text.as_bytes(), &bytes[4..]).is_ok() {
-                return Ok((size, root));
-            }
+        match self.0.open(note) {
+            Ok(_) => Ok((size, root)),
+            Err(_) => Err(CheckpointError::Signature),
         }
-        Err(CheckpointError::Signature)
     }
 }
 
@@ -181,12 +130,9 @@ pub(crate) fn sign(
     let signature = key
         .sign(text.as_bytes())
         .map_err(|_| CheckpointError::Sign)?;
-    let mut bytes = verifier.id().to_vec();
-    bytes.extend_from_slice(&signature);
-    let note = format!("{text}\n— {origin} {}\n", BASE64.encode(bytes));
     Ok(StoredCheckpoint {
         size: tree.size(),
-        note,
+        note: verifier.0.note(&text, &signature),
     })
 }
 

@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod keys;
 mod policy;
+mod policy_test;
 mod proposal;
 mod replay;
 mod serve;
@@ -165,14 +166,28 @@ impl Options {
         Config::read(self.config.as_deref()).map_err(|e| Failure::CouldNotRun(e.to_string()))
     }
 
-    /// A client with the credential that was named.
-    fn client(&self) -> Result<Client, Failure> {
+    /// The credential that was named.
+    fn loaded(&self) -> Result<Credential, Failure> {
         let folder = self.credential.as_deref().ok_or_else(|| {
             let text = "name a credential folder with --credential or ZTA_CREDENTIAL; the first \
                         start of the server makes one for the administrator, <data_dir>/admin";
             Failure::CouldNotRun(text.to_owned())
         })?;
-        let builder = Client::builder(Credential::load(folder)?);
+        Ok(Credential::load(folder)?)
+    }
+
+    /// The trust domain of the credential that was named.
+    fn trust_domain(&self) -> Result<String, Failure> {
+        let credential = self.loaded()?;
+        let id = credential.spiffe_id().strip_prefix("spiffe://");
+        let domain = id.and_then(|id| id.split(['/', '#']).next());
+        let none = || Failure::CouldNotRun("the credential names no trust domain".to_owned());
+        domain.map(str::to_owned).ok_or_else(none)
+    }
+
+    /// A client with the credential that was named.
+    fn client(&self) -> Result<Client, Failure> {
+        let builder = Client::builder(self.loaded()?);
         let builder = match &self.server {
             Some(server) => builder.server(server),
             None => builder,
@@ -213,6 +228,23 @@ fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A text of others for a terminal: what would steer the terminal, or turn the order of
+/// letters around, is shown and not done. A reviewer sees what is there.
+fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || (c.is_control() && c != '\n' && c != '\t')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match steers(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// A time of the wire for people.
 fn time_text(timestamp: Option<prost_types::Timestamp>) -> String {
     let format =
@@ -221,4 +253,16 @@ fn time_text(timestamp: Option<prost_types::Timestamp>) -> String {
         .and_then(|t| time::OffsetDateTime::from_unix_timestamp(t.seconds).ok())
         .and_then(|t| t.format(format).ok())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn what_would_steer_a_terminal_is_shown() {
+        let text = "permit\t(\n\u{1b}[2K\rforbid \u{202e}x é 漢\u{9b}1m";
+        let shown = "permit\t(\n\\u{1b}[2K\\rforbid \\u{202e}x é 漢\\u{9b}1m";
+        assert_eq!(printable(text), shown);
+    }
 }

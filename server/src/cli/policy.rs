@@ -1,29 +1,40 @@
 //! `zta policy …`
 
-use std::path::{Path, PathBuf};
+mod diff;
+mod evaluate;
+mod export;
+mod log;
+mod origin;
+mod rollback;
+mod sign;
+mod status;
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 use zta_client::v1;
+use zta_server::model::SourceFile;
 use zta_server::model::revision::{FileDigest, FileKind};
-use zta_server::model::{EntityUid, SourceFile};
-use zta_server::policy::{
-    CedarItem, CedarSetup, Diagnostic, PolicyPatch, PolicySource, compile, evaluate_cedar,
-};
+use zta_server::policy::{Diagnostic, PolicyPatch, PolicySource, pass_gates};
 
-use super::{Failure, Options, line, proposal, table, time_text};
+pub(super) use self::log::{applied, revision_json};
+pub(super) use self::origin::Origin;
+use super::{Failure, Options, line, proposal};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the gates on policy folders, without a server.
     Check {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
     },
+    /// Run the tests of policy folders, without a server or on one.
+    Test(super::policy_test::Request),
     /// Apply policy folders as the next revision.
     Apply {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
         /// Why, for the record.
@@ -32,10 +43,12 @@ pub(crate) enum Command {
         /// The revision that must be in force; without it the one that is.
         #[arg(long)]
         expected: Option<u64>,
+        #[command(flatten)]
+        origin: Origin,
     },
     /// Propose policy folders: somebody else has to approve before they are in force.
     Propose {
-        /// Folders with `*.cedar` and `*.cedarschema` files.
+        /// Folders with `*.cedar`, `*.cedarschema` and test files.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
         /// Why, for the record.
@@ -44,6 +57,8 @@ pub(crate) enum Command {
         /// The revision that must be in force; without it the one that is.
         #[arg(long)]
         expected: Option<u64>,
+        #[command(flatten)]
+        origin: Origin,
     },
     /// List the proposals, the newest first; or show what one of them would change.
     Proposals {
@@ -68,6 +83,67 @@ pub(crate) enum Command {
         /// How many.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
+    },
+    /// Bring the content of an earlier revision back, as a new revision.
+    Rollback {
+        /// The revision; without it the one before. After a rollback, that is the one before
+        /// the restored one.
+        revision: Option<u64>,
+        /// Why, for the record.
+        #[arg(short, long, default_value = "")]
+        message: String,
+        /// The revision that must be in force; without it the one that is.
+        #[arg(long)]
+        expected: Option<u64>,
+    },
+    /// What is different, in meaning and in text: `A B` of two revisions, `A` of one and the
+    /// one in force, `DIR…` of the one in force and policy folders, `A DIR…` of A and those.
+    /// Exit code 0: the same; 1: different; 2: could not be compared.
+    Diff {
+        /// Numbers of revisions, or policy folders (`./5` for one that is named like a number).
+        #[arg(required = true, value_name = "A|DIR")]
+        sides: Vec<String>,
+        /// Without the texts; the same then means the same in meaning.
+        #[arg(long)]
+        meaning: bool,
+    },
+    /// Write a revision's files into a folder.
+    Export {
+        /// The revision; 0 is the one in force.
+        revision: u64,
+        /// The folder; made if it is not there.
+        folder: PathBuf,
+        /// Into a folder that is not empty: its other policy files go.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Which replica runs which revision. Exit code 1: one of them is behind.
+    Status,
+    /// Tell of each revision as it comes into force.
+    Watch {
+        /// Those after this one; 0 is all.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Make a key that signs policies. Prints the public half, for `policy.signing_keys`.
+    Keygen {
+        /// Where the private key goes; must not exist.
+        file: PathBuf,
+        /// The key's name, for example `release.example.com`.
+        #[arg(long)]
+        name: String,
+    },
+    /// Sign policy folders, to change the revision in force. Prints the signature.
+    Sign {
+        /// Folders with `*.cedar` and `*.cedarschema` files.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+        /// The file with the private key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The revision that they change; without it the one in force.
+        #[arg(long)]
+        expected: Option<u64>,
     },
     /// Make recorded decisions again under a candidate, and say which would change. Exit
     /// code 1 if one would flip.
@@ -95,23 +171,45 @@ pub(crate) enum Command {
 pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { folders } => check(options, &folders),
+        Command::Test(request) => super::policy_test::test(options, request).await,
         Command::Apply {
             folders,
             message,
             expected,
-        } => apply(options, &folders, message, expected).await,
+            origin,
+        } => apply(options, &folders, message, expected, &origin).await,
         Command::Propose {
             folders,
             message,
             expected,
-        } => proposal::propose(options, &folders, message, expected).await,
+            origin,
+        } => proposal::propose(options, &folders, message, expected, &origin).await,
         Command::Proposals { number: None } => proposal::list(options).await,
         Command::Proposals {
             number: Some(number),
         } => proposal::show(options, number).await,
         Command::Approve { number } => proposal::approve(options, number).await,
         Command::Reject { number, note } => proposal::reject(options, number, note).await,
-        Command::Log { limit } => log(options, limit).await,
+        Command::Rollback {
+            revision,
+            message,
+            expected,
+        } => rollback::rollback(options, revision, message, expected).await,
+        Command::Diff { sides, meaning } => diff::diff(options, &sides, meaning).await,
+        Command::Export {
+            revision,
+            folder,
+            force,
+        } => export::export(options, revision, &folder, force).await,
+        Command::Status => status::status(options).await,
+        Command::Watch { after } => status::watch(options, after).await,
+        Command::Keygen { file, name } => sign::keygen(options, &file, &name),
+        Command::Sign {
+            folders,
+            key,
+            expected,
+        } => sign::sign(options, &folders, &key, expected).await,
+        Command::Log { limit } => log::log(options, limit).await,
         Command::Replay(request) => super::replay::replay(options, request).await,
         Command::Explain(request) => super::explain::explain(options, request).await,
         Command::Evaluate {
@@ -119,7 +217,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             schema,
             entities,
             requests,
-        } => evaluate(&policies, schema.as_deref(), entities.as_deref(), &requests),
+        } => evaluate::evaluate(&policies, schema.as_deref(), entities.as_deref(), &requests),
     }
 }
 
@@ -135,7 +233,11 @@ fn diagnostic_text(severity: &str, d: &Diagnostic) -> String {
     } else {
         format!("\n    help: {}", d.help)
     };
-    format!("{place}{severity}: {}{help}", d.message)
+    let lint = match d.lint.as_str() {
+        "" => String::new(),
+        lint => format!("[{lint}]"),
+    };
+    format!("{place}{severity}{lint}: {}{help}", d.message)
 }
 
 fn diagnostic_json(severity: &str, d: &Diagnostic) -> Value {
@@ -147,10 +249,15 @@ fn diagnostic_json(severity: &str, d: &Diagnostic) -> Value {
         "message": d.message,
         "help": d.help,
         "policy_id": d.policy_id,
+        "lint": d.lint,
     })
 }
 
-fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
+pub(super) fn show(
+    options: &Options,
+    severity: &str,
+    diagnostics: &[Diagnostic],
+) -> Result<(), Failure> {
     diagnostics.iter().try_for_each(|d| {
         if options.json {
             line(diagnostic_json(severity, d))
@@ -162,7 +269,7 @@ fn show(options: &Options, severity: &str, diagnostics: &[Diagnostic]) -> Result
 
 fn check(options: &Options, folders: &[PathBuf]) -> Result<(), Failure> {
     let source = PolicySource::read(folders).map_err(Failure::CouldNotRun)?;
-    match compile(&source, None) {
+    match pass_gates(&source, None, &|| false) {
         Ok(compiled) => {
             show(options, "warning", &compiled.warnings)?;
             if options.json {
@@ -207,16 +314,10 @@ pub(super) async fn offer(
     if !options.json {
         line(sent_text(number, &patch, source.files().count()))?;
     }
-    let wire = |files: Vec<SourceFile>| {
-        let file = |f: SourceFile| v1::SourceFile {
-            text: f.text().to_string(),
-            name: f.name,
-        };
-        files.into_iter().map(file).collect()
-    };
     let patch = v1::PolicyPatch {
-        put_policies: wire(patch.put_policies),
-        put_schemas: wire(patch.put_schemas),
+        put_policies: wire_files(patch.put_policies),
+        put_schemas: wire_files(patch.put_schemas),
+        put_tests: wire_files(patch.put_tests),
         delete_files: patch.delete_files,
     };
     Ok(Offer {
@@ -226,11 +327,20 @@ pub(super) async fn offer(
     })
 }
 
+fn wire_files(files: Vec<SourceFile>) -> Vec<v1::SourceFile> {
+    let file = |f: SourceFile| v1::SourceFile {
+        text: f.text().to_string(),
+        name: f.name,
+    };
+    files.into_iter().map(file).collect()
+}
+
 async fn apply(
     options: &Options,
     folders: &[PathBuf],
     message: String,
     expected: Option<u64>,
+    origin: &Origin,
 ) -> Result<(), Failure> {
     let client = options.client()?;
     let Offer {
@@ -243,6 +353,8 @@ async fn apply(
         patch: Some(patch.clone()),
         expected_revision: number,
         message,
+        commit: origin.commit(folders),
+        signature: origin.signature()?,
     };
     let answer = match client.policies().apply(request).await {
         Ok(answer) => answer.into_inner(),
@@ -250,14 +362,11 @@ async fn apply(
     };
     let revision = answer.revision.unwrap_or_default();
     if options.json {
-        let mut applied = revision_json(&revision);
-        applied["sent"] = sent;
-        return line(applied);
+        let mut shown = revision_json(&revision);
+        shown["sent"] = sent;
+        return line(shown);
     }
-    line(format!(
-        "revision {} is in force: {} policies",
-        revision.number, revision.policies
-    ))
+    applied(options, &revision)
 }
 
 /// Why nothing was applied. An error of Apply holds the first problems of a candidate;
@@ -277,27 +386,33 @@ pub(super) async fn not_applied(
         patch: Some(patch),
     };
     let answer = client.policies().validate(request).await?.into_inner();
-    let errors = answer.errors.into_iter().map(|d| Diagnostic {
+    let errors: Vec<Diagnostic> = answer.errors.into_iter().map(diagnostic_of).collect();
+    show(options, "error", &errors)?;
+    let text = format!("{} errors; nothing was applied", errors.len());
+    Err(Failure::No(text))
+}
+
+/// A diagnostic of the server.
+pub(super) fn diagnostic_of(d: v1::Diagnostic) -> Diagnostic {
+    Diagnostic {
         file: d.file,
         line: d.line,
         column: d.column,
         message: d.message,
         help: d.help,
         policy_id: d.policy_id,
-    });
-    let errors: Vec<Diagnostic> = errors.collect();
-    show(options, "error", &errors)?;
-    let text = format!("{} errors; nothing was applied", errors.len());
-    Err(Failure::No(text))
+        lint: d.lint,
+    }
 }
 
 /// What the server has, as it says.
 fn digests(files: Vec<v1::FileDigest>) -> Result<Vec<FileDigest>, Failure> {
     let digest = |file: v1::FileDigest| {
         Some(FileDigest {
-            kind: match file.schema {
-                true => FileKind::Schema,
-                false => FileKind::Policy,
+            kind: match (file.schema, file.test) {
+                (true, _) => FileKind::Schema,
+                (false, true) => FileKind::Test,
+                (false, false) => FileKind::Policy,
             },
             name: file.name,
             sha256: file.sha256.try_into().ok()?,
@@ -309,8 +424,8 @@ fn digests(files: Vec<v1::FileDigest>) -> Result<Vec<FileDigest>, Failure> {
 
 /// Files and bytes of a patch.
 fn size(patch: &PolicyPatch) -> (usize, usize) {
-    let put = || patch.put_policies.iter().chain(&patch.put_schemas);
-    (put().count(), put().map(|file| file.text().len()).sum())
+    let bytes = patch.put().map(|file| file.text().len()).sum();
+    (patch.put().count(), bytes)
 }
 
 fn sent_json(number: u64, patch: &PolicyPatch) -> Value {
@@ -326,142 +441,4 @@ fn sent_text(number: u64, patch: &PolicyPatch, all: usize) -> String {
         n => format!(", deletes {n}"),
     };
     format!("against revision {number}: sends {files} of {all} files ({bytes} bytes){deleted}")
-}
-
-pub(super) fn revision_json(revision: &v1::Revision) -> Value {
-    json!({
-        "number": revision.number,
-        "active": revision.active,
-        "author": revision.author.as_ref().map(|a| &a.id),
-        "approver": revision.approver.as_ref().map(|a| &a.id),
-        "message": revision.message,
-        "apply_time": time_text(revision.apply_time),
-        "content_sha256": revision.content_sha256,
-        "policies": revision.policies,
-    })
-}
-
-/// Who wrote it and, of a proposal, who approved it.
-fn by(revision: &v1::Revision) -> String {
-    let id = |uid: &Option<v1::EntityRef>| uid.as_ref().map(|uid| uid.id.clone());
-    let author = id(&revision.author).unwrap_or_default();
-    match id(&revision.approver) {
-        Some(approver) => format!("{author}, approved by {approver}"),
-        None => author,
-    }
-}
-
-async fn log(options: &Options, limit: u32) -> Result<(), Failure> {
-    let request = v1::ListRevisionsRequest {
-        page_size: limit,
-        page_token: String::new(),
-    };
-    let page = options
-        .client()?
-        .policies()
-        .list_revisions(request)
-        .await?
-        .into_inner();
-    if options.json {
-        return page
-            .revisions
-            .iter()
-            .try_for_each(|r| line(revision_json(r)));
-    }
-    let rows: Vec<Vec<String>> = page
-        .revisions
-        .iter()
-        .map(|r| {
-            vec![
-                r.number.to_string(),
-                if r.active {
-                    "in force".to_owned()
-                } else {
-                    String::new()
-                },
-                time_text(r.apply_time),
-                by(r),
-                r.policies.to_string(),
-                r.message.lines().next().unwrap_or_default().to_owned(),
-            ]
-        })
-        .collect();
-    table(
-        &["REVISION", "", "APPLIED", "BY", "POLICIES", "MESSAGE"],
-        &rows,
-    )
-}
-
-fn evaluate(
-    policies: &Path,
-    schema: Option<&Path>,
-    entities: Option<&Path>,
-    requests: &Path,
-) -> Result<(), Failure> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|e| Failure::CouldNotRun(format!("cannot read `{}`: {e}", path.display())))
-    };
-    let optional = |path: Option<&Path>| path.map(read).transpose().map(Option::unwrap_or_default);
-    let setup = CedarSetup::parse(&read(policies)?, &optional(schema)?, &optional(entities)?)
-        .map_err(Failure::CouldNotRun)?;
-    let file: Value = serde_json::from_str(&read(requests)?)
-        .map_err(|e| Failure::CouldNotRun(format!("`{}`: {e}", requests.display())))?;
-    let list = file
-        .get("requests")
-        .unwrap_or(&file)
-        .as_array()
-        .ok_or_else(|| {
-            Failure::CouldNotRun(format!("`{}` holds no list `requests`", requests.display()))
-        })?;
-    let mut failed = 0;
-    for (i, request) in list.iter().enumerate() {
-        let item = cedar_item(request)
-            .map_err(|why| Failure::CouldNotRun(format!("request {i}: {why}")))?;
-        line(match evaluate_cedar(&setup, &item) {
-            Ok(result) => json!({
-                "decision": result.effect.as_str(),
-                "reason": result.policies,
-                "errors": result.errored,
-            }),
-            Err(why) => {
-                failed += 1;
-                json!({ "error": why })
-            }
-        })?;
-    }
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(Failure::No(format!(
-            "{failed} requests could not be evaluated"
-        )))
-    }
-}
-
-fn cedar_item(request: &Value) -> Result<CedarItem, String> {
-    let uid = |name: &str| {
-        let value = request
-            .get(name)
-            .ok_or_else(|| format!("`{name}` is missing"))?;
-        let value = value.get("__entity").unwrap_or(value);
-        let text = |key: &str| value.get(key).and_then(Value::as_str);
-        match (text("type"), text("id")) {
-            (Some(ty), Some(id)) => Ok(EntityUid::new(ty, id)),
-            _ => Err(format!("`{name}` is no object of type and id")),
-        }
-    };
-    Ok(CedarItem {
-        principal: uid("principal")?,
-        action: uid("action")?,
-        resource: uid("resource")?,
-        context_json: request
-            .get("context")
-            .map(Value::to_string)
-            .unwrap_or_default(),
-        validate_request: request
-            .get("validateRequest")
-            .and_then(Value::as_bool)
-            .unwrap_or(true),
-    })
 }

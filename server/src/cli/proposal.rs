@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use zta_client::v1;
 
-use super::policy::{Offer, not_applied, offer, revision_json};
-use super::{Failure, Options, line, table, time_text};
+use super::policy::{Offer, Origin, applied, not_applied, offer};
+use super::{Failure, Options, line, printable, table, time_text};
 
 pub(super) async fn propose(
     options: &Options,
     folders: &[PathBuf],
     message: String,
     expected: Option<u64>,
+    origin: &Origin,
 ) -> Result<(), Failure> {
     let client = options.client()?;
     let Offer {
@@ -25,6 +26,8 @@ pub(super) async fn propose(
         patch: Some(patch.clone()),
         expected_revision: number,
         message,
+        commit: origin.commit(folders),
+        signature: origin.signature()?,
     };
     let answer = match client.policies().propose(request).await {
         Ok(answer) => answer.into_inner(),
@@ -75,7 +78,8 @@ pub(super) async fn show(options: &Options, number: u64) -> Result<(), Failure> 
     let answer = answer.into_inner();
     let proposal = answer.proposal.unwrap_or_default();
     let patch = answer.patch.unwrap_or_default();
-    let put = || patch.put_policies.iter().chain(&patch.put_schemas);
+    let policies = || patch.put_policies.iter().chain(&patch.put_schemas);
+    let put = || policies().chain(&patch.put_tests);
     if options.json {
         let files = put().map(|f| json!({"name": f.name, "text": f.text}));
         let mut shown = proposal_json(&proposal);
@@ -92,7 +96,8 @@ pub(super) async fn show(options: &Options, number: u64) -> Result<(), Failure> 
         proposal.message
     ))?;
     for file in put() {
-        line(format!("\n+++ {}\n{}", file.name, file.text.trim_end()))?;
+        let text = format!("\n+++ {}\n{}", file.name, file.text.trim_end());
+        line(printable(&text))?;
     }
     let gone = |name: &String| line(format!("\n--- {name} (deleted)"));
     patch.delete_files.iter().try_for_each(gone)
@@ -102,13 +107,7 @@ pub(super) async fn approve(options: &Options, number: u64) -> Result<(), Failur
     let request = v1::ApproveRequest { number };
     let answer = options.client()?.policies().approve(request).await?;
     let revision = answer.into_inner().revision.unwrap_or_default();
-    if options.json {
-        return line(revision_json(&revision));
-    }
-    line(format!(
-        "revision {} is in force: {} policies",
-        revision.number, revision.policies
-    ))
+    applied(options, &revision)
 }
 
 pub(super) async fn reject(options: &Options, number: u64, note: String) -> Result<(), Failure> {
@@ -139,5 +138,7 @@ fn proposal_json(proposal: &v1::Proposal) -> Value {
         "content_sha256": proposal.content_sha256,
         "policies": proposal.policies,
         "decided_by": proposal.decided_by.as_ref().map(|by| &by.id),
+        "commit": proposal.commit,
+        "signed_by": proposal.signed_by,
     })
 }

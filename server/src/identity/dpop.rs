@@ -179,24 +179,33 @@ impl VerifiedProof {
 pub(crate) struct DpopVerifier {
     nonces: NonceKey,
     names: Vec<String>,
+    hosts: Vec<String>,
     used: UsedProofs,
     anonymous: UsedProofs,
 }
 
 impl DpopVerifier {
-    /// For calls to the address they were sent to, or to one of `names` (`host` or
-    /// `host:port`): a proxy in front may send another one on.
+    /// For calls to the address they were sent to, if its host is one of `hosts`, which are
+    /// the server's own, or to one of `names` (`host` or `host:port`): a proxy in front may
+    /// send another one on.
+    ///
+    /// The address that a call says it was sent to is its sender's text: without names of
+    /// its own to compare it with, the server would take proofs that were made for another
+    /// server, and passed on by that.
     ///
     /// # Errors
     /// [`DpopError::Random`].
-    pub(crate) fn new(names: &[String]) -> Result<Self, DpopError> {
-        Self::with_limits(names, PROOFS_MAX, PROOFS_PER_KEY_MAX)
+    pub(crate) fn new(names: &[String], hosts: &[String]) -> Result<Self, DpopError> {
+        let mut verifier = Self::with_limits(names, PROOFS_MAX, PROOFS_PER_KEY_MAX)?;
+        verifier.hosts = hosts.iter().map(|host| bare(&normal(host))).collect();
+        Ok(verifier)
     }
 
     fn with_limits(names: &[String], max: usize, per_key_max: u32) -> Result<Self, DpopError> {
         Ok(Self {
             nonces: NonceKey::generate()?,
             names: names.iter().map(|name| normal(name)).collect(),
+            hosts: Vec::new(),
             used: UsedProofs::new(max, per_key_max),
             anonymous: UsedProofs::new(
                 max.min(ANONYMOUS_PROOFS_MAX),
@@ -308,8 +317,9 @@ impl DpopVerifier {
         let (host, path) = rest.split_at(at);
         let host = normal(host);
         let is_ours = |name: &str| !name.is_empty() && name == host;
+        let is_named = || self.hosts.contains(&host_of(&host));
         path == call.path
-            && (call.authority.is_some_and(|a| is_ours(&normal(a)))
+            && (is_named() && call.authority.is_some_and(|a| is_ours(&normal(a)))
                 || self.names.iter().any(|name| is_ours(name)))
     }
 
@@ -340,6 +350,20 @@ impl fmt::Debug for DpopVerifier {
             .field("names", &self.names)
             .finish_non_exhaustive()
     }
+}
+
+/// The host of an authority, without its port.
+fn host_of(authority: &str) -> String {
+    let host = match authority.rsplit_once(':') {
+        // An IPv6 address has colons of its own, and brackets around them.
+        Some((host, port)) if !port.contains(']') => host,
+        _ => authority,
+    };
+    bare(host)
+}
+
+fn bare(host: &str) -> String {
+    host.trim_matches(['[', ']']).to_owned()
 }
 
 /// A host as it is compared: in small letters, without the port that `https` implies.

@@ -20,7 +20,9 @@ pub(crate) const WINDOW: Duration = Duration::HOUR;
 /// The longest that one is locked out.
 pub(crate) const LOCKOUT_MAX: Duration = Duration::minutes(15);
 /// Sources and keys that are counted. When these are all in use, what is not counted yet is
-/// locked out, too: no flood can make room for itself.
+/// locked out, too: no flood can make room for itself. Not so keys that a handshake proved:
+/// there are no more of them than certificates that we signed, and a flood of strangers must
+/// not lock them out.
 const COUNTED_MAX: usize = 100_000;
 
 /// Who is counted.
@@ -68,7 +70,7 @@ impl Lockouts {
         let wait = |subject: &Subject| match counts.get(subject) {
             // A clock that was set back locks nobody out for longer than it could.
             Some(count) => Some((count.until - now).min(LOCKOUT_MAX)).filter(|w| w.is_positive()),
-            None => full.then_some(Duration::SECOND),
+            None => (full && !is_proved(*subject)).then_some(Duration::SECOND),
         };
         subjects.iter().filter_map(wait).max()
     }
@@ -77,7 +79,8 @@ impl Lockouts {
     pub(crate) fn failed(&self, subject: Subject, now: OffsetDateTime) -> Option<Duration> {
         let mut counts = self.lock();
         make_room(&mut counts, now);
-        if counts.len() >= COUNTED_MAX && !counts.contains_key(&subject) {
+        let full = counts.len() >= COUNTED_MAX && !counts.contains_key(&subject);
+        if full && !is_proved(subject) {
             return Some(Duration::SECOND);
         }
         let count = counts.entry(subject).or_insert(Count {
@@ -117,6 +120,10 @@ impl Lockouts {
     fn lock(&self) -> MutexGuard<'_, HashMap<Subject, Count>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_proved(subject: Subject) -> bool {
+    matches!(subject, Subject::Key(_))
 }
 
 /// Whether failures are long enough ago, or lie in a future that a clock has left.
@@ -243,6 +250,11 @@ mod tests {
             lockouts.wait(&[source(7)], NOW).is_some(),
             "what was counted stays"
         );
+        // Who has proved its key is none of them, and is counted as ever.
+        assert_eq!(lockouts.wait(&[key(1)], NOW), None);
+        assert_eq!(lockouts.failed(key(1), NOW), Some(Duration::SECOND));
+        assert_eq!(lockouts.failed(key(1), NOW), Some(Duration::seconds(2)));
+        assert!(lockouts.wait(&[key(1)], NOW).is_some());
         let later = NOW + WINDOW + LOCKOUT_MAX;
         assert_eq!(lockouts.wait(&[source(count)], later), None);
         assert!(lockouts.lock().is_empty());

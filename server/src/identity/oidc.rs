@@ -88,6 +88,22 @@ pub(crate) struct VouchedIdentity {
     pub(crate) attributes: BTreeMap<String, String>,
     /// When the provider's token ends.
     pub(crate) expire_time: OffsetDateTime,
+    /// The thumbprint of the key that the provider bound its token to (`cnf`/`jkt`).
+    bound_to: Option<[u8; 32]>,
+}
+
+impl VouchedIdentity {
+    /// Whether the caller proved the key that the provider bound its token to, if it did.
+    /// Else whoever steals such a token could have it bound to a key of its own here.
+    ///
+    /// # Errors
+    /// [`OidcError::Binding`].
+    pub(crate) fn require_key(&self, thumbprint: Option<&[u8; 32]>) -> Result<(), OidcError> {
+        match &self.bound_to {
+            Some(bound) if thumbprint != Some(bound) => Err(OidcError::Binding),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why a provider's token proves nobody.
@@ -135,6 +151,13 @@ pub(crate) enum OidcError {
     /// It was issued too long ago.
     #[error("the identity token was issued too long ago")]
     TooOld,
+    /// It is bound to another key than the one that was proved, or in a way that cannot be
+    /// looked at here.
+    #[error("the identity token is bound to another key (`cnf`), or otherwise than by `jkt`")]
+    Binding,
+    /// It is of somebody who acts for its subject.
+    #[error("the identity token is of one who acts for its subject (`act`), and names only that")]
+    Acting,
     /// Its groups do not stand in it, and roles hang on them.
     #[error(
         "the identity token has too many groups, or they are elsewhere; have the provider \
@@ -209,6 +232,11 @@ pub(crate) fn verify(
         None => id.clone(),
     };
     let roles = roles(&claims, rules)?;
+    // Its subject alone would be permitted what only one of the two may do.
+    if claims.contains_key("act") {
+        return Err(OidcError::Acting);
+    }
+    let bound_to = bound_to(&claims)?;
     let attributes = attributes(&claims, rules)?;
     if begin > now + CLOCK_SKEW {
         return Err(OidcError::NotYetValid);
@@ -226,7 +254,20 @@ pub(crate) fn verify(
         roles,
         attributes,
         expire_time,
+        bound_to,
     })
+}
+
+/// The key that the provider bound the token to (RFC 9449, 6.1). Another way of binding it,
+/// such as to a certificate of a connection that we have not seen, refuses it.
+fn bound_to(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, OidcError> {
+    let Some(cnf) = claims.get("cnf") else {
+        return Ok(None);
+    };
+    let method = cnf.as_object().filter(|methods| methods.len() == 1);
+    let jkt = method.and_then(|methods| methods.get("jkt")?.as_str());
+    let thumbprint = jkt.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok());
+    thumbprint.map(Some).ok_or(OidcError::Binding)
 }
 
 /// The claims of a token that one of the issuer's keys signed.

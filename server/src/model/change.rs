@@ -238,6 +238,12 @@ pub enum Conflict {
         /// The one in force.
         in_force: u64,
     },
+    /// There is no such revision.
+    #[error("there is no revision {0}")]
+    RevisionNotFound(u64),
+    /// The revision that is to be brought back is in force.
+    #[error("revision {0} is in force; name an earlier one")]
+    RevisionInForce(u64),
     /// The CA's state does not allow the change.
     #[error("{0}")]
     Authority(String),

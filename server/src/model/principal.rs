@@ -281,19 +281,21 @@ impl Instance {
     }
 
     /// The generation that a renewal gives to the holder of a certificate of generation
-    /// `presented`. The same one again while nobody has used it: the answer may have been
-    /// lost. `None` where a successor of that certificate has been used: then two hold
+    /// `presented`: one that no certificate has had. Of those that were given for the same
+    /// certificate one may be used, for the answers with the others may have been lost.
+    /// `None` where another one than that certificate was used after it was: then two hold
     /// the key, for one who renews has no more use for what came before.
+    ///
+    /// Were the same generation given again, a copy could renew just before its owner each
+    /// time, and never be told from one whose answer was lost.
     ///
     /// A certificate of a later generation than the newest one on record was signed here
     /// before the database was put back to an older state; it goes on from there.
     pub fn renewal(&self, presented: u64) -> Option<u64> {
-        if presented >= self.generation {
-            return presented.checked_add(1);
+        match self.used_generation > presented {
+            true => None,
+            false => self.generation.max(presented).checked_add(1),
         }
-        let lost = presented.checked_add(1) == Some(self.generation)
-            && self.used_generation < self.generation;
-        lost.then_some(self.generation)
     }
 }
 
@@ -359,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_renewal_goes_on_is_given_again_or_is_a_copys() {
+    fn a_renewal_goes_on_or_is_a_copys() {
         let at = |generation, used_generation| Instance {
             generation,
             used_generation,
@@ -373,15 +375,18 @@ mod tests {
         for (generation, used, presented, expected) in [
             (1, 0, 1, Some(2)),
             (5, 5, 5, Some(6)),
-            // The answer was lost, however often.
-            (5, 4, 4, Some(5)),
-            (5, 0, 4, Some(5)),
-            // Its successor has been used.
+            // The answer was lost, however often: another one, and never the same.
+            (5, 4, 4, Some(6)),
+            (9, 4, 4, Some(10)),
+            // One of those that were given is used, and not the last.
+            (9, 6, 6, Some(10)),
+            (9, 6, 7, Some(10)),
+            // A later one has been used.
             (5, 5, 4, None),
-            // Older ones are nobody's any more.
+            (9, 6, 4, None),
+            (9, 6, 5, None),
             (5, 4, 3, None),
             (5, 5, 3, None),
-            (5, 0, 0, None),
             // From before the database was put back.
             (5, 5, 7, Some(8)),
             (5, 5, u64::MAX, None),

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::request::EntityUid;
-use super::revision::{Digest, FileChange, SourceFile};
+use super::revision::{Digest, FileChange, Provenance, SourceFile};
 
 /// Proposals that may be open at once.
 pub const OPEN_MAX: u32 = 64;
@@ -59,6 +59,8 @@ pub struct ProposalMeta {
     pub policies: u32,
     /// Who approved or rejected it.
     pub decided_by: Option<EntityUid>,
+    /// Where its content comes from.
+    pub provenance: Provenance,
 }
 
 /// A proposal with what it changes; `F` as in [`FileChange`].

@@ -53,6 +53,8 @@ pub enum FileKind {
     Policy,
     /// `*.cedarschema`.
     Schema,
+    /// `*.test.yaml` or `*.test.json`.
+    Test,
 }
 
 impl FileKind {
@@ -61,12 +63,13 @@ impl FileKind {
         match self {
             Self::Policy => "policy",
             Self::Schema => "schema",
+            Self::Test => "test",
         }
     }
 
     /// The kind of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Policy, Self::Schema]
+        [Self::Policy, Self::Schema, Self::Test]
             .into_iter()
             .find(|kind| kind.as_str() == name)
     }
@@ -95,6 +98,28 @@ pub struct FileChange<F> {
     pub content: Option<F>,
 }
 
+/// Bytes of a commit's name without its mark.
+const COMMIT_HEX: std::ops::RangeInclusive<usize> = 7..=64;
+/// What stands behind the name of a commit whose checkout was changed since.
+pub const DIRTY: &str = "-dirty";
+
+/// What its author says of where a policy set comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// The commit of the version control, as claimed; see [`is_commit`].
+    pub commit: Option<String>,
+    /// The signed note over the content, verified when it came.
+    pub signature: Option<String>,
+}
+
+/// Whether a text names a commit: 7 to 64 lower-case hex digits, with [`DIRTY`] behind them
+/// where the checkout was changed since.
+pub fn is_commit(text: &str) -> bool {
+    let hex = text.strip_suffix(DIRTY).unwrap_or(text);
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    COMMIT_HEX.contains(&hex.len()) && hex.bytes().all(digit)
+}
+
 /// What is known of a revision without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevisionMeta {
@@ -114,6 +139,12 @@ pub struct RevisionMeta {
     pub policies: u32,
     /// The gates that it passed: server, Cedar and built-in schema.
     pub gates: String,
+    /// Where its content comes from.
+    pub provenance: Provenance,
+    /// The epoch of the state that it was applied over: revision, entities and agents.
+    pub base_epoch: u64,
+    /// Of a rollback: the revision whose content it brought back, itself no rollback.
+    pub restores: Option<u64>,
 }
 
 /// A revision that is to be applied: what changes against the one before. Its author made
@@ -144,4 +175,28 @@ pub struct RevisionNews {
     pub since: u64,
     /// What is different, by kind and name.
     pub changes: Vec<FileChange<Digest>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_hex_and_perhaps_dirty() {
+        for good in ["0123abc", &"f".repeat(64), "0123abc-dirty"] {
+            assert!(is_commit(good), "{good}");
+        }
+        let long = "f".repeat(65);
+        for bad in [
+            "",
+            "012345",
+            "-dirty",
+            "0123ABC",
+            "0123abg",
+            "0123abc-dirt",
+            &long,
+        ] {
+            assert!(!is_commit(bad), "{bad}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::identity::registry::{Caller, Credential};
 use crate::model::{
     AccessRequest, Decision, EntityUid, EventType, Principal, PrincipalKind, Standing,
 };
-use crate::pdp::{ATTEMPTS_MAX, Act, PdpError, contained, evaluate, facts, permission};
+use crate::pdp::{ATTEMPTS_MAX, Act, PdpError, contained, facts};
 use crate::policy::{Explanation, Parties as _, Permission};
 use crate::replica::State;
 
@@ -85,13 +85,12 @@ impl Operations {
                             None => told,
                             // Its policies are those that the caller meets.
                             Some(_) => Explanation {
-                                verdict: evaluate(
-                                    compiled,
-                                    &state.pip(),
+                                verdict: (compiled.evaluate_chain(
                                     &caller.principal,
                                     request,
                                     &facts,
-                                )?
+                                    &state.pip(),
+                                )?)
                                 .0,
                                 ..told
                             },
@@ -272,7 +271,9 @@ impl Page {
                 Query::Resources { .. } => request.resource.clone_from(uid),
             }
             let facts = facts(&self.state, &self.caller, &self.credential, &request, now);
-            let permission = permission(compiled, &self.state, &self.caller, &request, &facts)?;
+            let pip = self.state.pip();
+            let principal = &self.caller.principal;
+            let permission = compiled.permission_chain(principal, &request, &facts, &pip)?;
             if permission != Permission::No {
                 let conditional = permission == Permission::Conditional;
                 let (action, resource) = (request.action.clone(), request.resource.clone());

@@ -250,7 +250,9 @@ impl Operations {
         now: OffsetDateTime,
     ) -> Result<Grant, GrantError> {
         let grant = self.pdp.tokens.verify_grant(grant, now)?;
-        let parties = std::iter::once(&grant.subject).chain(&grant.actors);
+        let holder = TokenParty::registered(PrincipalKind::Agent, &grant.may_act);
+        // What the one that it names got is a grant, too.
+        let parties = [&grant.subject, &holder].into_iter().chain(&grant.actors);
         if state.registry.is_void(&grant.id, parties, grant.issue_time) {
             return Err(TokenError::Void.into());
         }
@@ -365,13 +367,23 @@ fn shrink(held: &[String], asked: &[String]) -> Option<Vec<String>> {
     let covered = |entry: &String| {
         held.is_empty()
             || held.iter().any(|whole| {
+                let on_a_resource = || entry.strip_prefix(whole.as_str());
                 entry == whole
-                    || entry
-                        .strip_prefix(whole.as_str())
-                        .is_some_and(|rest| rest.starts_with(':') && !rest.starts_with("::"))
+                    || names_no_resource(whole)
+                        && on_a_resource()
+                            .is_some_and(|rest| rest.starts_with(':') && !rest.starts_with("::"))
             })
     };
     asked.iter().all(covered).then(|| asked.to_vec())
+}
+
+/// Whether an entry of a scope is an action alone. The id of a resource may have colons:
+/// `read:a` covers the resource `a`, and not `a:b`.
+fn names_no_resource(entry: &str) -> bool {
+    let mut names = entry.split("::");
+    let plain = names.all(|name| !name.is_empty() && !name.contains(':'));
+    let ty = entry.rsplit_once("::").map(|(ty, _)| ty);
+    plain && ty.is_none_or(|ty| ty == "Action" || ty.ends_with("::Action"))
 }
 
 /// A scope of the API: sorted, each entry once, none with a blank.
@@ -437,12 +449,20 @@ mod tests {
         yes(&["read"], &[], &["read"]);
         yes(&["read", "write:7"], &["read:x"], &["read:x"]);
         yes(&["write:7"], &["write:7"], &["write:7"]);
+        yes(
+            &["Shop::Action::refund"],
+            &["Shop::Action::refund:7:x"],
+            &["Shop::Action::refund:7:x"],
+        );
         for (held, asked) in [
             (&["read"][..], &["write"][..]),
             (&["read:x"], &["read"]),
             (&["read:x"], &["read:y"]),
             (&["read:x"], &["read:x", "read:y"]),
             (&["rea"], &["read"]),
+            (&["read:x"], &["read:x:y"]),
+            (&["Shop::Action::refund:7"], &["Shop::Action::refund:7:x"]),
+            (&["read:a::Action::b"], &["read:a::Action::b:c"]),
             (&["Shop"], &["Shop::Action::refund"]),
         ] {
             assert_eq!(shrunk(held, asked), None, "{held:?} {asked:?}");

@@ -91,6 +91,10 @@ impl Operations {
             Ok(identity) => identity,
             Err(error) => return Err(self.refuse_identity(credential, error, now).await?),
         };
+        let thumbprint = proof.as_ref().map(|proof| &proof.thumbprint);
+        if let Err(error) = identity.require_key(thumbprint) {
+            return Err(self.refuse_identity(credential, error.into(), now).await?);
+        }
         let party = TokenParty {
             kind: identity.kind,
             id: identity.id,

@@ -8,23 +8,31 @@ pub(crate) mod authentication;
 pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod delegation;
+pub(crate) mod diff;
 pub(crate) mod entities;
+pub(crate) mod fleet;
 pub(crate) mod issuers;
 pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod policies;
+mod policy_tests;
 pub(crate) mod profile;
 pub(crate) mod proofs;
 pub(crate) mod proposals;
 pub(crate) mod replay;
 pub(crate) mod revocation;
+mod rollback;
+pub(crate) mod submission;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use time::Duration;
+use uuid::Uuid;
 
 use self::issuers::Issuers;
+use self::watch::Watches;
 use crate::audit::checkpoint::VerifierKey;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::CaError;
@@ -35,7 +43,7 @@ use crate::identity::registry::Credential;
 use crate::identity::token::TokenError;
 use crate::model::{AccessRequest, Decision, EntityUid, Principal, PrincipalKind, Standing};
 use crate::pdp::{Pdp, PdpError, permitted};
-use crate::policy::Diagnostic;
+use crate::policy::{Diagnostic, Signing};
 use crate::replica::State;
 use crate::store::{SharedStore, StoreError};
 
@@ -57,6 +65,12 @@ pub(crate) struct Operations {
     pub(crate) delegation_depth_max: usize,
     /// Whether a policy set needs somebody else's approval.
     pub(crate) four_eyes: bool,
+    /// Whose signatures a policy set needs or may have.
+    pub(crate) signing: Arc<Signing>,
+    /// Streams of revisions.
+    pub(crate) watches: Arc<Watches>,
+    /// What this process is called among the replicas.
+    pub(crate) replica_id: Uuid,
     /// How long issued certificates are good for, at most.
     pub(crate) certificate_lifetime_max: Duration,
     /// How often a key may be recovered after its certificate has ended.
@@ -98,6 +112,16 @@ pub(crate) enum OperationError {
     /// The stored log is not what was signed.
     #[error("the log is not what was signed: {0}; see what `zta audit verify` says")]
     LogAltered(String),
+    /// A documented limit is exceeded.
+    #[error("{name}: {size} is over the limit of {max}")]
+    Limit {
+        /// The limit's name.
+        name: &'static str,
+        /// How much there is.
+        size: usize,
+        /// How much there may be.
+        max: usize,
+    },
     /// There is no such agent.
     #[error("there is no agent `{0}`")]
     AgentNotFound(String),
@@ -145,7 +169,8 @@ pub(crate) enum OperationError {
     NoLongerPermitted,
     /// The candidate would lock out its author.
     #[error(
-        "under these policies you could not apply the next ones; permit `apply_policy` to your role"
+        "under these policies you could not apply the next ones; permit `apply_policy` to your \
+         role, or whatever else you have asked for"
     )]
     Lockout,
     /// The CA could not sign.

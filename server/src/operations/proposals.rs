@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
 
-use super::policies::{Candidate, refused};
+use super::submission::{Candidate, Submission, provenance_detail, refused};
 use super::{OperationError, Operations, allowed, detail, text_field};
 use crate::identity::registry::{Caller, Credential};
 use crate::model::event::to_micros;
@@ -25,15 +25,11 @@ impl Operations {
     pub(crate) async fn propose_policy(
         &self,
         credential: &Credential,
-        candidate: Candidate,
-        expected: u64,
-        message: String,
+        submission: Submission,
     ) -> Result<(ProposalMeta, Vec<Diagnostic>, Decision), OperationError> {
-        text_field("message", &message, 4096)?;
+        submission.require_fields()?;
         let request = AccessRequest::new(EntityUid::action("propose_policy"), self.zone());
-        let passed = self
-            .pass(credential, &request, candidate, expected, message)
-            .await?;
+        let passed = self.pass(credential, &request, submission).await?;
         let proposed = Mutex::new(None);
         // The number is taken outside of the transaction, which refuses one that is gone.
         for attempt in 1.. {
@@ -53,15 +49,18 @@ impl Operations {
                         content_sha256: passed.sha256,
                         policies: passed.compiled.policy_count(),
                         decided_by: None,
+                        provenance: passed.provenance.clone(),
                     };
                     *proposed.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta.clone());
+                    let mut detail = detail([
+                        ("proposal", json!(number.to_string())),
+                        ("base_revision", json!(passed.expected.to_string())),
+                        ("content_sha256", json!(hex::encode(passed.sha256))),
+                        ("message", json!(passed.message)),
+                    ]);
+                    provenance_detail(&passed.provenance, &mut detail);
                     Ok(Act {
-                        detail: detail([
-                            ("proposal", json!(number.to_string())),
-                            ("base_revision", json!(passed.expected.to_string())),
-                            ("content_sha256", json!(hex::encode(passed.sha256))),
-                            ("message", json!(passed.message)),
-                        ]),
+                        detail,
                         change: Some(Change::Propose(Box::new(Proposal {
                             meta,
                             changes: passed.changes.clone(),
@@ -94,20 +93,23 @@ impl Operations {
         let proposal = match self.store.proposal(number).await? {
             Some(proposal) if proposal.meta.state == ProposalState::Open => proposal,
             Some(Proposal { meta, .. }) => {
-                let decided = Conflict::ProposalDecided(meta.state);
-                return Err(self.fail(credential, &request, &decided).await);
+                let decided = || PdpError::Conflict(Conflict::ProposalDecided(meta.state));
+                return Err(self.fail(credential, &request, decided).await);
             }
             None => {
-                let unknown = Conflict::ProposalNotFound;
-                return Err(self.fail(credential, &request, &unknown).await);
+                let unknown = || PdpError::Conflict(Conflict::ProposalNotFound);
+                return Err(self.fail(credential, &request, unknown).await);
             }
         };
         let meta = proposal.meta.clone();
-        let candidate = Candidate::Patch(self.patch(proposal).await?);
-        let (expected, message) = (meta.base_revision, meta.message.clone());
-        let passed = self
-            .pass(credential, &request, candidate, expected, message)
-            .await?;
+        let submission = Submission {
+            candidate: Candidate::Patch(self.patch(proposal).await?),
+            expected: meta.base_revision,
+            message: meta.message.clone(),
+            provenance: meta.provenance.clone(),
+            restores: None,
+        };
+        let passed = self.pass(credential, &request, submission).await?;
         // The same files make the same content; anything else is a damaged database.
         if passed.sha256 != meta.content_sha256 {
             let what = format!("proposal {number} is not what was proposed");
@@ -196,23 +198,10 @@ impl Operations {
             match kind {
                 FileKind::Policy => patch.put_policies.push(file),
                 FileKind::Schema => patch.put_schemas.push(file),
+                FileKind::Test => patch.put_tests.push(file),
             }
         }
         Ok(patch)
-    }
-
-    /// Who may not approve does not learn which proposals there are.
-    async fn fail(
-        &self,
-        credential: &Credential,
-        request: &AccessRequest,
-        conflict: &Conflict,
-    ) -> OperationError {
-        let fail = |_: &_, _: &Caller, _| Err(PdpError::Conflict(conflict.clone()));
-        match self.pdp.operate(credential, request, &fail).await {
-            Ok(denied) => OperationError::Denied(Box::new(denied)),
-            Err(error) => error.into(),
-        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::policies::{Candidate, blocking, gates, source_of};
+use super::policies::{blocking, source_of};
+use super::submission::{Candidate, gates};
 use super::{OperationError, Operations};
 use crate::identity::registry::Credential;
 use crate::model::{AccessRequest, EntityUid, EventType};
@@ -214,7 +215,7 @@ type Job = (RecordedDecision, Option<Arc<Past>>);
 
 impl Run {
     async fn page(&mut self, events: Vec<StoredEvent>) -> Result<(), OperationError> {
-        let read = move || parallel(&events, PARALLEL_MIN, |event| recorded::read(event));
+        let read = move || parallel(&events, PARALLEL_MIN, recorded::read);
         let mut jobs: Vec<Job> = Vec::new();
         let mut past = self.past.clone().map(Arc::new);
         for decision in blocking(read).await? {

@@ -2,7 +2,6 @@
 
 use serde_json::{Map, json};
 
-use super::chain::Denier;
 use super::{Act, Made, Pdp, PdpError, Scene};
 use crate::audit::{AppendError, Appended, Record};
 use crate::model::arguments::Arguments;
@@ -11,7 +10,7 @@ use crate::model::event::Inputs;
 use crate::model::{
     AccessRequest, Delegation, EntityUid, Event, EventType, GivenEntity, Principal,
 };
-use crate::policy::Facts;
+use crate::policy::{Denier, Facts};
 
 impl Pdp {
     /// One decision, with the change that it permits.

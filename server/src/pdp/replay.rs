@@ -7,7 +7,6 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::chain::evaluate;
 use super::recorded::{NotReplayable, Outcome, RecordedDecision};
 use crate::model::{EntityUid, Party, PartyVersion, Verdict};
 use crate::policy::{Compiled, EntityMap, Facts, Parties, Pip, PolicyError};
@@ -59,7 +58,7 @@ pub(crate) fn decide_again(
         stored: &past.entities,
         parties: past,
     };
-    match evaluate(candidate, &pip, &decision.principal, request, &facts) {
+    match candidate.evaluate_chain(&decision.principal, request, &facts, &pip) {
         Ok((verdict, _)) => outcome(verdict),
         // The candidate does not have the action, say.
         Err(PolicyError::ActionUnknown(_) | PolicyError::ResourceType { .. }) => not_decided(),

@@ -6,7 +6,7 @@
 //! policy with the same text. So the cost of a change is that of the files in it, not of
 //! the whole set. What is left is spread over the cores.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr as _;
 use std::sync::Arc;
 
@@ -65,10 +65,31 @@ impl Compiled {
         &self.source
     }
 
+    /// Its policies that another set does not hold, or holds under another schema.
+    pub(super) fn unproven(&self, before: Option<&Self>) -> Vec<&Arc<Entry>> {
+        let known = before.filter(|b| Arc::ptr_eq(&b.vocabulary, &self.vocabulary));
+        unproven(&self.files, known)
+    }
+
     /// Whether it holds this very policy.
     fn holds(&self, entry: &Arc<Entry>) -> bool {
         let own = self.policies.get(entry.id());
         own.is_some_and(|own| Arc::ptr_eq(own, entry))
+    }
+
+    /// All policies with file and line, in the order of files and lines.
+    pub(super) fn placed(&self) -> impl Iterator<Item = (&str, u32, &Arc<Entry>)> {
+        self.files.iter().flat_map(|(name, file)| {
+            let policies = file.policies.iter();
+            policies.map(|(line, entry)| (name.as_str(), *line, entry))
+        })
+    }
+
+    /// The names of all obligations of its policies, sorted, each once.
+    pub(super) fn obligations(&self) -> Vec<String> {
+        let names = self.placed().flat_map(|(_, _, entry)| &entry.obligations);
+        let names: BTreeSet<&String> = names.collect();
+        names.into_iter().cloned().collect()
     }
 
     /// The file and the line in which a policy begins. Looks through all files.
@@ -134,15 +155,8 @@ fn build(
     let files = files(&source.policies, before)?;
     let policies = index(&files, before)?;
     let known = before.filter(|_| same_schema);
-    let unproven: Vec<&Arc<Entry>> = files
-        .iter()
-        .filter(|(name, file)| !known.is_some_and(|k| shares(&k.files, name, file)))
-        .flat_map(|(_, file)| &file.policies)
-        .map(|(_, entry)| entry)
-        .filter(|entry| !known.is_some_and(|k| k.holds(entry)))
-        .collect();
     let mut warnings = match types {
-        true => validate(&vocabulary, &unproven, &files)?,
+        true => validate(&vocabulary, &unproven(&files, known), &files)?,
         false => Vec::new(),
     };
     if let Some(known) = known {
@@ -159,20 +173,35 @@ fn build(
     })
 }
 
-fn within_limits(source: &PolicySource, before: Option<&Compiled>) -> Result<(), Vec<Diagnostic>> {
-    let files = source.policies.iter().chain(&source.schemas);
-    let bytes: usize = files.clone().map(|f| f.text().len()).sum();
+/// The policies of files that a set with the same schema does not hold.
+fn unproven<'f>(files: &'f Files, known: Option<&Compiled>) -> Vec<&'f Arc<Entry>> {
+    files
+        .iter()
+        .filter(|(name, file)| !known.is_some_and(|k| shares(&k.files, name, file)))
+        .flat_map(|(_, file)| &file.policies)
+        .map(|(_, entry)| entry)
+        .filter(|entry| !known.is_some_and(|k| k.holds(entry)))
+        .collect()
+}
+
+pub(super) fn within_limits(
+    source: &PolicySource,
+    before: Option<&Compiled>,
+) -> Result<(), Vec<Diagnostic>> {
+    let cedar = source.policies.iter().chain(&source.schemas);
+    let files: Vec<&SourceFile> = source.files().map(|(_, file)| file).collect();
+    let bytes: usize = files.iter().map(|f| f.text().len()).sum();
     let mut errors = Vec::new();
     if bytes > SOURCE_BYTES_MAX {
         let message =
             format!("the files have {bytes} bytes, at most {SOURCE_BYTES_MAX} are allowed");
         errors.push(plain(message, ""));
     }
-    if files.clone().count() > FILES_MAX {
+    if files.len() > FILES_MAX {
         errors.push(plain(format!("there are more than {FILES_MAX} files"), ""));
     }
     let mut names = HashSet::new();
-    for file in files.clone() {
+    for file in files {
         if file.name.is_empty() || file.name.len() > 255 || file.name.chars().any(char::is_control)
         {
             errors.push(plain(
@@ -184,7 +213,7 @@ fn within_limits(source: &PolicySource, before: Option<&Compiled>) -> Result<(),
             errors.push(plain(message, "give each file its own name"));
         }
     }
-    for file in files {
+    for file in cedar {
         if before
             .and_then(|b| b.files.get(&file.name))
             .is_some_and(|f| f.sha256 == *file.sha256())
@@ -378,7 +407,7 @@ fn valid_policy_id(id: &str) -> bool {
 }
 
 /// Why a file cannot be parsed, with the places in it.
-fn whole_file_errors(file: &SourceFile) -> Vec<Diagnostic> {
+pub(super) fn whole_file_errors(file: &SourceFile) -> Vec<Diagnostic> {
     match PolicySet::from_str(file.text()) {
         Err(errors) => errors.iter().map(|e| located(file, e)).collect(),
         Ok(set) if set.num_of_templates() > 0 => vec![Diagnostic {

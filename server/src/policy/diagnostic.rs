@@ -17,6 +17,8 @@ pub struct Diagnostic {
     pub help: String,
     /// The policy's `@id`, if it concerns one.
     pub policy_id: String,
+    /// The name of the lint that found it; empty for what is no lint.
+    pub lint: String,
 }
 
 /// A problem without a place.
@@ -41,7 +43,7 @@ pub(super) fn located(file: &SourceFile, error: &dyn miette::Diagnostic) -> Diag
         column,
         message: error.to_string(),
         help: error.help().map(|h| h.to_string()).unwrap_or_default(),
-        policy_id: String::new(),
+        ..Diagnostic::default()
     }
 }
 

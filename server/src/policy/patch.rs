@@ -13,6 +13,8 @@ pub struct PolicyPatch {
     pub put_policies: Vec<SourceFile>,
     /// Schema files likewise.
     pub put_schemas: Vec<SourceFile>,
+    /// Test files likewise.
+    pub put_tests: Vec<SourceFile>,
     /// Names of files that go.
     pub delete_files: Vec<String>,
 }
@@ -42,6 +44,7 @@ impl PolicyPatch {
                 match kind {
                     FileKind::Policy => patch.put_policies.push(file.clone()),
                     FileKind::Schema => patch.put_schemas.push(file.clone()),
+                    FileKind::Test => patch.put_tests.push(file.clone()),
                 }
             }
         }
@@ -55,8 +58,8 @@ impl PolicyPatch {
     /// # Errors
     /// See [`PatchError`].
     pub fn apply(self, before: &PolicySource) -> Result<PolicySource, PatchError> {
-        let put = self.put_policies.iter().chain(&self.put_schemas);
-        let names: Vec<&String> = put
+        let names: Vec<&String> = self
+            .put()
             .map(|file| &file.name)
             .chain(&self.delete_files)
             .collect();
@@ -75,9 +78,17 @@ impl PolicyPatch {
             kept.cloned().collect()
         };
         let (mut policies, mut schemas) = (kept(&before.policies), kept(&before.schemas));
+        let mut tests = kept(&before.tests);
         policies.extend(self.put_policies);
         schemas.extend(self.put_schemas);
-        Ok(PolicySource::new(policies, schemas))
+        tests.extend(self.put_tests);
+        Ok(PolicySource::new(policies, schemas).with_tests(tests))
+    }
+
+    /// All files that it puts.
+    pub fn put(&self) -> impl Iterator<Item = &SourceFile> {
+        let policies = self.put_policies.iter().chain(&self.put_schemas);
+        policies.chain(&self.put_tests)
     }
 }
 
@@ -94,6 +105,11 @@ mod tests {
         PolicySource::new(files(policies), files(schemas))
     }
 
+    fn tested(tests: &[(&str, &str)]) -> PolicySource {
+        let files = tests.iter().map(|(n, t)| file(n, t)).collect();
+        set(&[("a", "1")], &[]).with_tests(files)
+    }
+
     #[test]
     fn a_patch_and_the_changes_lead_from_one_set_to_another() {
         let sets = [
@@ -102,6 +118,8 @@ mod tests {
             set(&[("b", "2"), ("a", "1"), ("c", "4")], &[]),
             set(&[("a", "9")], &[("s", "3"), ("b", "2")]),
             set(&[("s", "3")], &[("a", "1")]),
+            tested(&[("a.test.yaml", "5"), ("s", "3")]),
+            tested(&[("b", "2")]),
         ];
         for before in &sets {
             for after in &sets {

@@ -449,3 +449,4 @@ fn actions(constraint: &ActionConstraint) -> Vec<Constraint<'_>> {
 
 #[cfg(test)]
 mod tests;
+mod weaker;

@@ -18,11 +18,13 @@ pub struct PolicySource {
     pub policies: Vec<SourceFile>,
     /// `*.cedarschema` files, sorted by name.
     pub schemas: Vec<SourceFile>,
+    /// `*.test.yaml` and `*.test.json` files, sorted by name.
+    pub tests: Vec<SourceFile>,
 }
 
 impl PolicySource {
-    /// The `*.cedar` and `*.cedarschema` files of folders, sorted by name. Of several
-    /// folders each file's name begins with its folder's.
+    /// The `*.cedar`, `*.cedarschema`, `*.test.yaml` and `*.test.json` files of folders,
+    /// sorted by name. Of several folders each file's name begins with its folder's.
     ///
     /// # Errors
     /// A folder or file that cannot be read, or no policy at all.
@@ -44,22 +46,36 @@ impl PolicySource {
     }
 
     fn sort(&mut self) {
-        for files in [&mut self.policies, &mut self.schemas] {
+        for files in [&mut self.policies, &mut self.schemas, &mut self.tests] {
             files.sort_by(|a, b| a.name.cmp(&b.name));
         }
     }
 
     /// From files in any order.
     pub fn new(policies: Vec<SourceFile>, schemas: Vec<SourceFile>) -> Self {
-        let mut source = Self { policies, schemas };
+        let mut source = Self {
+            policies,
+            schemas,
+            tests: Vec::new(),
+        };
         source.sort();
         source
+    }
+
+    /// The same with these test files, given in any order.
+    #[must_use]
+    pub fn with_tests(mut self, tests: Vec<SourceFile>) -> Self {
+        self.tests = tests;
+        self.sort();
+        self
     }
 
     /// All files, policies first.
     pub fn files(&self) -> impl Iterator<Item = (FileKind, &SourceFile)> {
         let policies = self.policies.iter().map(|f| (FileKind::Policy, f));
-        policies.chain(self.schemas.iter().map(|f| (FileKind::Schema, f)))
+        let schemas = self.schemas.iter().map(|f| (FileKind::Schema, f));
+        let tests = self.tests.iter().map(|f| (FileKind::Test, f));
+        policies.chain(schemas).chain(tests)
     }
 
     /// The names and digests of all files, policies first.
@@ -108,6 +124,7 @@ impl PolicySource {
         let mut put = |kind, file| match kind {
             FileKind::Policy => next.policies.push(file),
             FileKind::Schema => next.schemas.push(file),
+            FileKind::Test => next.tests.push(file),
         };
         for (kind, file) in self.files() {
             match changed.remove(&(kind, file.name.clone())) {
@@ -127,12 +144,13 @@ impl PolicySource {
         let unreadable = |path: &Path, e| format!("cannot read `{}`: {e}", path.display());
         for entry in std::fs::read_dir(folder).map_err(|e| unreadable(folder, e))? {
             let path = entry.map_err(|e| unreadable(folder, e))?.path();
-            let files = match path.extension().and_then(|e| e.to_str()) {
-                Some("cedar") => &mut self.policies,
-                Some("cedarschema") => &mut self.schemas,
-                _ => continue,
-            };
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            let files = match name.as_deref().and_then(kind_of) {
+                Some(FileKind::Policy) => &mut self.policies,
+                Some(FileKind::Schema) => &mut self.schemas,
+                Some(FileKind::Test) => &mut self.tests,
+                None => continue,
+            };
             let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, e))?;
             let name = format!("{prefix}{}", name.unwrap_or_default());
             files.push(SourceFile::new(name, text));
@@ -141,15 +159,32 @@ impl PolicySource {
     }
 }
 
+/// What a file of a policy folder is, by its name; `None`: no part of the policy set.
+fn kind_of(name: &str) -> Option<FileKind> {
+    let ends = |end: &str| name.ends_with(end);
+    if ends(".cedar") {
+        Some(FileKind::Policy)
+    } else if ends(".cedarschema") {
+        Some(FileKind::Schema)
+    } else if ends(".test.yaml") || ends(".test.json") {
+        Some(FileKind::Test)
+    } else {
+        None
+    }
+}
+
 /// The policies of a first start: the files of `policies/` in the repository.
 pub fn builtin_source() -> PolicySource {
-    PolicySource {
-        policies: vec![
-            SourceFile::new("admin.cedar", include_str!("../../../policies/admin.cedar")),
-            SourceFile::new("base.cedar", include_str!("../../../policies/base.cedar")),
-        ],
-        schemas: Vec::new(),
-    }
+    let policies = vec![
+        SourceFile::new("admin.cedar", include_str!("../../../policies/admin.cedar")),
+        SourceFile::new("base.cedar", include_str!("../../../policies/base.cedar")),
+    ];
+    // Not those of the administrators' roles: who is given which is for each installation.
+    let tests = vec![SourceFile::new(
+        "base.test.yaml",
+        include_str!("../../../policies/base.test.yaml"),
+    )];
+    PolicySource::new(policies, Vec::new()).with_tests(tests)
 }
 
 /// SHA-256 over the content: each file's kind, name and text's SHA-256 in the order of the

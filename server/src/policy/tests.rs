@@ -21,6 +21,7 @@ fn source(policy: &str) -> PolicySource {
     PolicySource {
         policies: vec![SourceFile::new("a.cedar", policy)],
         schemas: vec![SourceFile::new("a.cedarschema", SCHEMA)],
+        tests: Vec::new(),
     }
 }
 
@@ -133,4 +134,60 @@ fn a_policy_that_nests_deeper_than_a_stack_is_refused() {
             assert!(error.contains("nests"), "{error}");
         }
     }
+}
+
+/// Whether a person with this one role may do something to the server, under the policies of
+/// a first start.
+fn may(role: &str, action: &str) -> bool {
+    let compiled = compile(&super::builtin_source(), None).expect("the policy set compiles");
+    let principal = Principal {
+        kind: PrincipalKind::User,
+        id: "spiffe://zta.local#p".to_owned(),
+        name: "p".to_owned(),
+        roles: vec![role.to_owned()],
+        owner: String::new(),
+        zone: String::new(),
+        attributes: std::sync::Arc::default(),
+        state: Standing::Active,
+        instance: None,
+    };
+    let facts = Facts {
+        delegation: None,
+        now: OffsetDateTime::UNIX_EPOCH,
+        source: None,
+        authentication_method: "mtls",
+        authentication_age_seconds: 0,
+        resource: None,
+    };
+    let zone = EntityUid::new("ZTA::Zone", "zta.local");
+    let request = AccessRequest::new(EntityUid::action(action), zone);
+    let pip = Pip {
+        stored: &EntityMap::default(),
+        parties: &(),
+    };
+    let verdict = compiled.evaluate(&principal, &request, &facts, &pip);
+    verdict.expect("the request is in the schema").effect() == crate::model::Effect::Allow
+}
+
+#[test]
+fn who_rolls_back_and_who_looks_at_the_fleet_is_told_by_role() {
+    let roles = [
+        "administrator",
+        "operator",
+        "approver",
+        "author",
+        "auditor",
+        "x",
+    ];
+    let who = |action| roles.map(|role| may(role, action));
+    assert_eq!(
+        who("rollback_policy"),
+        [true, true, true, false, false, false]
+    );
+    assert_eq!(who("read_status"), [true, true, true, true, true, false]);
+    assert_eq!(who("read_policy"), [true, true, true, true, true, false]);
+    assert_eq!(
+        who("apply_policy"),
+        [true, false, false, true, false, false]
+    );
 }

@@ -20,6 +20,7 @@ pub use proofs::{ProofStore, SigningTurn, StoredTile, TILE_WIDTH, TILES_MAX, Til
 
 use crate::model::event::Inputs;
 use crate::model::proposal::{Proposal, ProposalMeta};
+use crate::model::replica::{Fleet, ReplicaRecord};
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
     AgentRecord, AuthorityRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage,
@@ -300,6 +301,18 @@ pub trait EntityStore: Send + Sync {
     ) -> Result<Vec<StoredEntity>, StoreError>;
 }
 
+/// What replicas tell of themselves. Not part of the log: nothing is decided by it.
+#[async_trait]
+pub trait ReplicaStore: Send + Sync {
+    /// Writes a replica's own row.
+    async fn put_replica(&self, replica: &ReplicaRecord) -> Result<(), StoreError>;
+    /// The newest revision and the replicas, in one snapshot: at most `limit`, those that
+    /// were seen last.
+    async fn fleet(&self, limit: u32) -> Result<Fleet, StoreError>;
+    /// Forgets those that were seen last before `time`; how many.
+    async fn forget_replicas(&self, time: OffsetDateTime) -> Result<u64, StoreError>;
+}
+
 /// Small secrets and facts of the deployment: wrapped keys, the CA certificate.
 #[async_trait]
 pub trait BlobStore: Send + Sync {
@@ -312,7 +325,14 @@ pub trait BlobStore: Send + Sync {
 /// A whole store.
 #[async_trait]
 pub trait Store:
-    AuditStore + ProofStore + RegistryStore + CertificateStore + PolicyStore + EntityStore + BlobStore
+    AuditStore
+    + ProofStore
+    + RegistryStore
+    + CertificateStore
+    + PolicyStore
+    + EntityStore
+    + ReplicaStore
+    + BlobStore
 {
     /// Brings the schema up to date.
     async fn migrate(&self) -> Result<(), StoreError>;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{PreparedEvent, StoreError, StoredTile, TILE_WIDTH, TileId};
 use crate::model::proposal::{NewProposal, ProposalState};
-use crate::model::revision::{Digest, FileChange, FileDigest, FileKind, NewRevision};
+use crate::model::revision::{Digest, FileChange, FileDigest, FileKind, NewRevision, Provenance};
 use crate::model::{
     AgentRecord, Change, Conflict, EntityCursor, EntityPage, EntityUid, EntityVersion, Instance,
     SourceFile, StoredEntity,
@@ -164,7 +164,10 @@ fn refuse_instance(instance: &Instance) -> Result<(), StoreError> {
 fn refuse_revision(revision: &NewRevision) -> Result<(), StoreError> {
     let meta = &revision.meta;
     stored_number(meta.number)?;
+    stored_number(meta.base_epoch)?;
+    stored_number(meta.restores.unwrap_or(0))?;
     refuse_nul([&meta.message])?;
+    refuse_provenance(&meta.provenance)?;
     [Some(&meta.author), meta.approver.as_ref()]
         .into_iter()
         .flatten()
@@ -177,8 +180,17 @@ fn refuse_proposal(proposal: &NewProposal) -> Result<(), StoreError> {
     stored_number(meta.number)?;
     stored_number(meta.base_revision)?;
     refuse_nul([&meta.message])?;
+    refuse_provenance(&meta.provenance)?;
     meta.authors.iter().try_for_each(refuse_uid)?;
     refuse_changes(&proposal.changes)
+}
+
+fn refuse_provenance(provenance: &Provenance) -> Result<(), StoreError> {
+    refuse_nul(
+        [&provenance.commit, &provenance.signature]
+            .into_iter()
+            .flatten(),
+    )
 }
 
 fn refuse_changes(changes: &[FileChange<SourceFile>]) -> Result<(), StoreError> {

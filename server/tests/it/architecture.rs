@@ -10,8 +10,10 @@ const FILE_LINES_MAX: usize = 500;
 
 /// Outside crates that may be named in one place only. The command line is no part of the
 /// library: it talks to a server like any client.
-const HOMES: [(&[&str], &[&str]); 5] = [
+const HOMES: [(&[&str], &[&str]); 7] = [
     (&["cedar_policy", "cedar_policy_core"], &["policy"]),
+    (&["similar"], &["policy"]),
+    (&["serde_saphyr"], &["policy"]),
     (&["sqlx"], &["store"]),
     (
         &[

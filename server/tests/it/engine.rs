@@ -75,7 +75,7 @@ async fn shop() -> (Server, Client, Client) {
         patch: Some(v1::PolicyPatch {
             put_policies: vec![file("shop.cedar", POLICIES)],
             put_schemas: vec![file("shop.cedarschema", SCHEMA)],
-            delete_files: Vec::new(),
+            ..Default::default()
         }),
         expected_revision: 1,
         message: "the shop".to_owned(),

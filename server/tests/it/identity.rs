@@ -1,6 +1,7 @@
 //! Who is asking: enrolment, certificates, challenges, tokens, and what becomes of an
 //! agent that is contained.
 
+mod attack;
 mod certificates;
 mod contain;
 mod continuous;

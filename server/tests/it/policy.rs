@@ -2,10 +2,20 @@
 //! exactly Cedar.
 
 mod corpus;
+mod diff;
+mod export;
 mod four_eyes;
+mod friday;
 mod gates;
+mod lint;
 mod patch;
+mod provenance;
 pub(crate) mod replay;
+mod rollback;
+mod signed;
+mod status;
+mod tested;
+mod watch;
 
 use zta_client::{Client, v1};
 

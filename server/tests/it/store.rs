@@ -15,6 +15,7 @@ mod proofs;
 mod proposals;
 mod queries;
 mod rate;
+mod replicas;
 mod revisions;
 mod support;
 mod units;
@@ -65,6 +66,7 @@ fn cases() -> Vec<Case> {
         case("revisions::a_large_one", revisions::a_large_one),
         case("proposals::decided_once", proposals::decided_once),
         case("proposals::bounded", proposals::bounded),
+        case("replicas::told_and_forgotten", replicas::told_and_forgotten),
         case("changes::the_feed", changes::the_feed),
         case("changes::void_tokens", changes::void_tokens),
         case("changes::look_alike_agents", changes::look_alike_agents),

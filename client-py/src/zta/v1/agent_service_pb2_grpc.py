@@ -144,8 +144,8 @@ class AgentServiceServicer(object):
 
     def Renew(self, request, context):
         """The certificate of the next generation for the key of this connection's client
-        certificate. Asked again because the answer was lost, it gives that generation again.
-        A certificate whose successor has been used is a copy's: the key is locked.
+        certificate. Asked again because the answer was lost, it gives another one.
+        Once one of them has been used, an older certificate is a copy's: the key is locked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

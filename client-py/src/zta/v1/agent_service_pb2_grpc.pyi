@@ -54,8 +54,8 @@ class AgentServiceStub:
         zta.v1.agent_service_pb2.RenewResponse,
     ]
     """The certificate of the next generation for the key of this connection's client
-    certificate. Asked again because the answer was lost, it gives that generation again.
-    A certificate whose successor has been used is a copy's: the key is locked.
+    certificate. Asked again because the answer was lost, it gives another one.
+    Once one of them has been used, an older certificate is a copy's: the key is locked.
     """
 
     Recover: grpc.UnaryUnaryMultiCallable[
@@ -154,8 +154,8 @@ class AgentServiceAsyncStub:
         zta.v1.agent_service_pb2.RenewResponse,
     ]
     """The certificate of the next generation for the key of this connection's client
-    certificate. Asked again because the answer was lost, it gives that generation again.
-    A certificate whose successor has been used is a copy's: the key is locked.
+    certificate. Asked again because the answer was lost, it gives another one.
+    Once one of them has been used, an older certificate is a copy's: the key is locked.
     """
 
     Recover: grpc.aio.UnaryUnaryMultiCallable[
@@ -264,8 +264,8 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.agent_service_pb2.RenewResponse, collections.abc.Awaitable[zta.v1.agent_service_pb2.RenewResponse]]:
         """The certificate of the next generation for the key of this connection's client
-        certificate. Asked again because the answer was lost, it gives that generation again.
-        A certificate whose successor has been used is a copy's: the key is locked.
+        certificate. Asked again because the answer was lost, it gives another one.
+        Once one of them has been used, an older certificate is a copy's: the key is locked.
         """
 
     @abc.abstractmethod

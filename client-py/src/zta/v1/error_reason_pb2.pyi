@@ -127,6 +127,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE: no policy revision is active, or no checkpoint is signed yet."""
     ERROR_REASON_NOT_FRESH: _ErrorReason.ValueType  # 45
     """UNAVAILABLE: this server has not reached the state that the request demands; RetryInfo says when to try again."""
+    ERROR_REASON_POLICY_UNSIGNED: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION: this server takes no policies without a signature by a key that it trusts."""
+    ERROR_REASON_POLICY_SIGNATURE_INVALID: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION: the signature of a policy set is not by a trusted key, or of other content,
+    another trust domain, or another revision to change.
+    """
+    ERROR_REASON_STOPPING: _ErrorReason.ValueType  # 62
+    """UNAVAILABLE: the server stops, and the stream with it; resume on another replica."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 50
     """INTERNAL: a defect of the server. The message carries an id to look for in its logs."""
 
@@ -240,6 +248,14 @@ ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 44
 """UNAVAILABLE: no policy revision is active, or no checkpoint is signed yet."""
 ERROR_REASON_NOT_FRESH: ErrorReason.ValueType  # 45
 """UNAVAILABLE: this server has not reached the state that the request demands; RetryInfo says when to try again."""
+ERROR_REASON_POLICY_UNSIGNED: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION: this server takes no policies without a signature by a key that it trusts."""
+ERROR_REASON_POLICY_SIGNATURE_INVALID: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION: the signature of a policy set is not by a trusted key, or of other content,
+another trust domain, or another revision to change.
+"""
+ERROR_REASON_STOPPING: ErrorReason.ValueType  # 62
+"""UNAVAILABLE: the server stops, and the stream with it; resume on another replica."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 50
 """INTERNAL: a defect of the server. The message carries an id to look for in its logs."""
 global___ErrorReason = ErrorReason

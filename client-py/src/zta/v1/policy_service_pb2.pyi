@@ -41,27 +41,85 @@ PROPOSAL_STATE_APPROVED: ProposalState.ValueType  # 2
 PROPOSAL_STATE_REJECTED: ProposalState.ValueType  # 3
 global___ProposalState = ProposalState
 
+class _DiffKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DiffKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DiffKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DIFF_KIND_UNSPECIFIED: _DiffKind.ValueType  # 0
+    DIFF_KIND_ADDED: _DiffKind.ValueType  # 1
+    DIFF_KIND_REMOVED: _DiffKind.ValueType  # 2
+    DIFF_KIND_CHANGED: _DiffKind.ValueType  # 3
+    DIFF_KIND_MOVED: _DiffKind.ValueType  # 4
+    """The same, in another file."""
+
+class DiffKind(_DiffKind, metaclass=_DiffKindEnumTypeWrapper):
+    """What became of a part of a policy set."""
+
+DIFF_KIND_UNSPECIFIED: DiffKind.ValueType  # 0
+DIFF_KIND_ADDED: DiffKind.ValueType  # 1
+DIFF_KIND_REMOVED: DiffKind.ValueType  # 2
+DIFF_KIND_CHANGED: DiffKind.ValueType  # 3
+DIFF_KIND_MOVED: DiffKind.ValueType  # 4
+"""The same, in another file."""
+global___DiffKind = DiffKind
+
+class _ReplicaState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReplicaStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReplicaState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    REPLICA_STATE_UNSPECIFIED: _ReplicaState.ValueType  # 0
+    REPLICA_STATE_RUNNING: _ReplicaState.ValueType  # 1
+    """It has told of itself within the last seconds."""
+    REPLICA_STATE_STOPPED: _ReplicaState.ValueType  # 2
+    """It has said that it stops."""
+    REPLICA_STATE_GONE: _ReplicaState.ValueType  # 3
+    """It tells nothing any more, and never said why: it is dead, or cut off from the store. One
+    that is cut off decides nothing.
+    """
+
+class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper): ...
+
+REPLICA_STATE_UNSPECIFIED: ReplicaState.ValueType  # 0
+REPLICA_STATE_RUNNING: ReplicaState.ValueType  # 1
+"""It has told of itself within the last seconds."""
+REPLICA_STATE_STOPPED: ReplicaState.ValueType  # 2
+"""It has said that it stops."""
+REPLICA_STATE_GONE: ReplicaState.ValueType  # 3
+"""It tells nothing any more, and never said why: it is dead, or cut off from the store. One
+that is cut off decides nothing.
+"""
+global___ReplicaState = ReplicaState
+
 @typing.final
 class PolicySource(google.protobuf.message.Message):
-    """A policy set as files: `*.cedar` policies and `*.cedarschema` schemas that
-    extend the built-in namespace `ZTA`.
+    """A policy set as files: `*.cedar` policies, `*.cedarschema` schemas that extend the
+    built-in namespace `ZTA`, and the tests that the set must pass: `*.test.yaml` in our own
+    format, `*.test.json` in that of Cedar's command line.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     POLICIES_FIELD_NUMBER: builtins.int
     SCHEMAS_FIELD_NUMBER: builtins.int
+    TESTS_FIELD_NUMBER: builtins.int
     @property
     def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
     @property
     def schemas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
+    @property
+    def tests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
     def __init__(
         self,
         *,
         policies: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
         schemas: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
+        tests: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["policies", b"policies", "schemas", b"schemas"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["policies", b"policies", "schemas", b"schemas", "tests", b"tests"]) -> None: ...
 
 global___PolicySource = PolicySource
 
@@ -76,6 +134,7 @@ class PolicyPatch(google.protobuf.message.Message):
     PUT_POLICIES_FIELD_NUMBER: builtins.int
     PUT_SCHEMAS_FIELD_NUMBER: builtins.int
     DELETE_FILES_FIELD_NUMBER: builtins.int
+    PUT_TESTS_FIELD_NUMBER: builtins.int
     @property
     def put_policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]:
         """Files that are new or replace the one of the same name."""
@@ -86,14 +145,17 @@ class PolicyPatch(google.protobuf.message.Message):
     def delete_files(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of files that go."""
 
+    @property
+    def put_tests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]: ...
     def __init__(
         self,
         *,
         put_policies: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
         put_schemas: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
         delete_files: collections.abc.Iterable[builtins.str] | None = ...,
+        put_tests: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["delete_files", b"delete_files", "put_policies", b"put_policies", "put_schemas", b"put_schemas"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delete_files", b"delete_files", "put_policies", b"put_policies", "put_schemas", b"put_schemas", "put_tests", b"put_tests"]) -> None: ...
 
 global___PolicyPatch = PolicyPatch
 
@@ -133,7 +195,7 @@ class ValidateResponse(google.protobuf.message.Message):
     """Policies in the candidate."""
     @property
     def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]:
-        """Empty when the candidate would be accepted."""
+        """What is wrong, failing tests included. Empty when the candidate would be accepted."""
 
     @property
     def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]: ...
@@ -149,6 +211,247 @@ class ValidateResponse(google.protobuf.message.Message):
 global___ValidateResponse = ValidateResponse
 
 @typing.final
+class TestRequest(google.protobuf.message.Message):
+    """At most one of source and patch; with neither, the revision in force is tested."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
+    TESTS_FIELD_NUMBER: builtins.int
+    @property
+    def source(self) -> global___PolicySource: ...
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """Against the revision in force."""
+
+    @property
+    def tests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.SourceFile]:
+        """Test files to run in place of those of the candidate; none: those of the candidate."""
+
+    def __init__(
+        self,
+        *,
+        source: global___PolicySource | None = ...,
+        patch: global___PolicyPatch | None = ...,
+        tests: collections.abc.Iterable[zta.v1.types_pb2.SourceFile] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["patch", b"patch", "source", b"source", "tests", b"tests"]) -> None: ...
+
+global___TestRequest = TestRequest
+
+@typing.final
+class TestResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ERRORS_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    COVERAGE_FIELD_NUMBER: builtins.int
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]:
+        """Why the tests could not be run: the candidate does not compile, or a test file cannot
+        be read. Then there are no results.
+        """
+
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TestResult]:
+        """One for each case, in the order of the files and of the cases in them."""
+
+    @property
+    def coverage(self) -> global___TestCoverage: ...
+    def __init__(
+        self,
+        *,
+        errors: collections.abc.Iterable[zta.v1.types_pb2.Diagnostic] | None = ...,
+        results: collections.abc.Iterable[global___TestResult] | None = ...,
+        coverage: global___TestCoverage | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["coverage", b"coverage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["coverage", b"coverage", "errors", b"errors", "results", b"results"]) -> None: ...
+
+global___TestResponse = TestResponse
+
+@typing.final
+class TestResult(google.protobuf.message.Message):
+    """What became of one test case."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    COLUMN_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    MISMATCHES_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    POLICY_IDS_FIELD_NUMBER: builtins.int
+    OBLIGATIONS_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    file: builtins.str
+    line: builtins.int
+    """Where the case begins, 1-based."""
+    column: builtins.int
+    name: builtins.str
+    effect: zta.v1.types_pb2.Effect.ValueType
+    """What came; UNSPECIFIED where the request was refused."""
+    reason: zta.v1.types_pb2.DenyReason.ValueType
+    message: builtins.str
+    """One sentence: why it was decided so, or refused."""
+    @property
+    def mismatches(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TestMismatch]:
+        """Empty when it passed."""
+
+    @property
+    def policy_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def obligations(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        file: builtins.str = ...,
+        line: builtins.int = ...,
+        column: builtins.int = ...,
+        name: builtins.str = ...,
+        mismatches: collections.abc.Iterable[global___TestMismatch] | None = ...,
+        effect: zta.v1.types_pb2.Effect.ValueType = ...,
+        reason: zta.v1.types_pb2.DenyReason.ValueType = ...,
+        policy_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        obligations: collections.abc.Iterable[builtins.str] | None = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "effect", b"effect", "file", b"file", "line", b"line", "message", b"message", "mismatches", b"mismatches", "name", b"name", "obligations", b"obligations", "policy_ids", b"policy_ids", "reason", b"reason"]) -> None: ...
+
+global___TestResult = TestResult
+
+@typing.final
+class TestMismatch(google.protobuf.message.Message):
+    """Something that came otherwise than a test expects."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: builtins.int
+    EXPECTED_FIELD_NUMBER: builtins.int
+    ACTUAL_FIELD_NUMBER: builtins.int
+    what: builtins.str
+    """`decision`, `reason`, `policies`, `errored`, `obligations`, `message`, `error` or
+    `request`.
+    """
+    expected: builtins.str
+    actual: builtins.str
+    def __init__(
+        self,
+        *,
+        what: builtins.str = ...,
+        expected: builtins.str = ...,
+        actual: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actual", b"actual", "expected", b"expected", "what", b"what"]) -> None: ...
+
+global___TestMismatch = TestMismatch
+
+@typing.final
+class TestCoverage(google.protobuf.message.Message):
+    """What of a policy set its tests have reached."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: builtins.int
+    POLICIES_COVERED_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
+    CONDITIONS_COVERED_FIELD_NUMBER: builtins.int
+    MISSING_FIELD_NUMBER: builtins.int
+    MISSING_TOTAL_FIELD_NUMBER: builtins.int
+    policies: builtins.int
+    policies_covered: builtins.int
+    """Policies that determined at least one decision."""
+    conditions: builtins.int
+    """Conditions of all policies: each `when` and `unless`, cut at `&&`."""
+    conditions_covered: builtins.int
+    """Conditions that were true in one test and false in another."""
+    missing_total: builtins.int
+    """How many of those there are."""
+    @property
+    def missing(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PolicyCoverage]:
+        """The policies that are not wholly covered, by id; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        policies: builtins.int = ...,
+        policies_covered: builtins.int = ...,
+        conditions: builtins.int = ...,
+        conditions_covered: builtins.int = ...,
+        missing: collections.abc.Iterable[global___PolicyCoverage] | None = ...,
+        missing_total: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conditions", b"conditions", "conditions_covered", b"conditions_covered", "missing", b"missing", "missing_total", b"missing_total", "policies", b"policies", "policies_covered", b"policies_covered"]) -> None: ...
+
+global___TestCoverage = TestCoverage
+
+@typing.final
+class PolicyCoverage(google.protobuf.message.Message):
+    """What is missing of one policy."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    FILE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    MATCHED_FIELD_NUMBER: builtins.int
+    DETERMINED_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
+    policy_id: builtins.str
+    file: builtins.str
+    line: builtins.int
+    matched: builtins.int
+    """Tests in which its scope held."""
+    determined: builtins.int
+    """Tests that it determined."""
+    @property
+    def conditions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ConditionCoverage]:
+        """Those of its conditions that were not both true and false."""
+
+    def __init__(
+        self,
+        *,
+        policy_id: builtins.str = ...,
+        file: builtins.str = ...,
+        line: builtins.int = ...,
+        matched: builtins.int = ...,
+        determined: builtins.int = ...,
+        conditions: collections.abc.Iterable[global___ConditionCoverage] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conditions", b"conditions", "determined", b"determined", "file", b"file", "line", b"line", "matched", b"matched", "policy_id", b"policy_id"]) -> None: ...
+
+global___PolicyCoverage = PolicyCoverage
+
+@typing.final
+class ConditionCoverage(google.protobuf.message.Message):
+    """A condition that was not both true and false."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """Its source text."""
+    held: builtins.int
+    """Tests in which it was true, and false."""
+    failed: builtins.int
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        held: builtins.int = ...,
+        failed: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failed", b"failed", "held", b"held", "text", b"text"]) -> None: ...
+
+global___ConditionCoverage = ConditionCoverage
+
+@typing.final
 class ApplyRequest(google.protobuf.message.Message):
     """Exactly one of source and patch."""
 
@@ -158,10 +461,20 @@ class ApplyRequest(google.protobuf.message.Message):
     EXPECTED_REVISION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     PATCH_FIELD_NUMBER: builtins.int
+    COMMIT_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
     expected_revision: builtins.int
     """The revision that must be in force."""
     message: builtins.str
     """Why, for the record. At most 4096 bytes."""
+    commit: builtins.str
+    """The commit of the version control that the content was taken from, as the caller claims
+    it: 7 to 64 lower-case hex digits, with `-dirty` behind them where it was changed since.
+    """
+    signature: builtins.str
+    """A C2SP signed note over the content and the revision that it changes
+    (docs/policy/signing.md). At most 4096 bytes.
+    """
     @property
     def source(self) -> global___PolicySource: ...
     @property
@@ -175,9 +488,11 @@ class ApplyRequest(google.protobuf.message.Message):
         expected_revision: builtins.int = ...,
         message: builtins.str = ...,
         patch: global___PolicyPatch | None = ...,
+        commit: builtins.str = ...,
+        signature: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "message", b"message", "patch", b"patch", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commit", b"commit", "expected_revision", b"expected_revision", "message", b"message", "patch", b"patch", "signature", b"signature", "source", b"source"]) -> None: ...
 
 global___ApplyRequest = ApplyRequest
 
@@ -220,6 +535,10 @@ class Revision(google.protobuf.message.Message):
     POLICIES_FIELD_NUMBER: builtins.int
     ACTIVE_FIELD_NUMBER: builtins.int
     APPROVER_FIELD_NUMBER: builtins.int
+    COMMIT_FIELD_NUMBER: builtins.int
+    BASE_EPOCH_FIELD_NUMBER: builtins.int
+    RESTORES_FIELD_NUMBER: builtins.int
+    SIGNED_BY_FIELD_NUMBER: builtins.int
     number: builtins.int
     """1, 2, 3 … without gaps."""
     message: builtins.str
@@ -229,6 +548,16 @@ class Revision(google.protobuf.message.Message):
     """Policies in it."""
     active: builtins.bool
     """Whether it is the one in force."""
+    commit: builtins.str
+    """The commit of the version control that it was taken from, as its author claimed."""
+    base_epoch: builtins.int
+    """The epoch of the state that it was applied over: the revision before it, and the entities
+    and agents as they were then.
+    """
+    restores: builtins.int
+    """Of a rollback: the revision whose content it brought back, itself no rollback. Else 0."""
+    signed_by: builtins.str
+    """The name of the key that signed its content, if one did."""
     @property
     def author(self) -> zta.v1.types_pb2.EntityRef:
         """Who applied it."""
@@ -250,9 +579,13 @@ class Revision(google.protobuf.message.Message):
         policies: builtins.int = ...,
         active: builtins.bool = ...,
         approver: zta.v1.types_pb2.EntityRef | None = ...,
+        commit: builtins.str = ...,
+        base_epoch: builtins.int = ...,
+        restores: builtins.int = ...,
+        signed_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["apply_time", b"apply_time", "approver", b"approver", "author", b"author"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["active", b"active", "apply_time", b"apply_time", "approver", b"approver", "author", b"author", "content_sha256", b"content_sha256", "message", b"message", "number", b"number", "policies", b"policies"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["active", b"active", "apply_time", b"apply_time", "approver", b"approver", "author", b"author", "base_epoch", b"base_epoch", "commit", b"commit", "content_sha256", b"content_sha256", "message", b"message", "number", b"number", "policies", b"policies", "restores", b"restores", "signed_by", b"signed_by"]) -> None: ...
 
 global___Revision = Revision
 
@@ -273,6 +606,8 @@ class Proposal(google.protobuf.message.Message):
     CONTENT_SHA256_FIELD_NUMBER: builtins.int
     POLICIES_FIELD_NUMBER: builtins.int
     DECIDED_BY_FIELD_NUMBER: builtins.int
+    COMMIT_FIELD_NUMBER: builtins.int
+    SIGNED_BY_FIELD_NUMBER: builtins.int
     number: builtins.int
     """1, 2, 3 … without gaps."""
     state: global___ProposalState.ValueType
@@ -283,6 +618,10 @@ class Proposal(google.protobuf.message.Message):
     """SHA-256 over the content of the revision that it would become, hex."""
     policies: builtins.int
     """Policies in that."""
+    commit: builtins.str
+    """As in Revision."""
+    signed_by: builtins.str
+    """As in Revision."""
     @property
     def authors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.EntityRef]:
         """Who wrote it, and on whose behalf: none of them may approve it."""
@@ -305,9 +644,11 @@ class Proposal(google.protobuf.message.Message):
         content_sha256: builtins.str = ...,
         policies: builtins.int = ...,
         decided_by: zta.v1.types_pb2.EntityRef | None = ...,
+        commit: builtins.str = ...,
+        signed_by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "decided_by", b"decided_by"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["authors", b"authors", "base_revision", b"base_revision", "content_sha256", b"content_sha256", "create_time", b"create_time", "decided_by", b"decided_by", "message", b"message", "number", b"number", "policies", b"policies", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["authors", b"authors", "base_revision", b"base_revision", "commit", b"commit", "content_sha256", b"content_sha256", "create_time", b"create_time", "decided_by", b"decided_by", "message", b"message", "number", b"number", "policies", b"policies", "signed_by", b"signed_by", "state", b"state"]) -> None: ...
 
 global___Proposal = Proposal
 
@@ -321,10 +662,20 @@ class ProposeRequest(google.protobuf.message.Message):
     EXPECTED_REVISION_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     PATCH_FIELD_NUMBER: builtins.int
+    COMMIT_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
     expected_revision: builtins.int
     """The revision that must be in force."""
     message: builtins.str
     """Why, for the record. At most 4096 bytes."""
+    commit: builtins.str
+    """The commit of the version control that the content was taken from, as the caller claims
+    it: 7 to 64 lower-case hex digits, with `-dirty` behind them where it was changed since.
+    """
+    signature: builtins.str
+    """A C2SP signed note over the content and the revision that it changes
+    (docs/policy/signing.md). At most 4096 bytes.
+    """
     @property
     def source(self) -> global___PolicySource: ...
     @property
@@ -338,9 +689,11 @@ class ProposeRequest(google.protobuf.message.Message):
         expected_revision: builtins.int = ...,
         message: builtins.str = ...,
         patch: global___PolicyPatch | None = ...,
+        commit: builtins.str = ...,
+        signature: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "message", b"message", "patch", b"patch", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commit", b"commit", "expected_revision", b"expected_revision", "message", b"message", "patch", b"patch", "signature", b"signature", "source", b"source"]) -> None: ...
 
 global___ProposeRequest = ProposeRequest
 
@@ -527,6 +880,389 @@ class ListProposalsResponse(google.protobuf.message.Message):
 global___ListProposalsResponse = ListProposalsResponse
 
 @typing.final
+class RollbackRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """The revision whose content comes back. 0 means the one before; if the one in force is a
+    rollback itself, the one before that which it restored.
+    """
+    expected_revision: builtins.int
+    """The revision that must be in force."""
+    message: builtins.str
+    """Why, for the record. At most 4096 bytes."""
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        expected_revision: builtins.int = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "message", b"message", "number", b"number"]) -> None: ...
+
+global___RollbackRequest = RollbackRequest
+
+@typing.final
+class RollbackResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: builtins.int
+    @property
+    def revision(self) -> global___Revision: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[zta.v1.types_pb2.Diagnostic]: ...
+    @property
+    def consistency_token(self) -> zta.v1.types_pb2.ConsistencyToken: ...
+    def __init__(
+        self,
+        *,
+        revision: global___Revision | None = ...,
+        warnings: collections.abc.Iterable[zta.v1.types_pb2.Diagnostic] | None = ...,
+        consistency_token: zta.v1.types_pb2.ConsistencyToken | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "revision", b"revision"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["consistency_token", b"consistency_token", "revision", b"revision", "warnings", b"warnings"]) -> None: ...
+
+global___RollbackResponse = RollbackResponse
+
+@typing.final
+class DiffRequest(google.protobuf.message.Message):
+    """What is compared with `before`: at most one of after, source and patch; none of them means
+    the revision in force.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    PATCH_FIELD_NUMBER: builtins.int
+    MEANING_ONLY_FIELD_NUMBER: builtins.int
+    before: builtins.int
+    """0 means the one in force."""
+    after: builtins.int
+    """A revision; 0 means the one in force."""
+    meaning_only: builtins.bool
+    """Leaves the texts out."""
+    @property
+    def source(self) -> global___PolicySource:
+        """A candidate."""
+
+    @property
+    def patch(self) -> global___PolicyPatch:
+        """A candidate, against `before`."""
+
+    def __init__(
+        self,
+        *,
+        before: builtins.int = ...,
+        after: builtins.int = ...,
+        source: global___PolicySource | None = ...,
+        patch: global___PolicyPatch | None = ...,
+        meaning_only: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["patch", b"patch", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "before", b"before", "meaning_only", b"meaning_only", "patch", b"patch", "source", b"source"]) -> None: ...
+
+global___DiffRequest = DiffRequest
+
+@typing.final
+class DiffResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SAME_FIELD_NUMBER: builtins.int
+    SAME_MEANING_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
+    POLICIES_FIELD_NUMBER: builtins.int
+    SCHEMA_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    same: builtins.bool
+    """Whether all files are the same, byte for byte."""
+    same_meaning: builtins.bool
+    """Whether every policy and the schema say the same: what differs is formatting, comments,
+    or where things stand.
+    """
+    before: builtins.int
+    """What was compared; 0 is a candidate."""
+    after: builtins.int
+    @property
+    def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FileDiff]:
+        """Files that are different, by name."""
+
+    @property
+    def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PolicyDiff]:
+        """Policies that are different, by id."""
+
+    @property
+    def schema(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SchemaDiff]:
+        """Declarations of the schema that are different, by name."""
+
+    def __init__(
+        self,
+        *,
+        same: builtins.bool = ...,
+        same_meaning: builtins.bool = ...,
+        files: collections.abc.Iterable[global___FileDiff] | None = ...,
+        policies: collections.abc.Iterable[global___PolicyDiff] | None = ...,
+        schema: collections.abc.Iterable[global___SchemaDiff] | None = ...,
+        before: builtins.int = ...,
+        after: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "before", b"before", "files", b"files", "policies", b"policies", "same", b"same", "same_meaning", b"same_meaning", "schema", b"schema"]) -> None: ...
+
+global___DiffResponse = DiffResponse
+
+@typing.final
+class FileDiff(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    UNIFIED_FIELD_NUMBER: builtins.int
+    UNIFIED_OMITTED_FIELD_NUMBER: builtins.int
+    FORMATTING_ONLY_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    kind: global___DiffKind.ValueType
+    unified: builtins.str
+    """A unified diff with three lines of context."""
+    unified_omitted: builtins.bool
+    """Whether the text was left out: on demand, or because it is too long to compare."""
+    formatting_only: builtins.bool
+    """Whether nothing in it changed but formatting and comments."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        kind: global___DiffKind.ValueType = ...,
+        unified: builtins.str = ...,
+        unified_omitted: builtins.bool = ...,
+        formatting_only: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["formatting_only", b"formatting_only", "kind", b"kind", "name", b"name", "unified", b"unified", "unified_omitted", b"unified_omitted"]) -> None: ...
+
+global___FileDiff = FileDiff
+
+@typing.final
+class PolicyDiff(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    FILE_BEFORE_FIELD_NUMBER: builtins.int
+    FILE_AFTER_FIELD_NUMBER: builtins.int
+    EFFECT_BEFORE_FIELD_NUMBER: builtins.int
+    EFFECT_AFTER_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Its `@id`."""
+    kind: global___DiffKind.ValueType
+    file_before: builtins.str
+    """Where it stood and stands; empty where it did or does not."""
+    file_after: builtins.str
+    effect_before: builtins.str
+    """`permit` or `forbid`; empty where it did or does not exist."""
+    effect_after: builtins.str
+    @property
+    def changed(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of a changed one: `effect`, `principal`, `action`, `resource`, `conditions`, and
+        `@<name>` of each annotation.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        kind: global___DiffKind.ValueType = ...,
+        file_before: builtins.str = ...,
+        file_after: builtins.str = ...,
+        effect_before: builtins.str = ...,
+        effect_after: builtins.str = ...,
+        changed: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "effect_after", b"effect_after", "effect_before", b"effect_before", "file_after", b"file_after", "file_before", b"file_before", "id", b"id", "kind", b"kind"]) -> None: ...
+
+global___PolicyDiff = PolicyDiff
+
+@typing.final
+class SchemaDiff(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    what: builtins.str
+    """`entity type`, `action` or `common type`."""
+    name: builtins.str
+    """With its namespace."""
+    kind: global___DiffKind.ValueType
+    @property
+    def changed(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of a changed one: which parts of its declaration, for example `attribute level`."""
+
+    def __init__(
+        self,
+        *,
+        what: builtins.str = ...,
+        name: builtins.str = ...,
+        kind: global___DiffKind.ValueType = ...,
+        changed: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "kind", b"kind", "name", b"name", "what", b"what"]) -> None: ...
+
+global___SchemaDiff = SchemaDiff
+
+@typing.final
+class WatchRevisionsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: builtins.int
+    after: builtins.int
+    """The newest revision that the caller knows; 0 for all."""
+    def __init__(
+        self,
+        *,
+        after: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after"]) -> None: ...
+
+global___WatchRevisionsRequest = WatchRevisionsRequest
+
+@typing.final
+class WatchRevisionsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: builtins.int
+    IN_FORCE_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    in_force: builtins.int
+    """The number of the revision in force."""
+    @property
+    def revisions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Revision]:
+        """The next ones, in order, each once. None: a heartbeat."""
+
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the server looked."""
+
+    def __init__(
+        self,
+        *,
+        revisions: collections.abc.Iterable[global___Revision] | None = ...,
+        in_force: builtins.int = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["in_force", b"in_force", "revisions", b"revisions", "time", b"time"]) -> None: ...
+
+global___WatchRevisionsResponse = WatchRevisionsResponse
+
+@typing.final
+class GetStatusRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___GetStatusRequest = GetStatusRequest
+
+@typing.final
+class GetStatusResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    REPLICAS_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """The number of the newest revision in the store."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the server looked."""
+
+    @property
+    def replicas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Replica]:
+        """Those that run, then those that were seen within a day; each by its start."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        replicas: collections.abc.Iterable[global___Replica] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["replicas", b"replicas", "revision", b"revision", "time", b"time"]) -> None: ...
+
+global___GetStatusResponse = GetStatusResponse
+
+@typing.final
+class Replica(google.protobuf.message.Message):
+    """A server process, as it tells of itself."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    REVISION_TIME_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    SEEN_TIME_FIELD_NUMBER: builtins.int
+    LAGGING_FIELD_NUMBER: builtins.int
+    ANSWERING_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """A UUID, a new one for each start."""
+    name: builtins.str
+    """The setting `replica_name`, or the address that it listens on."""
+    version: builtins.str
+    """Of the server."""
+    state: global___ReplicaState.ValueType
+    revision: builtins.int
+    """What it decides by; 0 before it has loaded one."""
+    lagging: builtins.bool
+    """Whether it runs an older revision than the newest one. Its next decision brings it up to
+    date, or is none.
+    """
+    answering: builtins.bool
+    """Whether it is the one that answers."""
+    @property
+    def revision_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Since when."""
+
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def seen_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it told of itself last."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+        state: global___ReplicaState.ValueType = ...,
+        revision: builtins.int = ...,
+        revision_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        seen_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        lagging: builtins.bool = ...,
+        answering: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["revision_time", b"revision_time", "seen_time", b"seen_time", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answering", b"answering", "id", b"id", "lagging", b"lagging", "name", b"name", "revision", b"revision", "revision_time", b"revision_time", "seen_time", b"seen_time", "start_time", b"start_time", "state", b"state", "version", b"version"]) -> None: ...
+
+global___Replica = Replica
+
+@typing.final
 class GetRevisionRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -555,20 +1291,24 @@ class FileDigest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
     SCHEMA_FIELD_NUMBER: builtins.int
+    TEST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """As in SourceFile."""
     sha256: builtins.bytes
     """SHA-256 of the text."""
     schema: builtins.bool
     """Whether it is a schema."""
+    test: builtins.bool
+    """Whether it is a test file."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         sha256: builtins.bytes = ...,
         schema: builtins.bool = ...,
+        test: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "schema", b"schema", "sha256", b"sha256"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "schema", b"schema", "sha256", b"sha256", "test", b"test"]) -> None: ...
 
 global___FileDigest = FileDigest
 

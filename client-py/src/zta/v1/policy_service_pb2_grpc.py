@@ -40,6 +40,11 @@ class PolicyServiceStub(object):
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ValidateRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_policy__service__pb2.ValidateResponse.FromString,
                 _registered_method=True)
+        self.Test = channel.unary_unary(
+                '/zta.v1.PolicyService/Test',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.TestRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.TestResponse.FromString,
+                _registered_method=True)
         self.Apply = channel.unary_unary(
                 '/zta.v1.PolicyService/Apply',
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ApplyRequest.SerializeToString,
@@ -70,6 +75,16 @@ class PolicyServiceStub(object):
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsResponse.FromString,
                 _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/zta.v1.PolicyService/Rollback',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.Diff = channel.unary_unary(
+                '/zta.v1.PolicyService/Diff',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.DiffRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.DiffResponse.FromString,
+                _registered_method=True)
         self.GetRevision = channel.unary_unary(
                 '/zta.v1.PolicyService/GetRevision',
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.GetRevisionRequest.SerializeToString,
@@ -79,6 +94,16 @@ class PolicyServiceStub(object):
                 '/zta.v1.PolicyService/ListRevisions',
                 request_serializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsResponse.FromString,
+                _registered_method=True)
+        self.WatchRevisions = channel.unary_stream(
+                '/zta.v1.PolicyService/WatchRevisions',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.WatchRevisionsRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.WatchRevisionsResponse.FromString,
+                _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/zta.v1.PolicyService/GetStatus',
+                request_serializer=zta_dot_v1_dot_policy__service__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_policy__service__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
         self.Replay = channel.unary_stream(
                 '/zta.v1.PolicyService/Replay',
@@ -98,6 +123,13 @@ class PolicyServiceServicer(object):
 
     def Validate(self, request, context):
         """Runs the gates on a candidate without activating it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Test(self, request, context):
+        """Runs the tests of a candidate, or of the revision in force. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +178,21 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rollback(self, request, context):
+        """Brings the content of an earlier revision back, as a new revision that goes through the
+        same gates. Given the same entities, decisions are then exactly what they were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Diff(self, request, context):
+        """What is different between two policy sets, in text and in meaning.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRevision(self, request, context):
         """One revision with its files.
         """
@@ -155,6 +202,22 @@ class PolicyServiceServicer(object):
 
     def ListRevisions(self, request, context):
         """The revisions, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRevisions(self, request, context):
+        """The revisions after a known one, in order and without end, with a heartbeat when there is
+        none. Ends when the caller may no longer read them, and when the server stops; resume
+        after the last revision that came.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatus(self, request, context):
+        """Which replica runs which revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +249,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ValidateRequest.FromString,
                     response_serializer=zta_dot_v1_dot_policy__service__pb2.ValidateResponse.SerializeToString,
             ),
+            'Test': grpc.unary_unary_rpc_method_handler(
+                    servicer.Test,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.TestRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.TestResponse.SerializeToString,
+            ),
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ApplyRequest.FromString,
@@ -216,6 +284,16 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsRequest.FromString,
                     response_serializer=zta_dot_v1_dot_policy__service__pb2.ListProposalsResponse.SerializeToString,
             ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.RollbackRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.RollbackResponse.SerializeToString,
+            ),
+            'Diff': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diff,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.DiffRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.DiffResponse.SerializeToString,
+            ),
             'GetRevision': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRevision,
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.GetRevisionRequest.FromString,
@@ -225,6 +303,16 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ListRevisions,
                     request_deserializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsRequest.FromString,
                     response_serializer=zta_dot_v1_dot_policy__service__pb2.ListRevisionsResponse.SerializeToString,
+            ),
+            'WatchRevisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevisions,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.WatchRevisionsRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.WatchRevisionsResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=zta_dot_v1_dot_policy__service__pb2.GetStatusRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_policy__service__pb2.GetStatusResponse.SerializeToString,
             ),
             'Replay': grpc.unary_stream_rpc_method_handler(
                     servicer.Replay,
@@ -265,6 +353,33 @@ class PolicyService(object):
             '/zta.v1.PolicyService/Validate',
             zta_dot_v1_dot_policy__service__pb2.ValidateRequest.SerializeToString,
             zta_dot_v1_dot_policy__service__pb2.ValidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Test(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/Test',
+            zta_dot_v1_dot_policy__service__pb2.TestRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.TestResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -438,6 +553,60 @@ class PolicyService(object):
             _registered_method=True)
 
     @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/Rollback',
+            zta_dot_v1_dot_policy__service__pb2.RollbackRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diff(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/Diff',
+            zta_dot_v1_dot_policy__service__pb2.DiffRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.DiffResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetRevision(request,
             target,
             options=(),
@@ -481,6 +650,60 @@ class PolicyService(object):
             '/zta.v1.PolicyService/ListRevisions',
             zta_dot_v1_dot_policy__service__pb2.ListRevisionsRequest.SerializeToString,
             zta_dot_v1_dot_policy__service__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/zta.v1.PolicyService/WatchRevisions',
+            zta_dot_v1_dot_policy__service__pb2.WatchRevisionsRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.WatchRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.PolicyService/GetStatus',
+            zta_dot_v1_dot_policy__service__pb2.GetStatusRequest.SerializeToString,
+            zta_dot_v1_dot_policy__service__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,12 @@ class PolicyServiceStub:
     ]
     """Runs the gates on a candidate without activating it."""
 
+    Test: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.TestRequest,
+        zta.v1.policy_service_pb2.TestResponse,
+    ]
+    """Runs the tests of a candidate, or of the revision in force. Changes nothing."""
+
     Apply: grpc.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.ApplyRequest,
         zta.v1.policy_service_pb2.ApplyResponse,
@@ -65,6 +71,20 @@ class PolicyServiceStub:
     ]
     """The proposals, newest first."""
 
+    Rollback: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.RollbackRequest,
+        zta.v1.policy_service_pb2.RollbackResponse,
+    ]
+    """Brings the content of an earlier revision back, as a new revision that goes through the
+    same gates. Given the same entities, decisions are then exactly what they were.
+    """
+
+    Diff: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.DiffRequest,
+        zta.v1.policy_service_pb2.DiffResponse,
+    ]
+    """What is different between two policy sets, in text and in meaning."""
+
     GetRevision: grpc.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.GetRevisionRequest,
         zta.v1.policy_service_pb2.GetRevisionResponse,
@@ -76,6 +96,21 @@ class PolicyServiceStub:
         zta.v1.policy_service_pb2.ListRevisionsResponse,
     ]
     """The revisions, newest first."""
+
+    WatchRevisions: grpc.UnaryStreamMultiCallable[
+        zta.v1.policy_service_pb2.WatchRevisionsRequest,
+        zta.v1.policy_service_pb2.WatchRevisionsResponse,
+    ]
+    """The revisions after a known one, in order and without end, with a heartbeat when there is
+    none. Ends when the caller may no longer read them, and when the server stops; resume
+    after the last revision that came.
+    """
+
+    GetStatus: grpc.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.GetStatusRequest,
+        zta.v1.policy_service_pb2.GetStatusResponse,
+    ]
+    """Which replica runs which revision."""
 
     Replay: grpc.UnaryStreamMultiCallable[
         zta.v1.policy_service_pb2.ReplayRequest,
@@ -103,6 +138,12 @@ class PolicyServiceAsyncStub:
         zta.v1.policy_service_pb2.ValidateResponse,
     ]
     """Runs the gates on a candidate without activating it."""
+
+    Test: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.TestRequest,
+        zta.v1.policy_service_pb2.TestResponse,
+    ]
+    """Runs the tests of a candidate, or of the revision in force. Changes nothing."""
 
     Apply: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.ApplyRequest,
@@ -142,6 +183,20 @@ class PolicyServiceAsyncStub:
     ]
     """The proposals, newest first."""
 
+    Rollback: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.RollbackRequest,
+        zta.v1.policy_service_pb2.RollbackResponse,
+    ]
+    """Brings the content of an earlier revision back, as a new revision that goes through the
+    same gates. Given the same entities, decisions are then exactly what they were.
+    """
+
+    Diff: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.DiffRequest,
+        zta.v1.policy_service_pb2.DiffResponse,
+    ]
+    """What is different between two policy sets, in text and in meaning."""
+
     GetRevision: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.policy_service_pb2.GetRevisionRequest,
         zta.v1.policy_service_pb2.GetRevisionResponse,
@@ -153,6 +208,21 @@ class PolicyServiceAsyncStub:
         zta.v1.policy_service_pb2.ListRevisionsResponse,
     ]
     """The revisions, newest first."""
+
+    WatchRevisions: grpc.aio.UnaryStreamMultiCallable[
+        zta.v1.policy_service_pb2.WatchRevisionsRequest,
+        zta.v1.policy_service_pb2.WatchRevisionsResponse,
+    ]
+    """The revisions after a known one, in order and without end, with a heartbeat when there is
+    none. Ends when the caller may no longer read them, and when the server stops; resume
+    after the last revision that came.
+    """
+
+    GetStatus: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.policy_service_pb2.GetStatusRequest,
+        zta.v1.policy_service_pb2.GetStatusResponse,
+    ]
+    """Which replica runs which revision."""
 
     Replay: grpc.aio.UnaryStreamMultiCallable[
         zta.v1.policy_service_pb2.ReplayRequest,
@@ -182,6 +252,14 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.policy_service_pb2.ValidateResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.ValidateResponse]]:
         """Runs the gates on a candidate without activating it."""
+
+    @abc.abstractmethod
+    def Test(
+        self,
+        request: zta.v1.policy_service_pb2.TestRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.TestResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.TestResponse]]:
+        """Runs the tests of a candidate, or of the revision in force. Changes nothing."""
 
     @abc.abstractmethod
     def Apply(
@@ -234,6 +312,24 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         """The proposals, newest first."""
 
     @abc.abstractmethod
+    def Rollback(
+        self,
+        request: zta.v1.policy_service_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.RollbackResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.RollbackResponse]]:
+        """Brings the content of an earlier revision back, as a new revision that goes through the
+        same gates. Given the same entities, decisions are then exactly what they were.
+        """
+
+    @abc.abstractmethod
+    def Diff(
+        self,
+        request: zta.v1.policy_service_pb2.DiffRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.DiffResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.DiffResponse]]:
+        """What is different between two policy sets, in text and in meaning."""
+
+    @abc.abstractmethod
     def GetRevision(
         self,
         request: zta.v1.policy_service_pb2.GetRevisionRequest,
@@ -248,6 +344,25 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.policy_service_pb2.ListRevisionsResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.ListRevisionsResponse]]:
         """The revisions, newest first."""
+
+    @abc.abstractmethod
+    def WatchRevisions(
+        self,
+        request: zta.v1.policy_service_pb2.WatchRevisionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[zta.v1.policy_service_pb2.WatchRevisionsResponse], collections.abc.AsyncIterator[zta.v1.policy_service_pb2.WatchRevisionsResponse]]:
+        """The revisions after a known one, in order and without end, with a heartbeat when there is
+        none. Ends when the caller may no longer read them, and when the server stops; resume
+        after the last revision that came.
+        """
+
+    @abc.abstractmethod
+    def GetStatus(
+        self,
+        request: zta.v1.policy_service_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.policy_service_pb2.GetStatusResponse, collections.abc.Awaitable[zta.v1.policy_service_pb2.GetStatusResponse]]:
+        """Which replica runs which revision."""
 
     @abc.abstractmethod
     def Replay(

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12zta/v1/types.proto\x12\x06zta.v1\"%\n\tEntityRef\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"x\n\x06\x45ntity\x12\x1e\n\x03uid\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x17\n\x0f\x61ttributes_json\x18\x02 \x01(\t\x12\"\n\x07parents\x18\x03 \x03(\x0b\x32\x11.zta.v1.EntityRef\x12\x11\n\ttags_json\x18\x04 \x01(\t\"!\n\x10\x43onsistencyToken\x12\r\n\x05value\x18\x01 \x01(\t\"(\n\nSourceFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"j\n\nDiagnostic\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x03 \x01(\r\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04help\x18\x05 \x01(\t\x12\x11\n\tpolicy_id\x18\x06 \x01(\t\"-\n\nObligation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t*C\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_ALLOW\x10\x01\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_DENY\x10\x02*\xe9\x02\n\nDenyReason\x12\x1b\n\x17\x44\x45NY_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NY_REASON_FORBIDDEN\x10\x01\x12\x1d\n\x19\x44\x45NY_REASON_NOT_PERMITTED\x10\x02\x12 \n\x1c\x44\x45NY_REASON_EVALUATION_ERROR\x10\x03\x12!\n\x1d\x44\x45NY_REASON_INVALID_ARGUMENTS\x10\x04\x12&\n\"DENY_REASON_OBLIGATION_UNSUPPORTED\x10\x05\x12\x19\n\x15\x44\x45NY_REASON_SUSPENDED\x10\x06\x12\x18\n\x14\x44\x45NY_REASON_ISOLATED\x10\x07\x12\x17\n\x13\x44\x45NY_REASON_REVOKED\x10\x08\x12\x1a\n\x16\x44\x45NY_REASON_DELEGATION\x10\t\x12\x15\n\x11\x44\x45NY_REASON_STALE\x10\n\x12\x16\n\x12\x44\x45NY_REASON_LOCKED\x10\x0b*\xa7\x01\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41GENT_STATE_ACTIVE\x10\x01\x12\x19\n\x15\x41GENT_STATE_SUSPENDED\x10\x02\x12\x18\n\x14\x41GENT_STATE_ISOLATED\x10\x03\x12\x17\n\x13\x41GENT_STATE_REVOKED\x10\x04\x12\x16\n\x12\x41GENT_STATE_BANNED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12zta/v1/types.proto\x12\x06zta.v1\"%\n\tEntityRef\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"x\n\x06\x45ntity\x12\x1e\n\x03uid\x18\x01 \x01(\x0b\x32\x11.zta.v1.EntityRef\x12\x17\n\x0f\x61ttributes_json\x18\x02 \x01(\t\x12\"\n\x07parents\x18\x03 \x03(\x0b\x32\x11.zta.v1.EntityRef\x12\x11\n\ttags_json\x18\x04 \x01(\t\"!\n\x10\x43onsistencyToken\x12\r\n\x05value\x18\x01 \x01(\t\"(\n\nSourceFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"x\n\nDiagnostic\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x03 \x01(\r\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04help\x18\x05 \x01(\t\x12\x11\n\tpolicy_id\x18\x06 \x01(\t\x12\x0c\n\x04lint\x18\x07 \x01(\t\"-\n\nObligation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t*C\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_ALLOW\x10\x01\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_DENY\x10\x02*\xe9\x02\n\nDenyReason\x12\x1b\n\x17\x44\x45NY_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NY_REASON_FORBIDDEN\x10\x01\x12\x1d\n\x19\x44\x45NY_REASON_NOT_PERMITTED\x10\x02\x12 \n\x1c\x44\x45NY_REASON_EVALUATION_ERROR\x10\x03\x12!\n\x1d\x44\x45NY_REASON_INVALID_ARGUMENTS\x10\x04\x12&\n\"DENY_REASON_OBLIGATION_UNSUPPORTED\x10\x05\x12\x19\n\x15\x44\x45NY_REASON_SUSPENDED\x10\x06\x12\x18\n\x14\x44\x45NY_REASON_ISOLATED\x10\x07\x12\x17\n\x13\x44\x45NY_REASON_REVOKED\x10\x08\x12\x1a\n\x16\x44\x45NY_REASON_DELEGATION\x10\t\x12\x15\n\x11\x44\x45NY_REASON_STALE\x10\n\x12\x16\n\x12\x44\x45NY_REASON_LOCKED\x10\x0b*\xa7\x01\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41GENT_STATE_ACTIVE\x10\x01\x12\x19\n\x15\x41GENT_STATE_SUSPENDED\x10\x02\x12\x18\n\x14\x41GENT_STATE_ISOLATED\x10\x03\x12\x17\n\x13\x41GENT_STATE_REVOKED\x10\x04\x12\x16\n\x12\x41GENT_STATE_BANNED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zta.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EFFECT']._serialized_start=423
-  _globals['_EFFECT']._serialized_end=490
-  _globals['_DENYREASON']._serialized_start=493
-  _globals['_DENYREASON']._serialized_end=854
-  _globals['_AGENTSTATE']._serialized_start=857
-  _globals['_AGENTSTATE']._serialized_end=1024
+  _globals['_EFFECT']._serialized_start=437
+  _globals['_EFFECT']._serialized_end=504
+  _globals['_DENYREASON']._serialized_start=507
+  _globals['_DENYREASON']._serialized_end=868
+  _globals['_AGENTSTATE']._serialized_start=871
+  _globals['_AGENTSTATE']._serialized_end=1038
   _globals['_ENTITYREF']._serialized_start=30
   _globals['_ENTITYREF']._serialized_end=67
   _globals['_ENTITY']._serialized_start=69
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCEFILE']._serialized_start=226
   _globals['_SOURCEFILE']._serialized_end=266
   _globals['_DIAGNOSTIC']._serialized_start=268
-  _globals['_DIAGNOSTIC']._serialized_end=374
-  _globals['_OBLIGATION']._serialized_start=376
-  _globals['_OBLIGATION']._serialized_end=421
+  _globals['_DIAGNOSTIC']._serialized_end=388
+  _globals['_OBLIGATION']._serialized_start=390
+  _globals['_OBLIGATION']._serialized_end=435
 # @@protoc_insertion_point(module_scope)

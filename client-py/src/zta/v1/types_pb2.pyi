@@ -238,6 +238,7 @@ class Diagnostic(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     HELP_FIELD_NUMBER: builtins.int
     POLICY_ID_FIELD_NUMBER: builtins.int
+    LINT_FIELD_NUMBER: builtins.int
     file: builtins.str
     """The source file, empty where the problem has no single place."""
     line: builtins.int
@@ -250,6 +251,8 @@ class Diagnostic(google.protobuf.message.Message):
     """What to do about it, may be empty."""
     policy_id: builtins.str
     """The policy's @id, empty where the problem concerns no single policy."""
+    lint: builtins.str
+    """The name of the lint that found it; empty for what is no lint."""
     def __init__(
         self,
         *,
@@ -259,8 +262,9 @@ class Diagnostic(google.protobuf.message.Message):
         message: builtins.str = ...,
         help: builtins.str = ...,
         policy_id: builtins.str = ...,
+        lint: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["column", b"column", "file", b"file", "help", b"help", "line", b"line", "message", b"message", "policy_id", b"policy_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["column", b"column", "file", b"file", "help", b"help", "line", b"line", "lint", b"lint", "message", b"message", "policy_id", b"policy_id"]) -> None: ...
 
 global___Diagnostic = Diagnostic
 

@@ -7,7 +7,9 @@ pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod entities;
 mod explain;
+mod lifecycle;
 pub(crate) mod policies;
+mod policy_tests;
 mod proposals;
 mod replay;
 

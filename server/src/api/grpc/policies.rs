@@ -11,10 +11,10 @@ use super::{
 };
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
-use crate::model::revision::{FileDigest, FileKind};
+use crate::model::revision::{FileDigest, FileKind, Provenance};
 use crate::model::{Effect, RevisionMeta, SourceFile};
 use crate::operations::Operations;
-use crate::operations::policies::Candidate;
+use crate::operations::submission::{Candidate, Submission};
 use crate::policy::limits::FILES_MAX;
 use crate::policy::{CedarItem, Diagnostic, PolicyPatch, PolicySource};
 
@@ -30,13 +30,14 @@ pub(super) fn candidate(
     patch: Option<v1::PolicyPatch>,
 ) -> Result<Candidate, Status> {
     match (source, patch) {
-        (Some(source), None) => Ok(Candidate::Source(PolicySource::new(
-            files(source.policies),
-            files(source.schemas),
-        ))),
+        (Some(source), None) => {
+            let policies = PolicySource::new(files(source.policies), files(source.schemas));
+            Ok(Candidate::Source(policies.with_tests(files(source.tests))))
+        }
         (None, Some(patch)) => {
             // Bounded before anything else is: names are compared one by one.
-            let named = patch.put_policies.len() + patch.put_schemas.len();
+            let schemas = patch.put_schemas.len();
+            let named = patch.put_policies.len() + schemas + patch.put_tests.len();
             if named.max(patch.delete_files.len()) > FILES_MAX {
                 let named = named.max(patch.delete_files.len());
                 return Err(limit("patch", named, FILES_MAX));
@@ -44,6 +45,7 @@ pub(super) fn candidate(
             Ok(Candidate::Patch(PolicyPatch {
                 put_policies: files(patch.put_policies),
                 put_schemas: files(patch.put_schemas),
+                put_tests: files(patch.put_tests),
                 delete_files: patch.delete_files,
             }))
         }
@@ -52,7 +54,7 @@ pub(super) fn candidate(
     }
 }
 
-fn files(files: Vec<v1::SourceFile>) -> Vec<SourceFile> {
+pub(super) fn files(files: Vec<v1::SourceFile>) -> Vec<SourceFile> {
     let file = |f: v1::SourceFile| SourceFile::new(f.name, f.text);
     files.into_iter().map(file).collect()
 }
@@ -70,6 +72,7 @@ fn wire_digests(files: Vec<FileDigest>) -> Vec<v1::FileDigest> {
         name: f.name,
         sha256: f.sha256.to_vec(),
         schema: f.kind == FileKind::Schema,
+        test: f.kind == FileKind::Test,
     };
     files.into_iter().map(digest).collect()
 }
@@ -82,8 +85,26 @@ pub(super) fn wire_diagnostics(diagnostics: &[Diagnostic]) -> Vec<v1::Diagnostic
         message: d.message.clone(),
         help: d.help.clone(),
         policy_id: d.policy_id.clone(),
+        lint: d.lint.clone(),
     };
     diagnostics.iter().map(wire).collect()
+}
+
+/// What a caller says of where a policy set comes from; empty is absent.
+pub(super) fn provenance(commit: String, signature: String) -> Provenance {
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    Provenance {
+        commit: given(commit),
+        signature: given(signature),
+    }
+}
+
+/// Who signed it.
+pub(super) fn signed_by(provenance: &Provenance) -> String {
+    let note = provenance.signature.as_deref();
+    note.and_then(crate::policy::signed_by)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 pub(super) fn wire_revision(meta: RevisionMeta, active: u64) -> v1::Revision {
@@ -96,6 +117,10 @@ pub(super) fn wire_revision(meta: RevisionMeta, active: u64) -> v1::Revision {
         content_sha256: hex::encode(meta.content_sha256),
         policies: meta.policies,
         approver: meta.approver.as_ref().map(wire_uid),
+        signed_by: signed_by(&meta.provenance),
+        commit: meta.provenance.commit.unwrap_or_default(),
+        base_epoch: meta.base_epoch,
+        restores: meta.restores.unwrap_or(0),
     }
 }
 
@@ -123,6 +148,14 @@ impl PolicyService for PolicyDoor {
         Ok(Response::new(response))
     }
 
+    async fn test(
+        &self,
+        request: Request<v1::TestRequest>,
+    ) -> Result<Response<v1::TestResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::policy_tests::test(&self.0, &credential, request.into_inner()).await
+    }
+
     async fn apply(
         &self,
         request: Request<v1::ApplyRequest>,
@@ -133,12 +166,17 @@ impl PolicyService for PolicyDoor {
             expected_revision,
             message,
             patch,
+            commit,
+            signature,
         } = request.into_inner();
-        let candidate = candidate(source, patch)?;
-        let (meta, warnings, decision) = self
-            .0
-            .apply_policy(&credential, candidate, expected_revision, message)
-            .await?;
+        let submission = Submission {
+            candidate: candidate(source, patch)?,
+            expected: expected_revision,
+            message,
+            provenance: provenance(commit, signature),
+            restores: None,
+        };
+        let (meta, warnings, decision) = self.0.apply_policy(&credential, submission).await?;
         let active = meta.number;
         Ok(Response::new(v1::ApplyResponse {
             revision: Some(wire_revision(meta, active)),
@@ -187,6 +225,41 @@ impl PolicyService for PolicyDoor {
         super::proposals::list(&self.0, &credential, request.into_inner()).await
     }
 
+    async fn rollback(
+        &self,
+        request: Request<v1::RollbackRequest>,
+    ) -> Result<Response<v1::RollbackResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::lifecycle::rollback(&self.0, &credential, request.into_inner()).await
+    }
+
+    async fn diff(
+        &self,
+        request: Request<v1::DiffRequest>,
+    ) -> Result<Response<v1::DiffResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::lifecycle::diff(&self.0, &credential, request.into_inner()).await
+    }
+
+    type WatchRevisionsStream = super::lifecycle::Revisions;
+
+    async fn watch_revisions(
+        &self,
+        request: Request<v1::WatchRevisionsRequest>,
+    ) -> Result<Response<Self::WatchRevisionsStream>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        let after = request.into_inner().after;
+        super::lifecycle::watch(&self.0, credential, after).await
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::lifecycle::get_status(&self.0, &credential).await
+    }
+
     async fn get_revision(
         &self,
         request: Request<v1::GetRevisionRequest>,
@@ -209,6 +282,7 @@ impl PolicyService for PolicyDoor {
             source: Some(v1::PolicySource {
                 policies: wire_files(&source.policies),
                 schemas: wire_files(&source.schemas),
+                tests: wire_files(&source.tests),
             }),
             revision: Some(wire_revision(meta, active)),
             files: Vec::new(),

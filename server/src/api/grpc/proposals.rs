@@ -3,11 +3,14 @@
 use tonic::{Response, Status};
 use zta_proto::v1;
 
-use super::policies::{candidate, wire_diagnostics, wire_files, wire_revision};
+use super::policies::{
+    candidate, provenance, signed_by, wire_diagnostics, wire_files, wire_revision,
+};
 use super::{consistency_token, page_size, page_token_invalid, timestamp, wire_uid};
 use crate::identity::registry::Credential;
 use crate::model::proposal::{ProposalMeta, ProposalState};
 use crate::operations::Operations;
+use crate::operations::submission::Submission;
 
 fn wire_proposal(meta: &ProposalMeta) -> v1::Proposal {
     let state = match meta.state {
@@ -25,6 +28,8 @@ fn wire_proposal(meta: &ProposalMeta) -> v1::Proposal {
         content_sha256: hex::encode(meta.content_sha256),
         policies: meta.policies,
         decided_by: meta.decided_by.as_ref().map(wire_uid),
+        commit: meta.provenance.commit.clone().unwrap_or_default(),
+        signed_by: signed_by(&meta.provenance),
     }
 }
 
@@ -33,15 +38,14 @@ pub(super) async fn propose(
     credential: &Credential,
     request: v1::ProposeRequest,
 ) -> Result<Response<v1::ProposeResponse>, Status> {
-    let candidate = candidate(request.source, request.patch)?;
-    let (meta, warnings, decision) = operations
-        .propose_policy(
-            credential,
-            candidate,
-            request.expected_revision,
-            request.message,
-        )
-        .await?;
+    let submission = Submission {
+        candidate: candidate(request.source, request.patch)?,
+        expected: request.expected_revision,
+        message: request.message,
+        provenance: provenance(request.commit, request.signature),
+        restores: None,
+    };
+    let (meta, warnings, decision) = operations.propose_policy(credential, submission).await?;
     Ok(Response::new(v1::ProposeResponse {
         proposal: Some(wire_proposal(&meta)),
         warnings: wire_diagnostics(&warnings),
@@ -90,6 +94,7 @@ pub(super) async fn get(
         patch: Some(v1::PolicyPatch {
             put_policies: wire_files(&patch.put_policies),
             put_schemas: wire_files(&patch.put_schemas),
+            put_tests: wire_files(&patch.put_tests),
             delete_files: patch.delete_files,
         }),
     }))

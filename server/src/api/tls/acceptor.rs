@@ -23,6 +23,7 @@ use tokio_stream::Stream;
 
 use super::config::{Current, TlsReload};
 use super::connection::{Connection, PeerInfo};
+use super::strangers::{Place, Strangers};
 use crate::audit::throttle::network_of;
 use crate::identity::peer::{PeerCertificate, PeerError};
 use crate::identity::spiffe::TrustDomain;
@@ -42,6 +43,9 @@ pub(crate) struct Limits {
     /// Handshakes under way at once from one address (IPv6: one /64 network);
     /// further sockets are closed.
     pub(crate) handshakes_per_source_max: usize,
+    /// Open connections without a client certificate from one address (IPv6: one /64
+    /// network); further ones are closed.
+    pub(crate) strangers_per_source_max: usize,
 }
 
 impl Default for Limits {
@@ -50,6 +54,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             handshakes_max: 1024,
             handshakes_per_source_max: 128,
+            strangers_per_source_max: 512,
         }
     }
 }
@@ -59,7 +64,7 @@ impl Default for Limits {
 pub(crate) enum HandshakeFailure {
     /// It took too long.
     Timeout,
-    /// Its source has too many handshakes under way.
+    /// Its source has too many handshakes under way, or connections without a certificate.
     TooMany,
     /// The peer closed the socket, or the network did.
     Closed,
@@ -165,6 +170,7 @@ pub(crate) struct Acceptor {
     limits: Limits,
     on_failure: FailureHook,
     ready: mpsc::Sender<Connection>,
+    strangers: Strangers,
 }
 
 impl Acceptor {
@@ -210,6 +216,7 @@ impl Acceptor {
             limits,
             on_failure,
             ready,
+            strangers: Strangers::default(),
         };
         (acceptor, Incoming(taken))
     }
@@ -259,8 +266,11 @@ impl Acceptor {
         let timeout = self.limits.handshake_timeout;
         let on_failure = Arc::clone(&self.on_failure);
         let ready = self.ready.clone();
+        let (strangers, max) = (self.strangers.clone(), self.limits.strangers_per_source_max);
+        let place = move || strangers.place(network, max);
         under_way.spawn(network, async move {
-            let secured = tokio::time::timeout(timeout, secure(socket, source, security)).await;
+            let secured =
+                tokio::time::timeout(timeout, secure(socket, source, security, place)).await;
             match secured.unwrap_or(Err(HandshakeFailure::Timeout)) {
                 // The server is gone when this fails, and the connection with it.
                 Ok(connection) => drop(ready.send(connection).await),
@@ -285,6 +295,7 @@ async fn secure(
     socket: TcpStream,
     source: SocketAddr,
     security: Security,
+    place: impl FnOnce() -> Option<Place>,
 ) -> Result<Connection, HandshakeFailure> {
     // Answers are small and waited for; Nagle's algorithm would hold them back.
     socket
@@ -303,7 +314,7 @@ async fn secure(
             ))
         }
         Security::Tls(config, trust_domain) => {
-            handshake(socket, source, config.current(), &trust_domain).await
+            handshake(socket, source, config.current(), &trust_domain, place).await
         }
     }
 }
@@ -313,6 +324,7 @@ async fn handshake(
     source: SocketAddr,
     current: Arc<Current>,
     trust_domain: &TrustDomain,
+    place: impl FnOnce() -> Option<Place>,
 ) -> Result<Connection, HandshakeFailure> {
     let stream = TlsAcceptor::from(Arc::clone(&current.config))
         .accept(socket)
@@ -335,14 +347,16 @@ async fn handshake(
             Some(Arc::new(peer.issued_by(issuer.to_owned())))
         }
     };
-    Ok(Connection::tls(
-        stream,
-        PeerInfo {
-            established: Instant::now(),
-            source,
-            certificate,
-        },
-    ))
+    let place = match &certificate {
+        None => Some(place().ok_or(HandshakeFailure::TooMany)?),
+        Some(_) => None,
+    };
+    let peer = PeerInfo {
+        established: Instant::now(),
+        source,
+        certificate,
+    };
+    Ok(Connection::tls(stream, peer, place))
 }
 
 async fn accept_after(

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::strangers::Place;
 use crate::identity::peer::PeerCertificate;
 
 /// Who is at the other end. Each request carries it among its extensions.
@@ -29,6 +30,8 @@ pub(crate) struct PeerInfo {
 pub(crate) struct Connection {
     stream: Stream,
     peer: PeerInfo,
+    /// Of one without a certificate, for as long as it is open.
+    _place: Option<Place>,
 }
 
 enum Stream {
@@ -37,10 +40,11 @@ enum Stream {
 }
 
 impl Connection {
-    pub(super) fn tls(stream: TlsStream<TcpStream>, peer: PeerInfo) -> Self {
+    pub(super) fn tls(stream: TlsStream<TcpStream>, peer: PeerInfo, place: Option<Place>) -> Self {
         Self {
             stream: Stream::Tls(Box::new(stream)),
             peer,
+            _place: place,
         }
     }
 
@@ -48,6 +52,7 @@ impl Connection {
         Self {
             stream: Stream::Plaintext(stream),
             peer,
+            _place: None,
         }
     }
 }

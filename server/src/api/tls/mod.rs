@@ -12,6 +12,7 @@
 pub(crate) mod acceptor;
 pub(crate) mod config;
 pub(crate) mod connection;
+mod strangers;
 
 pub(crate) use acceptor::{Acceptor, FailedHandshake, Incoming, Limits};
 pub(crate) use config::{TlsConfigError, TlsMaterial, TlsReload};

@@ -10,8 +10,10 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use super::acceptor::HandshakeFailure;
 use super::tests::{
-    Credential, NOW, TLS13, agent, ca_of, client_speaking, connect, material, trust_domain,
+    Credential, Door, NOW, TLS13, agent, ca_of, client, client_speaking, connect, material,
+    trust_domain,
 };
 use super::*;
 use crate::identity::ca::Ca;
@@ -70,4 +72,37 @@ async fn each_request_carries_its_peer_and_the_server_drains() {
         .await
         .expect("drained");
     TcpStream::connect(address).await.expect_err("closed");
+}
+
+#[tokio::test]
+async fn strangers_who_hold_connections_open_keep_nobody_out_who_has_a_certificate() {
+    let ca = ca_of(&trust_domain());
+    let limits = Limits {
+        strangers_per_source_max: 3,
+        ..Limits::default()
+    };
+    let mut door = Door::open(material(&ca, &ca, NOW), limits).await;
+    let (stranger, research) = (client(&ca, None, TLS13), agent(&ca, "research"));
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let open = connect(door.address, &stranger).await.expect("connected");
+        held.push((open, door.connection().await));
+    }
+    let mut beyond = connect(door.address, &stranger)
+        .await
+        .expect("shakes hands");
+    assert_eq!(door.failure().await, HandshakeFailure::TooMany);
+    let closed = beyond.read(&mut [0]).await;
+    assert!(!closed.is_ok_and(|read| read > 0), "closed");
+    let agents = client(&ca, Some(&research), TLS13);
+    for _ in 0..5 {
+        let open = connect(door.address, &agents).await.expect("connected");
+        held.push((open, door.connection().await));
+    }
+    // Each place comes back with its connection's end.
+    drop(held);
+    for _ in 0..3 {
+        let open = connect(door.address, &stranger).await.expect("connected");
+        drop((open, door.connection().await));
+    }
 }

@@ -97,8 +97,8 @@ pub(super) fn material(server: &Ca, clients: &Ca, now: OffsetDateTime) -> TlsMat
 }
 
 /// An acceptor at work, and what comes out of it.
-struct Door {
-    address: SocketAddr,
+pub(super) struct Door {
+    pub(super) address: SocketAddr,
     reload: TlsReload,
     incoming: Incoming,
     failures: mpsc::UnboundedReceiver<FailedHandshake>,
@@ -106,7 +106,7 @@ struct Door {
 }
 
 impl Door {
-    async fn open(material: TlsMaterial, limits: Limits) -> Self {
+    pub(super) async fn open(material: TlsMaterial, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let address = listener.local_addr().expect("its address");
         let reload = TlsReload::new(material).expect("a configuration");
@@ -129,7 +129,7 @@ impl Door {
         }
     }
 
-    async fn connection(&mut self) -> Connection {
+    pub(super) async fn connection(&mut self) -> Connection {
         let next = tokio::time::timeout(Duration::from_secs(10), self.incoming.next());
         next.await
             .expect("in time")
@@ -137,7 +137,7 @@ impl Door {
             .expect("infallible")
     }
 
-    async fn failure(&mut self) -> HandshakeFailure {
+    pub(super) async fn failure(&mut self) -> HandshakeFailure {
         let next = tokio::time::timeout(Duration::from_secs(10), self.failures.recv());
         let failed = next.await.expect("in time").expect("open");
         assert!(failed.source.ip().is_loopback());

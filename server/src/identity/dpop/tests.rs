@@ -26,9 +26,17 @@ struct Setup {
     key: Arc<dyn SigningKey>,
 }
 
+fn verifier(max: usize, per_key_max: u32) -> DpopVerifier {
+    let own = |name: &str| [name.to_owned()];
+    let verifier = DpopVerifier::with_limits(&own("zta.example"), max, per_key_max);
+    let mut verifier = verifier.expect("a verifier");
+    verifier.hosts = own("pdp.example").to_vec();
+    verifier
+}
+
 fn setup() -> Setup {
     Setup {
-        verifier: DpopVerifier::new(&["zta.example".to_owned()]).expect("a verifier"),
+        verifier: verifier(PROOFS_MAX, PROOFS_PER_KEY_MAX),
         key: new_key(),
     }
 }
@@ -237,6 +245,28 @@ fn the_names_in_front_of_a_proxy_are_good_in_any_case_of_letters() {
     };
     assert!(good(format!("https://zta.example{PATH}"), &unnamed));
     assert!(!good(format!("https://pdp.example:7443{PATH}"), &unnamed));
+    // An address that somebody else made up is none of ours, whatever the proof is for.
+    let relayed = ProvenCall {
+        authority: Some("evil.example:7443"),
+        ..CALL
+    };
+    assert!(!good(format!("https://evil.example:7443{PATH}"), &relayed));
+    for (authority, ours) in [
+        ("pdp.example", true),
+        ("PDP.example:1", true),
+        ("pdp.example@evil.example:7443", false),
+        ("pdp.example.evil.example", false),
+        ("[::1]:7443", false),
+    ] {
+        let call = ProvenCall {
+            authority: Some(authority),
+            ..CALL
+        };
+        let uri = format!("https://{authority}{PATH}");
+        assert_eq!(good(uri, &call), ours, "{authority}");
+    }
+    assert_eq!(host_of("[::1]:7443"), "::1");
+    assert_eq!(host_of("[::1]"), "::1");
     let empty = ProvenCall {
         authority: Some(""),
         ..CALL
@@ -282,7 +312,7 @@ fn a_nonce_is_good_for_five_minutes_and_for_this_replica() {
     ] {
         assert_eq!(with(&nonce, late).err(), Some(DpopError::NonceExpired));
     }
-    let other = DpopVerifier::new(&[]).expect("a verifier").nonce(NOW);
+    let other = DpopVerifier::new(&[], &[]).expect("a verifier").nonce(NOW);
     assert_eq!(with(&other, NOW).err(), Some(DpopError::NonceForeign));
     for forged in ["", "%%%", "AAAA", &nonce[1..], &"A".repeat(1000)] {
         assert_eq!(with(forged, NOW).err(), Some(DpopError::NonceForged));
@@ -335,7 +365,7 @@ fn no_cut_or_altered_proof_passes() {
 
 #[test]
 fn strangers_cannot_fill_the_memory_of_those_with_a_token() {
-    let verifier = DpopVerifier::with_limits(&[], 2, 10).expect("a verifier");
+    let verifier = verifier(2, 10);
     let setup = Setup {
         verifier,
         key: new_key(),

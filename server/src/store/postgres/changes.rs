@@ -357,8 +357,9 @@ async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &NewRevision) 
     }
     sqlx::query(
         "INSERT INTO revisions (number, log_id, author_type, author_id, message, apply_time, \
-         content_sha256, policies, gates, epoch, approver_type, approver_id) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         content_sha256, policies, gates, epoch, approver_type, approver_id, base_epoch, \
+         restores, commit_id, signature) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(signed(meta.number))
     .bind(at.log_id)
@@ -372,6 +373,10 @@ async fn apply_revision(tx: &mut PgConnection, at: &At, revision: &NewRevision) 
     .bind(at.epoch)
     .bind(meta.approver.as_ref().map(|uid| &uid.ty))
     .bind(meta.approver.as_ref().map(|uid| &uid.id))
+    .bind(signed(meta.base_epoch))
+    .bind(meta.restores.map(signed))
+    .bind(&meta.provenance.commit)
+    .bind(&meta.provenance.signature)
     .execute(&mut *tx)
     .await
     .map_err(translate)?;

@@ -19,6 +19,7 @@ mod policy;
 mod proofs;
 mod proposals;
 mod registry;
+mod replicas;
 mod revocations;
 mod writer;
 

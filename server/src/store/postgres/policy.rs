@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::error::translate;
 use crate::model::proposal::{Proposal, ProposalMeta};
-use crate::model::revision::{Digest, FileChange, Manifest, RevisionNews};
+use crate::model::revision::{Digest, FileChange, Manifest, Provenance, RevisionNews};
 use crate::model::{EntityUid, RevisionMeta, SourceFile};
 use crate::store::value::{
     FilesOf, TEXTS_PIECE, corrupt, digest, file_change, files, in_order, optional_uid, signed,
@@ -127,7 +127,16 @@ pub(super) fn change(row: &PgRow) -> Result<FileChange<Digest>, StoreError> {
     )
 }
 
+/// Where the content of a revision or a proposal comes from.
+pub(super) fn provenance(row: &PgRow) -> Result<Provenance, StoreError> {
+    Ok(Provenance {
+        commit: row.try_get("commit_id").map_err(translate)?,
+        signature: row.try_get("signature").map_err(translate)?,
+    })
+}
+
 fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
+    let restores: Option<i64> = row.try_get("restores").map_err(translate)?;
     let policies: i64 = row.try_get("policies").map_err(translate)?;
     Ok(RevisionMeta {
         number: unsigned(row.try_get("number").map_err(translate)?)?,
@@ -143,6 +152,9 @@ fn meta(row: &PgRow) -> Result<RevisionMeta, StoreError> {
         apply_time: row.try_get("apply_time").map_err(translate)?,
         content_sha256: digest(row.try_get("content_sha256").map_err(translate)?)?,
         gates: row.try_get("gates").map_err(translate)?,
+        provenance: provenance(row)?,
+        base_epoch: unsigned(row.try_get("base_epoch").map_err(translate)?)?,
+        restores: restores.map(unsigned).transpose()?,
         policies: u32::try_from(policies).map_err(|_| corrupt("a number of policies"))?,
     })
 }

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
 use super::error::translate;
-use super::policy::{change, insert_files};
+use super::policy::{change, insert_files, provenance};
 use crate::model::proposal::{NewProposal, OPEN_MAX, Proposal, ProposalMeta, ProposalState};
 use crate::model::revision::Digest;
 use crate::model::{Conflict, EntityUid};
@@ -47,7 +47,8 @@ pub(super) async fn propose(
     }
     sqlx::query(
         "INSERT INTO proposals (number, log_id, state, base_revision, authors, message, \
-         create_time, content_sha256, policies) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+         create_time, content_sha256, policies, commit_id, signature) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(signed(meta.number))
     .bind(log_id)
@@ -58,6 +59,8 @@ pub(super) async fn propose(
     .bind(meta.create_time)
     .bind(&meta.content_sha256[..])
     .bind(i64::from(meta.policies))
+    .bind(&meta.provenance.commit)
+    .bind(&meta.provenance.signature)
     .execute(&mut *tx)
     .await
     .map_err(translate)?;
@@ -155,5 +158,6 @@ fn meta(row: &PgRow) -> Result<ProposalMeta, StoreError> {
             row.try_get("decided_by_type").map_err(translate)?,
             row.try_get("decided_by_id").map_err(translate)?,
         )?,
+        provenance: provenance(row)?,
     })
 }

@@ -346,8 +346,9 @@ async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &NewRevisi
     }
     sqlx::query(
         "INSERT INTO revisions (number, log_id, author_type, author_id, message, apply_time, \
-         content_sha256, policies, gates, epoch, approver_type, approver_id) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         content_sha256, policies, gates, epoch, approver_type, approver_id, base_epoch, \
+         restores, commit_id, signature) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(signed(meta.number))
     .bind(&at.log_id)
@@ -361,6 +362,10 @@ async fn apply_revision(tx: &mut SqliteConnection, at: &At, revision: &NewRevisi
     .bind(at.epoch)
     .bind(meta.approver.as_ref().map(|uid| &uid.ty))
     .bind(meta.approver.as_ref().map(|uid| &uid.id))
+    .bind(signed(meta.base_epoch))
+    .bind(meta.restores.map(signed))
+    .bind(&meta.provenance.commit)
+    .bind(&meta.provenance.signature)
     .execute(&mut *tx)
     .await
     .map_err(translate)?;

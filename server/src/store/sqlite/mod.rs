@@ -14,6 +14,7 @@ mod policy;
 mod proofs;
 mod proposals;
 mod registry;
+mod replicas;
 mod revocations;
 
 use std::path::Path;

@@ -42,7 +42,8 @@ pub(super) async fn revoke(
     sqlx::query(
         "INSERT INTO token_revocations (type, id, log_id, issued_before, expire_time, epoch) \
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (type, id) DO UPDATE SET \
-         issued_before = excluded.issued_before, expire_time = excluded.expire_time, \
+         issued_before = max(token_revocations.issued_before, excluded.issued_before), \
+         expire_time = max(token_revocations.expire_time, excluded.expire_time), \
          epoch = excluded.epoch",
     )
     .bind(&revocation.ty)

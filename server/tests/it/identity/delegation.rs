@@ -32,7 +32,7 @@ permit (principal in ZTA::Role::"reporter", action == ZTA::Action::"call_tool",
            context.zta.delegation.actors.contains(ZTA::Agent::"spiffe://zta.local/agent/research") };
 "#;
 
-async fn serve(database: Database) -> Server {
+pub(super) async fn serve(database: Database) -> Server {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["admin.cedar", "base.cedar"] {
         let from = repository("policies").join(name);
@@ -60,12 +60,16 @@ async fn serve(database: Database) -> Server {
     server
 }
 
-async fn delegate(client: &Client, agent: &str, scope: &[&str]) -> Result<String, Status> {
+pub(super) async fn delegate(
+    client: &Client,
+    agent: &str,
+    scope: &[&str],
+) -> Result<String, Status> {
     delegate_by(client, agent, scope, None).await
 }
 
 /// With a token, on the behalf of those whom the caller acts for.
-async fn delegate_by(
+pub(super) async fn delegate_by(
     client: &Client,
     agent: &str,
     scope: &[&str],
@@ -80,7 +84,7 @@ async fn delegate_by(
     Ok(exchange_by(client, exchange, token).await?.token)
 }
 
-async fn act(client: &Client, grant: &str, scope: &[&str]) -> Result<String, Status> {
+pub(super) async fn act(client: &Client, grant: &str, scope: &[&str]) -> Result<String, Status> {
     let act = v1::Act {
         grant: grant.to_owned(),
         scope: scope.iter().map(|&entry| entry.to_owned()).collect(),
@@ -112,7 +116,7 @@ async fn acting(from: &Client, agent: &Client, name: &str) -> String {
     act(agent, &grant, &[]).await.expect("a token")
 }
 
-async fn decided(client: &Client, tool: &str, token: &str) -> v1::AuthorizeResponse {
+pub(super) async fn decided(client: &Client, tool: &str, token: &str) -> v1::AuthorizeResponse {
     let request = v1::AuthorizeRequest {
         supported_obligations: vec!["watermark".to_owned()],
         ..call(tool)
@@ -121,7 +125,7 @@ async fn decided(client: &Client, tool: &str, token: &str) -> v1::AuthorizeRespo
     answer.expect("a decision")
 }
 
-async fn allowed(client: &Client, tool: &str, token: &str) -> v1::AuthorizeResponse {
+pub(super) async fn allowed(client: &Client, tool: &str, token: &str) -> v1::AuthorizeResponse {
     let answer = decided(client, tool, token).await;
     assert_eq!(answer.effect(), v1::Effect::Allow, "{tool}: {answer:?}");
     answer

@@ -20,7 +20,7 @@ use crate::support::proxy::Proxy;
 use crate::support::rpc::{call, event, events, refusals, refused};
 use crate::support::{Database, Server, Setup, eventually};
 
-const AUDIENCE: &str = "https://zta.example";
+pub(super) const AUDIENCE: &str = "https://zta.example";
 /// What services may do that have a role by their group.
 const SERVICES: &str = r#"@id("test.services_search")
 permit (
@@ -30,7 +30,7 @@ permit (
 );"#;
 
 /// The tables for a provider: its services' access tokens, and nothing of people.
-fn issuers(provider: &Provider, more: &str) -> String {
+pub(super) fn issuers(provider: &Provider, more: &str) -> String {
     format!(
         r#"
 [[issuers]]
@@ -51,7 +51,7 @@ g-research = ["researcher"]
     )
 }
 
-async fn server_with(settings: &str) -> Server {
+pub(super) async fn server_with(settings: &str) -> Server {
     // Many forgeries come from here; that they lock out is shown elsewhere.
     let setup = Setup::sqlite()
         .config(settings)
@@ -60,11 +60,14 @@ async fn server_with(settings: &str) -> Server {
     setup.start().await
 }
 
-fn stranger(proxy: &Proxy) -> Holder {
+pub(super) fn stranger(proxy: &Proxy) -> Holder {
     Holder::new(&new_key(), proxy.channel(), &proxy.endpoint)
 }
 
-async fn login(holder: &mut Holder, token: &str) -> Result<v1::AuthenticateResponse, Status> {
+pub(super) async fn login(
+    holder: &mut Holder,
+    token: &str,
+) -> Result<v1::AuthenticateResponse, Status> {
     let token = token.to_owned();
     holder
         .login(Proof::IdentityToken(v1::IdentityToken { token }))

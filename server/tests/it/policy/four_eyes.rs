@@ -18,15 +18,15 @@ const ROLES: &str = r#"
 
 const OPEN_UP: &str = r#"@id("open.up") permit (principal, action, resource);"#;
 
-struct Scene {
-    server: Server,
-    author: Client,
-    approver: Client,
+pub(super) struct Scene {
+    pub(super) server: Server,
+    pub(super) author: Client,
+    pub(super) approver: Client,
     /// Has both roles.
-    both: Client,
+    pub(super) both: Client,
 }
 
-async fn scene(four_eyes: bool) -> Scene {
+pub(super) async fn scene(four_eyes: bool) -> Scene {
     let folder = tempfile::tempdir().expect("a folder");
     let admin = repository("policies/admin.cedar");
     std::fs::copy(admin, folder.path().join("admin.cedar")).expect("copy");
@@ -48,7 +48,7 @@ async fn scene(four_eyes: bool) -> Scene {
     }
 }
 
-async fn propose(client: &Client, policy: &str) -> Result<u64, tonic::Status> {
+pub(super) async fn propose(client: &Client, policy: &str) -> Result<u64, tonic::Status> {
     let request = v1::ProposeRequest {
         patch: Some(v1::PolicyPatch {
             put_policies: vec![file("new.cedar", policy)],
@@ -56,7 +56,7 @@ async fn propose(client: &Client, policy: &str) -> Result<u64, tonic::Status> {
         }),
         expected_revision: in_force(client).await.0,
         message: "open up".to_owned(),
-        source: None,
+        ..Default::default()
     };
     let answer = client.policies().propose(request).await?.into_inner();
     let proposal = answer.proposal.expect("a proposal");
@@ -64,7 +64,7 @@ async fn propose(client: &Client, policy: &str) -> Result<u64, tonic::Status> {
     Ok(proposal.number)
 }
 
-async fn approve(client: &Client, number: u64) -> Result<v1::Revision, tonic::Status> {
+pub(super) async fn approve(client: &Client, number: u64) -> Result<v1::Revision, tonic::Status> {
     let request = v1::ApproveRequest { number };
     let answer = client.policies().approve(request).await?.into_inner();
     Ok(answer.revision.expect("a revision"))

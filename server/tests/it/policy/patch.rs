@@ -76,13 +76,15 @@ async fn files(admin: &Client, number: u64) -> Vec<(String, String)> {
     assert!(short.source.is_none() && whole.files.is_empty());
     assert_eq!(whole.revision, short.revision);
     let source = whole.source.expect("files");
-    let named = |schema| move |f: &v1::SourceFile| (f.name.clone(), f.text.clone(), schema);
-    let all: Vec<_> = (source.policies.iter().map(named(false)))
-        .chain(source.schemas.iter().map(named(true)))
+    let named =
+        |kind: (bool, bool)| move |f: &v1::SourceFile| (f.name.clone(), f.text.clone(), kind);
+    let all: Vec<_> = (source.policies.iter().map(named((false, false))))
+        .chain(source.schemas.iter().map(named((true, false))))
+        .chain(source.tests.iter().map(named((false, true))))
         .collect();
     assert_eq!(all.len(), short.files.len());
-    for ((name, text, schema), digest) in all.iter().zip(&short.files) {
-        assert_eq!((name, schema), (&digest.name, &digest.schema));
+    for ((name, text, kind), digest) in all.iter().zip(&short.files) {
+        assert_eq!((name, *kind), (&digest.name, (digest.schema, digest.test)));
         let sha256 = zta_server::model::arguments::sha256(text.as_bytes());
         assert_eq!(digest.sha256, sha256);
     }

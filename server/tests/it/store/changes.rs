@@ -468,6 +468,10 @@ pub(crate) async fn void_tokens(db: Db) {
     let later = NOW + Duration::HOUR;
     let again = TokenRevocation::of_principal(&user, later);
     succeeds(&db.store, &Change::RevokeTokens(again.clone())).await;
+    assert_eq!(feed(0).await, [again.clone(), one.clone()]);
+    // By a replica whose clock is behind: nothing comes back to life.
+    let behind = TokenRevocation::of_principal(&user, NOW);
+    succeeds(&db.store, &Change::RevokeTokens(behind)).await;
     assert_eq!(feed(0).await, [again.clone(), one]);
     let last = TokenRevocation::of_token("t-2", NOW + Duration::minutes(80));
     succeeds(&db.store, &Change::RevokeTokens(last.clone())).await;

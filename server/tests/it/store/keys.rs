@@ -81,24 +81,27 @@ pub(crate) async fn renewals(db: Db) {
     let before = store.head().await.expect("head").epoch;
     succeeds(store, &renew(1, 1, 2)).await;
     assert_eq!(counts(store, 1).await, (2, 1, 0));
-    // The answer was lost: the same generation again, as long as nobody has used it.
-    succeeds(store, &renew(1, 1, 2)).await;
-    succeeds(store, &renew(1, 1, 2)).await;
-    assert_eq!(counts(store, 1).await, (2, 1, 0));
-    // Signed for a generation that is not due.
-    conflicts(store, &renew(1, 1, 3), Conflict::GenerationMoved).await;
-    conflicts(store, &renew(1, 2, 2), Conflict::GenerationMoved).await;
+    // The answer was lost: another generation, as long as nobody has used a later one.
+    succeeds(store, &renew(1, 1, 3)).await;
+    succeeds(store, &renew(1, 1, 4)).await;
+    assert_eq!(counts(store, 1).await, (4, 1, 0));
+    // Signed for a generation that is not due: none is given twice.
+    conflicts(store, &renew(1, 1, 2), Conflict::GenerationMoved).await;
+    conflicts(store, &renew(1, 1, 4), Conflict::GenerationMoved).await;
+    conflicts(store, &renew(1, 2, 3), Conflict::GenerationMoved).await;
     conflicts(store, &lock(1, 1), Conflict::GenerationMoved).await;
-    succeeds(store, &Change::UseGeneration(used(1, 2))).await;
-    // Now whoever comes with the first one has a copy.
-    conflicts(store, &renew(1, 1, 2), Conflict::Generation).await;
-    conflicts(store, &renew(1, 1, 3), Conflict::Generation).await;
+    succeeds(store, &Change::UseGeneration(used(1, 3))).await;
+    // Now whoever comes with an older one has a copy, also with one that nobody has used.
+    conflicts(store, &renew(1, 1, 5), Conflict::Generation).await;
+    conflicts(store, &renew(1, 2, 5), Conflict::Generation).await;
     // A mark never goes back, and one of a key that is not there does nothing.
     succeeds(store, &Change::UseGeneration(used(1, 1))).await;
     succeeds(store, &Change::UseGeneration(used(9, 1))).await;
-    assert_eq!(counts(store, 1).await, (2, 2, 0));
-    succeeds(store, &renew(1, 2, 3)).await;
-    conflicts(store, &renew(1, 1, 3), Conflict::Generation).await;
+    assert_eq!(counts(store, 1).await, (4, 3, 0));
+    succeeds(store, &renew(1, 3, 5)).await;
+    // One that was given and whose answer was lost is not the one that is in use.
+    succeeds(store, &renew(1, 4, 6)).await;
+    conflicts(store, &renew(1, 3, 7), Conflict::Generation).await;
     // A certificate from before the database was put back goes on from its own.
     succeeds(store, &renew(1, 7, 8)).await;
     assert_eq!(counts(store, 1).await, (8, 7, 0));
@@ -189,22 +192,24 @@ pub(crate) async fn locks(db: Db) {
 pub(crate) async fn lock_races(db: Db) {
     let db = with_keys(db, 1).await;
     let stores = [db.store.clone(), db.another().await];
-    for generation in 1..6_u64 {
-        // Two holders of one certificate renew at once, on two replicas: both get the next.
+    for generation in [1, 3, 5, 7, 9_u64] {
+        // Two holders of one certificate renew at once, on two replicas: one gets the next,
+        // the other one has to ask for the one after it.
         let mut tasks = tokio::task::JoinSet::new();
         for store in stores.clone() {
             let wanted = renew(1, generation, generation + 1);
             tasks.spawn(async move { change(&store, &wanted).await });
         }
         let outcomes = tasks.join_all().await;
-        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!(outcomes.iter().filter(|o| o.is_ok()).count(), 1);
+        assert!(outcomes.contains(&Err(Conflict::GenerationMoved)));
         assert_eq!(counts(&db.store, 1).await.0, generation + 1);
         // One uses it while the other asks again: whoever comes first, it is exact.
         let mut tasks = tokio::task::JoinSet::new();
         for (n, store) in stores.clone().into_iter().enumerate() {
             tasks.spawn(async move {
                 let mark = Change::UseGeneration(used(1, generation + 1));
-                let again = renew(1, generation, generation + 1);
+                let again = renew(1, generation, generation + 2);
                 change(&store, if n == 0 { &mark } else { &again }).await
             });
         }
@@ -215,6 +220,12 @@ pub(crate) async fn lock_races(db: Db) {
             );
         }
         assert_eq!(counts(&db.store, 1).await.1, generation + 1);
+        // For the next turn, whoever came first.
+        let last = change(&db.store, &renew(1, generation + 1, generation + 2)).await;
+        let moved = Err(Conflict::GenerationMoved);
+        assert!(last == Ok(()) || last == moved, "{last:?}");
+        let next = Change::UseGeneration(used(1, generation + 2));
+        succeeds(&db.store, &next).await;
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use zta_server::store::postgres::PostgresStore;
 use zta_server::store::{SharedStore, StoreError, StoredCheckpoint};
 
-use super::support::{Db, advanced, append, decision, finish, prepared};
+use super::support::{Db, NOW, advanced, append, decision, finish, prepared};
 
 /// What the proxy does when it sees COMMIT.
 #[derive(Clone, Copy)]
@@ -310,6 +310,10 @@ pub(crate) async fn service_role(db: Db) {
     store.release_signing(turn).await.expect("releases");
     super::proofs::put_tiles(&store).await;
     super::changes::each_change(&store).await;
+    let replica = super::replicas::replica(1);
+    store.put_replica(&replica).await.expect("told");
+    store.put_replica(&replica).await.expect("told again");
+    store.forget_replicas(NOW).await.expect("forgotten");
     assert_eq!(store.find(Uuid::nil()).await.expect("find"), None);
     store.wait_for_change().await;
     for sql in [

@@ -2,7 +2,7 @@
 
 use zta_server::model::arguments::sha256;
 use zta_server::model::proposal::{NewProposal, OPEN_MAX, Proposal, ProposalMeta, ProposalState};
-use zta_server::model::revision::{FileChange, FileKind};
+use zta_server::model::revision::{FileChange, FileKind, Provenance};
 use zta_server::model::{Change, Conflict, EntityUid};
 
 use super::changes::{conflicts, succeeds};
@@ -29,6 +29,10 @@ pub(crate) fn proposal(number: u64, base_revision: u64) -> NewProposal {
             content_sha256: sha256(&number.to_be_bytes()),
             policies: 3,
             decided_by: None,
+            provenance: Provenance {
+                commit: Some("0123abc".to_owned()),
+                signature: number.is_multiple_of(2).then(|| "é\n\n— a b\n".to_owned()),
+            },
         },
         changes: vec![
             policy("a.cedar", &format!("// {number}\r\n")),

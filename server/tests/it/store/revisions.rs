@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use zta_server::model::arguments::sha256;
-use zta_server::model::revision::{FileChange, FileKind, Manifest, NewRevision};
+use zta_server::model::revision::{FileChange, FileKind, Manifest, NewRevision, Provenance};
 use zta_server::model::{Change, Conflict, EntityUid, RevisionMeta, SourceFile};
 use zta_server::store::StoreError;
 
@@ -23,6 +23,14 @@ pub(crate) fn revision(number: u64, changes: Vec<FileChange<SourceFile>>) -> New
             content_sha256: sha256(&number.to_be_bytes()),
             gates: format!("gates of {number}"),
             policies: changes.len() as u32,
+            provenance: Provenance {
+                commit: number.is_multiple_of(2).then(|| "0123abc-dirty".to_owned()),
+                signature: number
+                    .is_multiple_of(3)
+                    .then(|| "text\n\n— é signs\n".to_owned()),
+            },
+            base_epoch: number + 7,
+            restores: number.is_multiple_of(2).then_some(number / 2),
         },
         changes,
     }

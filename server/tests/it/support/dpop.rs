@@ -42,6 +42,15 @@ impl Holder {
         }
     }
 
+    /// The thumbprint of its key (RFC 7638), as `cnf` has it.
+    pub(crate) fn thumbprint(&self) -> String {
+        let (x, y) = self.key.public_key().as_ref()[1..].split_at(32);
+        let (x, y) = (BASE64.encode(x), BASE64.encode(y));
+        let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, jwk.as_bytes());
+        BASE64.encode(digest)
+    }
+
     fn sign(&self, text: &str) -> String {
         let signature = self.key.sign(&SystemRandom::new(), text.as_bytes());
         BASE64.encode(signature.expect("signs"))

@@ -86,12 +86,17 @@ impl Proxy {
 
     /// A gRPC channel through it.
     pub(crate) fn channel(&self) -> Channel {
+        self.channel_to(&self.endpoint)
+    }
+
+    /// The same, with another address in `:authority` than where it leads.
+    pub(crate) fn channel_to(&self, authority: &str) -> Channel {
         let (endpoint, ca) = (self.endpoint.clone(), self.ca.clone());
         let connector = tower::service_fn(move |_: http::Uri| {
             let (endpoint, ca) = (endpoint.clone(), ca.clone());
             async move { dial(&endpoint, &ca, None, b"h2").await.map(TokioIo::new) }
         });
-        Endpoint::from_shared(format!("https://{}", self.endpoint))
+        Endpoint::from_shared(format!("https://{authority}"))
             .expect("an endpoint")
             .connect_with_connector_lazy(connector)
     }

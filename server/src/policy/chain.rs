@@ -5,114 +5,117 @@
 //! confused into asking for what it may do, but the one it acts for may not, gains nothing,
 //! nor does one who is asked for what only the other may.
 
-use crate::identity::registry::Caller;
+use super::compile::Compiled;
+use super::evaluate::{Facts, Pip, PolicyError};
+use super::permitted::Permission;
 use crate::model::request::{ACTION_TYPE, CALL_TOOL};
 use crate::model::{
     AccessRequest, Delegation, DenyReason, EntityUid, Principal, PrincipalKind, Standing, Verdict,
 };
-use crate::policy::{Compiled, Facts, Permission, Pip, PolicyError};
-use crate::replica::State;
 
 /// Who was not permitted what the caller was, for the record.
 #[derive(Debug)]
-pub(crate) struct Denier {
+pub struct Denier {
     /// The party.
-    pub(crate) party: EntityUid,
+    pub party: EntityUid,
     /// Why: of policy, or its state.
-    pub(crate) reason: String,
+    pub reason: String,
     /// The policies that determined it.
-    pub(crate) policies: Vec<String>,
+    pub policies: Vec<String>,
 }
 
-/// What policy says to the caller and, if that is an allow, to each party on whose behalf
-/// it asks. Without a delegation this is the one evaluation and nothing else.
-///
-/// # Errors
-/// As [`Compiled::evaluate`].
-pub(crate) fn evaluate(
-    compiled: &Compiled,
-    pip: &Pip<'_>,
-    principal: &Principal,
-    request: &AccessRequest,
-    facts: &Facts,
-) -> Result<(Verdict, Option<Box<Denier>>), PolicyError> {
-    let verdict = compiled.evaluate(principal, request, facts, pip)?;
-    let Some(delegation) = &facts.delegation else {
-        return Ok((verdict, None));
-    };
-    if verdict.deny.is_some() {
-        return Ok((verdict, None));
-    }
-    if let Some(party) = inactive(delegation) {
-        let why = format!(
-            "the {} on whose behalf it is asked is no longer active",
-            noun(party)
-        );
-        let denier = Denier {
-            party: party.uid(),
-            reason: party.state.as_str().to_ascii_uppercase(),
-            policies: Vec::new(),
+impl Compiled {
+    /// What policy says to the caller and, if that is an allow, to each party on whose behalf
+    /// it asks, as the facts have it. Without a delegation this is the one evaluation and
+    /// nothing else.
+    ///
+    /// # Errors
+    /// As [`Compiled::evaluate`].
+    pub fn evaluate_chain(
+        &self,
+        caller: &Principal,
+        request: &AccessRequest,
+        facts: &Facts,
+        pip: &Pip<'_>,
+    ) -> Result<(Verdict, Option<Box<Denier>>), PolicyError> {
+        let verdict = self.evaluate(caller, request, facts, pip)?;
+        let Some(delegation) = &facts.delegation else {
+            return Ok((verdict, None));
         };
-        return Ok(denied(&verdict, why, Some(denier)));
-    }
-    if !in_scope(&delegation.scope, &request.action, &request.resource) {
-        let why = "the delegation does not cover it: its scope names other actions or resources";
-        return Ok(denied(&verdict, why.to_owned(), None));
-    }
-    let mut whole = verdict;
-    for party in delegation.others() {
-        let theirs = compiled.evaluate(party, request, facts, pip)?;
-        if let Some(reason) = theirs.deny {
+        if verdict.deny.is_some() {
+            return Ok((verdict, None));
+        }
+        if let Some(party) = inactive(delegation) {
             let why = format!(
-                "the {} on whose behalf it is asked is not permitted it",
+                "the {} on whose behalf it is asked is no longer active",
                 noun(party)
             );
             let denier = Denier {
                 party: party.uid(),
-                reason: reason.as_str().to_owned(),
-                policies: theirs.policies,
+                reason: party.state.as_str().to_ascii_uppercase(),
+                policies: Vec::new(),
             };
-            return Ok(denied(&whole, why, Some(denier)));
+            return Ok(denied(&verdict, why, Some(denier)));
         }
-        unite(&mut whole, theirs);
+        if !in_scope(&delegation.scope, &request.action, &request.resource) {
+            let why =
+                "the delegation does not cover it: its scope names other actions or resources";
+            return Ok(denied(&verdict, why.to_owned(), None));
+        }
+        let mut whole = verdict;
+        for party in delegation.others() {
+            let theirs = self.evaluate(party, request, facts, pip)?;
+            if let Some(reason) = theirs.deny {
+                let why = format!(
+                    "the {} on whose behalf it is asked is not permitted it",
+                    noun(party)
+                );
+                let denier = Denier {
+                    party: party.uid(),
+                    reason: reason.as_str().to_owned(),
+                    policies: theirs.policies,
+                };
+                return Ok(denied(&whole, why, Some(denier)));
+            }
+            unite(&mut whole, theirs);
+        }
+        Ok((whole, None))
     }
-    Ok((whole, None))
-}
 
-/// Whether the caller may do something, and each party on whose behalf it asks.
-///
-/// # Errors
-/// As [`Compiled::permission`].
-pub(crate) fn permission(
-    compiled: &Compiled,
-    state: &State,
-    caller: &Caller,
-    request: &AccessRequest,
-    facts: &Facts,
-) -> Result<Permission, PolicyError> {
-    let pip = state.pip();
-    let mut whole = compiled.permission(&caller.principal, request, facts, &pip)?;
-    let Some(delegation) = &caller.delegation else {
-        return Ok(whole);
-    };
-    let covered = in_scope(&delegation.scope, &request.action, &request.resource);
-    if inactive(delegation).is_some() || !covered {
-        return Ok(Permission::No);
-    }
-    for party in delegation.others() {
-        if whole == Permission::No {
-            break;
+    /// Whether the caller may do something, and each party on whose behalf it asks.
+    ///
+    /// # Errors
+    /// As [`Compiled::permission`].
+    pub fn permission_chain(
+        &self,
+        caller: &Principal,
+        request: &AccessRequest,
+        facts: &Facts,
+        pip: &Pip<'_>,
+    ) -> Result<Permission, PolicyError> {
+        let mut whole = self.permission(caller, request, facts, pip)?;
+        let Some(delegation) = &facts.delegation else {
+            return Ok(whole);
+        };
+        let covered = in_scope(&delegation.scope, &request.action, &request.resource);
+        if inactive(delegation).is_some() || !covered {
+            return Ok(Permission::No);
         }
-        match compiled.permission(party, request, facts, &pip)? {
-            Permission::Yes => {}
-            other => whole = other,
+        for party in delegation.others() {
+            if whole == Permission::No {
+                break;
+            }
+            match self.permission(party, request, facts, pip)? {
+                Permission::Yes => {}
+                other => whole = other,
+            }
         }
+        Ok(whole)
     }
-    Ok(whole)
 }
 
 /// The first party that may not act any more. The caller's own state is looked at before.
-pub(crate) fn inactive(delegation: &Delegation) -> Option<&Principal> {
+fn inactive(delegation: &Delegation) -> Option<&Principal> {
     delegation
         .others()
         .find(|party| party.state != Standing::Active)
@@ -120,7 +123,7 @@ pub(crate) fn inactive(delegation: &Delegation) -> Option<&Principal> {
 
 /// Whether a scope covers a request: no entry at all, its action, or its action on its
 /// resource. Clients ask for `call_tool`, which stands for a declared tool's own action.
-pub(crate) fn in_scope(scope: &[String], action: &EntityUid, resource: &EntityUid) -> bool {
+fn in_scope(scope: &[String], action: &EntityUid, resource: &EntityUid) -> bool {
     if scope.is_empty() {
         return true;
     }
