@@ -254,6 +254,8 @@ def _is_extension(old: Checkpoint, new: Checkpoint, proof: Sequence[bytes]) -> b
     if not 0 < old.size < new.size:
         return False
     hashes = list(proof)
+    if any(len(item) != _HASH_BYTES for item in hashes):
+        return False
     is_complete = old.size & (old.size - 1) == 0
     if not is_complete and not hashes:
         return False

@@ -23,7 +23,7 @@ fn go(arguments: &[&str]) -> (bool, String) {
          `tools/with-postgres.sh cargo test`",
     );
     let output = Command::new(verifier).args(arguments).output();
-    let output = output.expect("the verifier runs");
+    let output = output.expect("the verifier runs: `make test` builds it");
     let said = text(&output.stdout) + &text(&output.stderr);
     (output.status.success(), said)
 }

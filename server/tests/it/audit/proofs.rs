@@ -143,7 +143,6 @@ pub(super) async fn fill(client: &Client, decisions: usize) {
     for _ in 0..decisions.div_ceil(50) {
         let request = v1::BatchAuthorizeRequest {
             requests: vec![call("web_search"); 50],
-            ..Default::default()
         };
         requests.push(request);
     }
