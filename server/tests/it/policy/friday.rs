@@ -210,7 +210,6 @@ async fn rollback(admin: &Client, to: u64) -> u64 {
         number: to,
         expected_revision: in_force(admin).await.0,
         message: "undo Friday".to_owned(),
-        ..Default::default()
     };
     let answer = admin.policies().rollback(request).await;
     let revision = answer.expect("rolled back").into_inner().revision;
