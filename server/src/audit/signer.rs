@@ -102,10 +102,15 @@ impl Signer {
         if self.store.latest_checkpoint().await?.map_or(0, |c| c.size) == size {
             return Ok(Signed::Nothing);
         }
-        self.turn = self.store.claim_signing(self.holder, TURN).await?;
-        let Some(turn) = self.turn else {
+        let before = self.turn.take();
+        let Some(turn) = self.store.claim_signing(self.holder, TURN).await? else {
             return Ok(Signed::NotOurTurn);
         };
+        if before != Some(turn) {
+            // Others may have made tiles meanwhile.
+            self.tiles = TileBuilder::default();
+        }
+        self.turn = Some(turn);
         // Only now, so that all that was signed under other turns is seen. The checkpoint
         // first: the log only grows.
         let last = self.last().await?;
