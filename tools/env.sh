@@ -16,6 +16,7 @@ CARGO_DENY_VERSION=0.20.2
 BUF_VERSION=1.75.0
 OIDC_PROVIDER_VERSION=9.13.3
 CERBOS_VERSION=0.55.0
+GO_VERSION=1.27.3
 RUST_VERSION_MIN=1.95
 PYTHON_VERSION_MIN=3.11
 POSTGRES_VERSION_MIN=15
@@ -25,6 +26,9 @@ BUF=$TOOLS/buf-$BUF_VERSION/node_modules/.bin/buf
 
 # A certified OpenID provider, for tests only. They run it by node.
 OIDC_PROVIDER=$TOOLS/oidc-provider-$OIDC_PROVIDER_VERSION/node_modules
+
+# The code of Go's checksum database, which verifies our log in the tests. Built anew when its source changes.
+LOG_VERIFIER=$TOOLS/log-verifier-$GO_VERSION-$(cat tools/log-verifier/* tools/build-log-verifier.sh | cksum | cut -d' ' -f1)/log-verifier
 
 # For comparison only; nothing but tools/bench-compare.sh fetches it.
 case $(uname -sm) in

@@ -115,4 +115,6 @@ fi
 if needs test; then
     [[ -d $OIDC_PROVIDER ]] ||
         step "oidc-provider $OIDC_PROVIDER_VERSION" into "${OIDC_PROVIDER%/node_modules}" fetch_oidc_provider
+    [[ -x $LOG_VERIFIER ]] ||
+        step "log-verifier, by Go $GO_VERSION" into "${LOG_VERIFIER%/*}" tools/build-log-verifier.sh
 fi

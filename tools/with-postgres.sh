@@ -87,7 +87,7 @@ CONF
 step "Postgres $("$bin/postgres" --version | grep -oE '[0-9.]+' | head -n 1) in $dir" start
 cd "$ROOT"
 export ZTA_TEST_POSTGRES_URL="postgres://postgres@localhost/postgres?host=$dir"
-export ZTA_TEST_OIDC_PROVIDER=$OIDC_PROVIDER
+export ZTA_TEST_OIDC_PROVIDER=$OIDC_PROVIDER ZTA_TEST_LOG_VERIFIER=${ZTA_TEST_LOG_VERIFIER:-$LOG_VERIFIER}
 
 # In a process group of its own: a ^C reaches this script alone, which ends the whole group and then Postgres.
 set -m

@@ -76,7 +76,7 @@ pub(crate) async fn run(
 }
 
 /// Has at least so many requests decided; how many.
-async fn fill(target: &Target, decisions: usize) -> Result<u64> {
+pub(crate) async fn fill(target: &Target, decisions: usize) -> Result<u64> {
     let batches = decisions.div_ceil(BATCH).div_ceil(target.clients.len());
     let mut callers = JoinSet::new();
     for client in &target.clients {

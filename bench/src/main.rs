@@ -105,6 +105,7 @@ async fn compare(cli: &Cli) -> Result<()> {
             decide: [100, 1000],
             entities: 2000,
             decisions: 2000,
+            leaves: 2000,
             compare: vec![10],
         },
         false => Sizes {
@@ -112,6 +113,7 @@ async fn compare(cli: &Cli) -> Result<()> {
             decide: [100, 100_000],
             entities: 1_000_000,
             decisions: 100_000,
+            leaves: 1_000_000,
             compare: vec![10, 10_000],
         },
     };

@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use zta_client::{Client, Credential};
 
 use crate::{
-    Result, compare, decide, entities, identity, lifecycle,
+    Result, audit, compare, decide, entities, identity, lifecycle,
     load::{self, Round, Shape},
     report::Report,
     requests::Case,
@@ -35,6 +35,8 @@ pub enum Part {
     Identity,
     /// Replay of recorded decisions, and how soon a revision is in force everywhere.
     Lifecycle,
+    /// Receipts of single records, an export, and its verification.
+    Audit,
     /// Other systems beside ours, where they are installed.
     Compare,
 }
@@ -50,6 +52,8 @@ pub struct Sizes {
     pub entities: usize,
     /// Decisions that are replayed.
     pub decisions: usize,
+    /// Records of the log that is proved.
+    pub leaves: usize,
     /// Policies of both systems in each comparison.
     pub compare: Vec<usize>,
 }
@@ -125,6 +129,7 @@ pub async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) ->
             (Part::Entities, Some(binary)) => entities::run(plan, binary, report, say).await,
             (Part::Identity, Some(binary)) => identity::run(plan, binary, report, say).await,
             (Part::Lifecycle, Some(binary)) => lifecycle::run(plan, binary, report, say).await,
+            (Part::Audit, Some(binary)) => audit::run(plan, binary, report, say).await,
             (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
         };
         if let Err(error) = done {

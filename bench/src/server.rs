@@ -254,6 +254,24 @@ impl RealServer {
         self.run(&["audit", "verify"])
     }
 
+    /// `zta audit export` into a new folder.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn export_audit(&self) -> Result<PathBuf> {
+        let folder = self.dir.path().join("export");
+        self.run(&["audit", "export", &folder.to_string_lossy()])?;
+        Ok(folder)
+    }
+
+    /// `zta audit verify` on an export.
+    ///
+    /// # Errors
+    /// It does not verify, or it could not be told.
+    pub fn verify_export(&self, folder: &Path) -> Result<String> {
+        self.run(&["audit", "verify", "--export", &folder.to_string_lossy()])
+    }
+
     fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command().args(arguments).output()?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();

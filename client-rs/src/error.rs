@@ -5,6 +5,8 @@ use std::{error::Error as StdError, io, path::PathBuf, time::Duration};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use crate::log::LogError;
+
 const DOMAIN: &str = "zta";
 
 /// An error of this crate. For an enforcement point every one of them means deny.
@@ -56,6 +58,9 @@ pub enum Error {
     /// The server's answer does not hold what it must.
     #[error("the server's answer holds {0}")]
     Answer(&'static str),
+    /// The log, or something said of it, is not to be believed.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The TLS configuration cannot be made.
     #[error("cannot configure TLS: {0}")]
     Tls(#[from] rustls::Error),

@@ -37,6 +37,10 @@
 //! [`serde_json::Value`] will do. Where integers beyond 64 bits matter, pass the JSON text
 //! as it came from the model.
 //!
+//! # What is on record
+//! [`LogKey`] verifies receipts of the server's log without the server, and [`LogView`] keeps
+//! the last checkpoint that was seen, so that a log that was rewritten is found; see [`log`].
+//!
 //! # Everything else
 //! The generated clients of all services are at hand over the same connection:
 //! [`Client::agents`], [`Client::policies`], [`Client::audit`],
@@ -67,6 +71,7 @@ mod error;
 mod folder;
 mod guard;
 mod key;
+pub mod log;
 mod pinned;
 mod proving;
 mod renewal;
@@ -80,4 +85,5 @@ pub use decision::{Decision, Denied, Effect};
 pub use enroll::enroll;
 pub use error::{ArgumentsError, Error, RpcError};
 pub use guard::Guard;
+pub use log::{LogError, LogKey, LogView};
 pub use zta_proto::v1;

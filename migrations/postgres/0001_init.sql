@@ -65,6 +65,29 @@ CREATE TABLE checkpoints (
     note   text NOT NULL
 );
 
+-- Full tiles of the Merkle tree (C2SP tlog-tiles): 256 hashes of 32 bytes and the root over
+-- them. Derived from the leaves: rows may be deleted, and the server makes them again.
+CREATE TABLE log_tiles (
+    level  bigint NOT NULL,
+    number bigint NOT NULL,
+    log_id uuid NOT NULL,
+    root   bytea NOT NULL,
+    hashes bytea NOT NULL,
+    PRIMARY KEY (level, number)
+);
+-- Hashes do not compress.
+ALTER TABLE log_tiles ALTER COLUMN hashes SET STORAGE EXTERNAL;
+
+-- Whose turn it is to sign checkpoints. `expire_time_ms` is by the database's clock; `term`
+-- grows with each change of hands, and nothing is written under an older one.
+CREATE TABLE log_signer (
+    one            integer PRIMARY KEY CHECK (one = 1),
+    log_id         uuid NOT NULL,
+    holder         uuid NOT NULL,
+    term           bigint NOT NULL,
+    expire_time_ms bigint NOT NULL
+);
+
 -- `epoch` in the tables below is the epoch of the commit that changed the row last:
 -- the change feed is "every row with an epoch greater than mine".
 CREATE TABLE agents (

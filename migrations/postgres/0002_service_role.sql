@@ -10,8 +10,8 @@ BEGIN
     GRANT SELECT ON ALL TABLES IN SCHEMA public TO zta_service;
     GRANT INSERT ON log_head, audit_events, audit_inputs, checkpoints, agents, users, party_versions, instances, certificates,
         certificate_authorities, token_revocations, join_tokens, policy_texts, revisions, revision_files, proposals, proposal_files,
-        entities, blobs, replicas TO zta_service;
-    GRANT UPDATE ON log_head, agents, users, instances, certificate_authorities, token_revocations, join_tokens, replicas TO zta_service;
+        entities, blobs, replicas, log_tiles, log_signer TO zta_service;
+    GRANT UPDATE ON log_head, agents, users, instances, certificate_authorities, token_revocations, join_tokens, replicas, log_signer TO zta_service;
     GRANT DELETE ON certificates, token_revocations, replicas TO zta_service;
     GRANT UPDATE (state, decided_by_type, decided_by_id) ON proposals TO zta_service;
     GRANT UPDATE (until_epoch) ON entities TO zta_service;

@@ -76,6 +76,27 @@ BEGIN SELECT RAISE(ABORT, 'checkpoints is append-only'); END;
 CREATE TRIGGER checkpoints_no_delete BEFORE DELETE ON checkpoints
 BEGIN SELECT RAISE(ABORT, 'checkpoints is append-only'); END;
 
+-- Full tiles of the Merkle tree (C2SP tlog-tiles): 256 hashes of 32 bytes and the root over
+-- them. Derived from the leaves: rows may be deleted, and the server makes them again.
+CREATE TABLE log_tiles (
+    level  INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    log_id TEXT NOT NULL,
+    root   BLOB NOT NULL,
+    hashes BLOB NOT NULL,
+    PRIMARY KEY (level, number)
+) STRICT;
+
+-- Whose turn it is to sign checkpoints. `expire_time_ms` is by the database's clock; `term`
+-- grows with each change of hands, and nothing is written under an older one.
+CREATE TABLE log_signer (
+    one            INTEGER PRIMARY KEY CHECK (one = 1),
+    log_id         TEXT NOT NULL,
+    holder         TEXT NOT NULL,
+    term           INTEGER NOT NULL,
+    expire_time_ms INTEGER NOT NULL
+) STRICT;
+
 -- `epoch` in the tables below is the epoch of the commit that changed the row last:
 -- the change feed is "every row with an epoch greater than mine".
 CREATE TABLE agents (

@@ -79,6 +79,10 @@ pub struct Config {
     /// Whether policies come into force only when somebody else than their author approves
     /// them: `zta policy propose` and `approve` instead of `apply`.
     pub four_eyes: bool,
+    /// Whether the log's hash tiles and newest checkpoint are shown to anybody, over HTTP.
+    /// They say how many events there are and nothing of what is in them; entries are never
+    /// shown without a credential.
+    pub public_log: bool,
     /// What is demanded of policies.
     pub policy: PolicyConfig,
     /// What this replica is called in `zta policy status`; without it the address that it
@@ -156,6 +160,7 @@ impl Default for Config {
             key_proof_interval_s: 900,
             delegation_depth_max: 4,
             four_eyes: false,
+            public_log: false,
             policy: PolicyConfig::default(),
             replica_name: None,
             redact: [

@@ -22,6 +22,7 @@ from zta._errors import (
 )
 from zta._guard import Guard
 from zta._identity import Credential
+from zta._log import Checkpoint, LogError, LogKey, LogView, RolledBackError, SplitViewError
 from zta._messages import Decision, Session, ToolCall
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentsError",
     "AsyncClient",
+    "Checkpoint",
     "Client",
     "ConfigurationError",
     "Credential",
@@ -36,8 +38,13 @@ __all__ = [
     "Decision",
     "EnrollmentError",
     "Guard",
+    "LogError",
+    "LogKey",
+    "LogView",
+    "RolledBackError",
     "RpcError",
     "Session",
+    "SplitViewError",
     "ToolCall",
     "ZtaError",
     "__version__",

@@ -20,6 +20,14 @@ from zta._channel import RenewingChannel
 from zta._dpop import Possession
 from zta._errors import CredentialError, RpcError
 from zta._identity import Credential
+from zta._log import (
+    Checkpoint,
+    LogError,
+    LogView,
+    Recorded,
+    confirm_extension,
+    consistency_request,
+)
 from zta._messages import (
     Decision,
     Session,
@@ -225,6 +233,43 @@ class Client(_Base):
         """
         return Client(sharing=self, acting=Acting(grant))
 
+    def receipt(self, sequence: int) -> v1.Receipt:
+        """Ask for what proves that an event is on record; verify it with `LogKey`.
+
+        A record is covered within a second: before that the call fails with NOT_READY.
+        """
+        return self.audit.GetEvent(v1.GetEventRequest(sequence=sequence)).receipt
+
+    def follow_log(self, view: LogView) -> Checkpoint:
+        """Take the server's newest checkpoint into the view.
+
+        Raises RolledBackError or SplitViewError where the log does not extend what was seen.
+        """
+        known = view.last()
+        while True:
+            try:
+                newest = view.key.open(self.audit.GetCheckpoint(v1.GetCheckpointRequest()).note)
+                return view.advance(newest.note, self._consistency(known, newest))
+            except LogError:
+                # Somebody else with the same file may have gone on meanwhile: that is no split.
+                if (last := view.last()) == known:
+                    raise
+                known = last
+
+    def verify_recorded(self, view: LogView, sequence: int) -> Recorded:
+        """Show that an event is on record in the log that this client has always seen."""
+        recorded = view.key.verify_receipt(self.receipt(sequence))
+        if recorded.sequence != sequence:
+            raise LogError("the answer is the receipt of another event")
+        newest = self.follow_log(view)
+        proof = self._consistency(recorded.checkpoint, newest)
+        confirm_extension(recorded.checkpoint, newest, proof)
+        return recorded
+
+    def _consistency(self, old: Checkpoint | None, new: Checkpoint) -> Sequence[bytes]:
+        request = consistency_request(old, new)
+        return self.audit.GetConsistencyProof(request).hashes if request else ()
+
     def close(self) -> None:
         """Stop renewing and close the connection."""
         self._renewer.close()
@@ -341,6 +386,38 @@ class AsyncClient(_Base):
     def act_for(self, grant: str) -> AsyncClient:
         """Return this client acting on the behalf of the grant's maker; see `Client.act_for`."""
         return AsyncClient(sharing=self, acting=Acting(grant))
+
+    async def receipt(self, sequence: int) -> v1.Receipt:
+        """Ask for what proves that an event is on record; see `Client.receipt`."""
+        return (await self.audit.GetEvent(v1.GetEventRequest(sequence=sequence))).receipt
+
+    async def follow_log(self, view: LogView) -> Checkpoint:
+        """Take the server's newest checkpoint into the view; see `Client.follow_log`."""
+        known = view.last()
+        while True:
+            try:
+                answer = await self.audit.GetCheckpoint(v1.GetCheckpointRequest())
+                newest = view.key.open(answer.note)
+                return view.advance(newest.note, await self._consistency(known, newest))
+            except LogError:
+                # Somebody else with the same file may have gone on meanwhile: that is no split.
+                if (last := view.last()) == known:
+                    raise
+                known = last
+
+    async def verify_recorded(self, view: LogView, sequence: int) -> Recorded:
+        """Show that an event is on record in the log that this client has always seen."""
+        recorded = view.key.verify_receipt(await self.receipt(sequence))
+        if recorded.sequence != sequence:
+            raise LogError("the answer is the receipt of another event")
+        newest = await self.follow_log(view)
+        proof = await self._consistency(recorded.checkpoint, newest)
+        confirm_extension(recorded.checkpoint, newest, proof)
+        return recorded
+
+    async def _consistency(self, old: Checkpoint | None, new: Checkpoint) -> Sequence[bytes]:
+        request = consistency_request(old, new)
+        return (await self.audit.GetConsistencyProof(request)).hashes if request else ()
 
     async def aclose(self) -> None:
         """Stop renewing and close the connection."""

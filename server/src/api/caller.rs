@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use time::OffsetDateTime;
 use tonic::Request;
 
@@ -14,14 +14,23 @@ use crate::identity::token::TokenError;
 /// What a call brings to prove who makes it. Proves nothing by itself: the PDP
 /// authenticates it, on every call.
 pub(crate) fn credential<T>(request: &Request<T>, now: OffsetDateTime) -> Credential {
-    let peer = request.extensions().get::<PeerInfo>();
+    credential_in(request.extensions(), request.metadata().as_ref(), now)
+}
+
+/// Likewise, of a request over plain HTTP.
+pub(super) fn credential_in(
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    now: OffsetDateTime,
+) -> Credential {
+    let peer = extensions.get::<PeerInfo>();
     Credential {
         certificate: peer.and_then(|p| p.certificate.clone()),
         handshake_time: peer.map_or(now, |p| now - p.established.elapsed()),
         connection: peer.map(|p| Arc::clone(&p.proof)),
         source: peer.map(|p| p.source.ip()),
-        token: presented(request.metadata().as_ref()),
-        proof: request.extensions().get::<Arc<ProvenKey>>().cloned(),
+        token: presented(headers),
+        proof: extensions.get::<Arc<ProvenKey>>().cloned(),
     }
 }
 

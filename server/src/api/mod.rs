@@ -4,6 +4,7 @@ pub(crate) mod caller;
 pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod http;
+mod log;
 pub(crate) mod observe;
 mod proof;
 pub(crate) mod server;

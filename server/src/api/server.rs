@@ -26,6 +26,7 @@ use super::grpc::entities::EntityDoor;
 use super::grpc::policies::PolicyDoor;
 use super::grpc::users::UserDoor;
 use super::http::{Pages, routes};
+use super::log;
 use super::observe::Observe;
 use super::tls::Incoming;
 use crate::config::Limits;
@@ -112,7 +113,8 @@ impl Doors {
         let router = services
             .routes()
             .into_axum_router()
-            .merge(routes(self.pages));
+            .merge(routes(self.pages))
+            .merge(log::routes(operations()));
         tonic::transport::Server::builder()
             .accept_http1(true)
             .tcp_nodelay(true)

@@ -342,6 +342,14 @@ impl From<OperationError> for Status {
             OperationError::AgentNotFound(_) => {
                 status(Code::NotFound, ErrorReason::AgentNotFound, message)
             }
+            OperationError::EventNotFound => {
+                status(Code::NotFound, ErrorReason::EventNotFound, message)
+            }
+            OperationError::NotSigned => retriable(ErrorReason::NotReady, message),
+            OperationError::LogAltered(_) => {
+                tracing::error!(error = %message, "the log");
+                status(Code::DataLoss, ErrorReason::LogAltered, message)
+            }
             OperationError::RevisionNotFound(_) => {
                 status(Code::NotFound, ErrorReason::RevisionNotFound, message)
             }

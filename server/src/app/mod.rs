@@ -6,6 +6,7 @@ mod authorities;
 mod bootstrap;
 mod fleet;
 mod issuers;
+mod log;
 mod material;
 mod operator_ca;
 mod revocations;
@@ -17,21 +18,21 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::api::http::Pages;
 use crate::api::server::Doors;
 use crate::api::tls::{Acceptor, Incoming, Limits as TlsLimits, TlsReload};
 use crate::audit::Audit;
-use crate::audit::checkpoint::{self, VerifierKey};
+use crate::audit::checkpoint::VerifierKey;
+use crate::audit::signer::Signer;
 use crate::audit::throttle::Throttle;
-use crate::audit::verify::{self, Proof};
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
 use crate::identity::continuous::KeyProofs;
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::lockout::Lockouts;
-use crate::keys::{KeyName, LocalKeys};
+use crate::keys::LocalKeys;
 use crate::model::note::NoteKey;
 use crate::model::redaction::Redaction;
 use crate::operations::Operations;
@@ -45,6 +46,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{SharedStore, StoreError};
 use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
 use fleet::Reporter;
+pub use log::{Seen, Verified, export, verify, verify_export};
 use material::Material;
 use tasks::{Ready, Tasks};
 
@@ -132,42 +134,6 @@ pub fn encrypt_keys(config: &Config) -> Result<Vec<std::path::PathBuf>, AppError
     Ok(encrypted)
 }
 
-/// Verifies the whole log of this configuration's store. Returns the proof and the log's
-/// public key in the note format. Without `vkey` the key is taken from where the server
-/// keeps its own; an auditor who trusts neither brings the one published before.
-///
-/// # Errors
-/// [`AppError::Verify`] when the log is not what it should be; else it could not run.
-pub async fn verify(config: &Config, vkey: Option<&str>) -> Result<(Proof, String), AppError> {
-    let file = config.sqlite_path();
-    if config.database_url.is_none() && !file.exists() {
-        let text = format!(
-            "there is no store at `{}`; set ZTA_DATA_DIR",
-            file.display()
-        );
-        return Err(AppError::Start(text));
-    }
-    let store = open_store(config).await?;
-    let head = store.head().await?;
-    let key = match vkey {
-        Some(vkey) => VerifierKey::from_vkey(vkey).map_err(start_error)?,
-        None => {
-            let keys = material::key_service(config, &store, head.log_id)?;
-            let key = keys.existing(KeyName::Log).await.map_err(start_error)?;
-            let key = key.ok_or_else(|| {
-                let text = "the log's key is not there; restore it, or give its public half \
-                            with --vkey (`log_created`, the log's first event, names it)";
-                AppError::Start(text.to_owned())
-            })?;
-            let origin = checkpoint::origin(&config.trust_domain, head.log_id);
-            VerifierKey::from_spki(origin, key.public_key_spki_der()).map_err(start_error)?
-        }
-    };
-    let proof = verify::verify(&store, &key).await?;
-    store.close().await;
-    Ok((proof, key.vkey()))
-}
-
 /// Runs the server until a signal or `stop` ends it. With `new_administrator` it first makes
 /// the first administrator a new key, if the one in its folder is no good any more.
 ///
@@ -186,6 +152,7 @@ pub async fn serve(
     }
     let head = store.ensure_log(uuid::Uuid::new_v4()).await?;
     let material = Material::load(&config, &store, head.log_id, now).await?;
+    let signer = signer(&store, &material)?;
     let metrics = Metrics::new().map_err(AppError::Start)?;
 
     let (stopping, stopped) = watch::channel(false);
@@ -230,7 +197,7 @@ pub async fn serve(
             let first = loaded?;
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
-            keep_up(&store, &material, &pdp, &mut tasks);
+            keep_up(&signer, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
             // After the announcement: both write the bundle.
             tasks.follow_authorities(&config, (&pdp, &store), &material, reload);
@@ -240,8 +207,15 @@ pub async fn serve(
             }
         }
     };
-    drain(&config, stopping, tasks, &reporter, &material).await;
+    drain(&config, stopping, tasks, &reporter, &signer).await;
     ended
+}
+
+/// The signer of checkpoints, for its task and for the last one at the stop.
+fn signer(store: &SharedStore, material: &Material) -> Result<Arc<Mutex<Signer>>, AppError> {
+    let key = Arc::clone(&material.log_key);
+    let signer = Signer::new(Arc::clone(store), key, &material.origin).map_err(start_error)?;
+    Ok(Arc::new(Mutex::new(signer)))
 }
 
 async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr), AppError> {
@@ -280,13 +254,9 @@ async fn load(
 }
 
 /// The background work of a server that has its state.
-fn keep_up(store: &SharedStore, material: &Material, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
+fn keep_up(signer: &Arc<Mutex<Signer>>, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
-    tasks.sign_checkpoints(
-        store,
-        Arc::clone(&material.log_key),
-        material.origin.clone(),
-    );
+    tasks.sign_checkpoints(Arc::clone(signer));
     tasks.summarize_refusals(Arc::clone(pdp));
 }
 
@@ -314,6 +284,8 @@ fn operations(
         pdp,
         store: Arc::clone(store),
         ca: material.ca.clone(),
+        log_key: VerifierKey::from_vkey(&material.vkey).map_err(start_error)?,
+        public_log: config.public_log,
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         issuers,
         lockouts: Lockouts::new(config.limits.login_failures_max),
@@ -408,7 +380,7 @@ async fn drain(
     stopping: watch::Sender<bool>,
     mut tasks: Tasks,
     reporter: &Reporter,
-    material: &Material,
+    signer: &Mutex<Signer>,
 ) {
     let Reporter { store, pdp, .. } = reporter;
     tracing::info!("stopping: no new calls, those in flight may end");
@@ -427,7 +399,10 @@ async fn drain(
         if let Err(error) = reporter.report(true).await {
             tracing::warn!(%error, "the others could not be told that this replica stops");
         }
-        checkpoint::advance(store, material.log_key.as_ref(), &material.origin).await
+        let mut signer = signer.lock().await;
+        let signed = signer.advance().await;
+        signer.release().await?;
+        signed
     };
     match tokio::time::timeout(LAST_WORDS, last).await {
         Ok(Ok(_)) => {}

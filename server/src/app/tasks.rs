@@ -5,16 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tonic_health::ServingStatus;
 
 use super::material::{Material, SERVER_CERTIFICATE_LIFETIME};
 use crate::api::server::{Doors, Health};
 use crate::api::tls::{FailedHandshake, Incoming, TlsReload};
+use crate::audit::signer::{SignError, Signer};
 use crate::audit::{Record, checkpoint};
 use crate::identity::registry::Credential;
-use crate::keys::SigningKey;
 use crate::model::EventType;
 use crate::pdp::{Clock, Pdp};
 use crate::store::SharedStore;
@@ -161,19 +162,20 @@ impl Tasks {
         (shown, health)
     }
 
-    /// Signs a checkpoint at least once a second while the log grows.
-    pub(super) fn sign_checkpoints(
-        &mut self,
-        store: &SharedStore,
-        key: Arc<dyn SigningKey>,
-        origin: String,
-    ) {
-        let store = Arc::clone(store);
+    /// Signs a checkpoint at least once a second while the log grows, for as long as it is
+    /// this replica's turn.
+    pub(super) fn sign_checkpoints(&mut self, signer: Arc<Mutex<Signer>>) {
         self.spawn("the checkpoint signer", async move {
+            let mut tick = tokio::time::interval(checkpoint::INTERVAL);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                tokio::time::sleep(checkpoint::INTERVAL).await;
-                if let Err(error) = checkpoint::advance(&store, key.as_ref(), &origin).await {
-                    tracing::warn!(%error, "no checkpoint could be signed; trying again");
+                tick.tick().await;
+                match signer.lock().await.advance().await {
+                    Ok(_) => {}
+                    Err(error @ SignError::Altered { .. }) => tracing::error!(%error, "the log"),
+                    Err(error) => {
+                        tracing::warn!(%error, "no checkpoint could be signed; trying again");
+                    }
                 }
             }
         });

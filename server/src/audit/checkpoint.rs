@@ -1,8 +1,6 @@
 //! Checkpoints: the tree's size and root, signed. The format is C2SP tlog-checkpoint in
-//! a C2SP signed note with an Ed25519 signature.
-//!
-//! Ed25519 is deterministic, so two replicas that sign one size write the same bytes.
-//! What if we crash here: the checkpoint is signed again for the same tree, byte for byte.
+//! a C2SP signed note with an Ed25519 signature. When one is signed, and by which replica, is
+//! the business of `signer`.
 
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use uuid::Uuid;
 use super::merkle::{Frontier, Hash};
 use crate::keys::SigningKey;
 use crate::model::note::{self, NoteKey};
-use crate::store::{SharedStore, StoreError, StoredCheckpoint};
+use crate::store::StoredCheckpoint;
 
 /// How often a growing log gets a checkpoint.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -136,27 +134,6 @@ pub(crate) fn sign(
         size: tree.size(),
         note: verifier.0.note(&text, &signature),
     })
-}
-
-/// Signs and stores the checkpoint of the log as it stands now, unless it has one.
-///
-/// # Errors
-/// When the store fails or holds another checkpoint of that size.
-pub(crate) async fn advance(
-    store: &SharedStore,
-    key: &dyn SigningKey,
-    origin: &str,
-) -> Result<Option<StoredCheckpoint>, StoreError> {
-    let head = store.head().await?;
-    let signed = store.latest_checkpoint().await?.map_or(0, |c| c.size);
-    if head.size <= signed {
-        return Ok(None);
-    }
-    let tree = Frontier::new(head.size, head.frontier)
-        .ok_or_else(|| StoreError::Corrupt("the head's frontier does not fit its size".into()))?;
-    let checkpoint = sign(key, origin, &tree).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    store.put_checkpoint(&checkpoint).await?;
-    Ok(Some(checkpoint))
 }
 
 #[cfg(test)]

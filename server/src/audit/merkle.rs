@@ -63,6 +63,24 @@ impl Frontier {
         self.size += 1;
     }
 
+    /// Appends a complete subtree of 2^`level` leaves by its root. `None`, and nothing done,
+    /// where one of that size cannot stand at this place.
+    pub fn push_subtree(&mut self, level: u8, root: Hash) -> Option<()> {
+        let leaves = 1_u64.checked_shl(level.into())?;
+        if !self.size.is_multiple_of(leaves) {
+            return None;
+        }
+        let mut hash = root;
+        for _ in 0..(self.size >> level).trailing_ones() {
+            if let Some(left) = self.roots.pop() {
+                hash = node_hash(&left, &hash);
+            }
+        }
+        self.roots.push(hash);
+        self.size += leaves;
+        Some(())
+    }
+
     /// The tree's root. That of an empty tree is the hash of nothing.
     pub fn root(&self) -> Hash {
         let mut roots = self.roots.iter().rev();

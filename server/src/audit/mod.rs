@@ -2,11 +2,19 @@
 //! an RFC 6962 Merkle tree, durable before the answer leaves.
 
 pub mod checkpoint;
+pub mod export;
+pub mod export_verify;
 pub mod merkle;
+pub mod proof;
+pub mod receipt;
 pub mod record;
 pub mod sequencer;
+pub mod signer;
 pub mod throttle;
+pub mod tile;
+pub mod tiles;
 pub mod verify;
+mod verify_tiles;
 
 pub use record::{AppendError, Appended, Record};
 pub use sequencer::Audit;

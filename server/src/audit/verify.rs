@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use super::checkpoint::{CheckpointError, VerifierKey};
 use super::merkle::{Frontier, Hash, leaf_hash};
+use super::proof::{self, Plan};
+use super::tiles;
+use super::verify_tiles::TileRoots;
 use crate::model::{Columns, Event};
 use crate::store::{LogHead, SharedStore, StoreError, StoredEvent};
 
@@ -50,16 +53,67 @@ pub enum VerifyError {
     /// The newest checkpoint does not verify.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The log is smaller than it was.
+    #[error(
+        "the log was rolled back: it has {size} records that are proved, a checkpoint seen \
+         before signs {known}"
+    )]
+    RolledBack {
+        /// Records that there are.
+        size: u64,
+        /// Records that were signed before.
+        known: u64,
+    },
+    /// The log is another one than was seen before.
+    #[error(
+        "a split view: the first {known} records are not those that a checkpoint seen before \
+         signs; the log was rewritten, or others were shown another one. Keep both checkpoints"
+    )]
+    SplitView {
+        /// Records that were signed before.
+        known: u64,
+    },
+    /// An export cannot be read, or is not whole; nothing was proved.
+    #[error("{0}")]
+    Unreadable(String),
     /// The store could not be read; nothing was proved.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Verifies a stored log up to the head as it stands when called.
+/// A checkpoint that the verifier brings: the log must begin with what it signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// How many records it signs.
+    pub size: u64,
+    /// Their root.
+    pub root: Hash,
+    /// Whether what it signs was verified before, so that only later records are read.
+    pub verified: bool,
+}
+
+impl Known {
+    /// Compares with the root of the log's first records, where it has as many.
+    pub(super) fn compare(&self, size: u64, root: Option<Hash>) -> Result<(), VerifyError> {
+        let known = self.size;
+        match root {
+            _ if size < known => Err(VerifyError::RolledBack { size, known }),
+            Some(root) if root == self.root => Ok(()),
+            _ => Err(VerifyError::SplitView { known }),
+        }
+    }
+}
+
+/// Verifies a stored log up to the head as it stands when called, and that it begins with
+/// what `known` signs.
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub async fn verify(store: &SharedStore, key: &VerifierKey) -> Result<Proof, VerifyError> {
+pub async fn verify(
+    store: &SharedStore,
+    key: &VerifierKey,
+    known: Option<Known>,
+) -> Result<Proof, VerifyError> {
     // The checkpoint first: the log only grows, so its tree is within the head's.
     let checkpoint = store.latest_checkpoint().await?;
     let head = store.head().await?;
@@ -72,10 +126,11 @@ pub async fn verify(store: &SharedStore, key: &VerifierKey) -> Result<Proof, Ver
         return Err(VerifyError::Tree(what.to_owned()));
     }
     let mut verifier = Verifier::new(head.log_id, signed_size.unwrap_or(0));
-    let mut root_at_checkpoint = signed
-        .filter(|(size, _)| *size == 0)
-        .map(|_| Frontier::default().root());
-    let mut next = 0;
+    verifier.tree = start(store, known, head.size).await?;
+    let mut roots = Roots::new(signed, known);
+    let mut tile_roots = TileRoots::new(verifier.tree.size());
+    roots.look(&verifier.tree);
+    let mut next = verifier.tree.size();
     while next < head.size {
         let rows = match store.read(next, PAGE).await {
             Err(StoreError::Corrupt(what)) => return Err(first_unreadable(store, next, what).await),
@@ -86,18 +141,80 @@ pub async fn verify(store: &SharedStore, key: &VerifierKey) -> Result<Proof, Ver
         }
         for row in rows.iter().take_while(|row| row.sequence < head.size) {
             verifier.feed(row)?;
-            if signed.is_some_and(|(size, _)| size == verifier.tree.size()) {
-                root_at_checkpoint = Some(verifier.tree.root());
-            }
+            tile_roots.push(row.sequence, row.leaf_hash);
+            roots.look(&verifier.tree);
         }
         next = verifier.tree.size();
         if rows.len() < PAGE as usize {
             break;
         }
     }
-    verifier
-        .finish(&head, signed, root_at_checkpoint, store)
-        .await
+    let proof = verifier
+        .finish(&head, signed, roots.at_checkpoint, store)
+        .await?;
+    if let Some(known) = known {
+        known.compare(head.size, roots.at_known)?;
+    }
+    tile_roots.compare(store).await?;
+    Ok(proof)
+}
+
+/// The tree of the records that are not read again: what tiles give must have the root that
+/// was signed.
+async fn start(
+    store: &SharedStore,
+    known: Option<Known>,
+    size: u64,
+) -> Result<Frontier, VerifyError> {
+    let Some(known) = known.filter(|known| known.verified && known.size > 0) else {
+        return Ok(Frontier::default());
+    };
+    if known.size > size {
+        known.compare(size, None)?;
+    }
+    let plan = Plan::frontier(known.size);
+    let split = || VerifyError::SplitView { known: known.size };
+    let tiles = tiles::read(store, &plan.tiles(), known.size).await?;
+    let tree = proof::frontier(known.size, &tiles).ok_or_else(split)?;
+    known.compare(size, Some(tree.root()))?;
+    Ok(tree)
+}
+
+/// The roots of the sizes that are signed, as the tree grows past them.
+struct Roots {
+    signed: Option<u64>,
+    known: Option<u64>,
+    at_checkpoint: Option<Hash>,
+    at_known: Option<Hash>,
+}
+
+impl Roots {
+    fn new(signed: Option<(u64, Hash)>, known: Option<Known>) -> Self {
+        Self {
+            signed: signed.map(|(size, _)| size),
+            known: known.map(|known| known.size),
+            at_checkpoint: None,
+            at_known: None,
+        }
+    }
+
+    fn look(&mut self, tree: &Frontier) {
+        if self.signed == Some(tree.size()) {
+            self.at_checkpoint = Some(tree.root());
+        }
+        if self.known == Some(tree.size()) {
+            self.at_known = Some(tree.root());
+        }
+    }
+}
+
+/// A leaf's hash and what it says, if it is a leaf of this log in canonical form.
+pub(super) fn read_leaf(log_id: Uuid, leaf: &[u8]) -> Result<(Hash, Event), String> {
+    let event = Event::from_leaf(leaf).map_err(|e| e.to_string())?;
+    if event.log_id != log_id {
+        return Err("the leaf belongs to another log".to_owned());
+    }
+    Ok((leaf_hash(leaf), event))
 }
 
 /// A row among the next ones holds what no server writes: which one it is.
@@ -156,10 +273,7 @@ impl Verifier {
                 "the stored leaf hash is not the hash of the leaf".into()
             ));
         }
-        let event = Event::from_leaf(&row.leaf).map_err(|e| bad(e.to_string()))?;
-        if event.log_id != self.log_id {
-            return Err(bad("the leaf belongs to another log".into()));
-        }
+        let (_, event) = read_leaf(self.log_id, &row.leaf).map_err(bad)?;
         if row.log_id != event.log_id {
             return Err(bad("the column `log_id` is not what the leaf says".into()));
         }

@@ -1,12 +1,14 @@
 //! `zta audit …`
 
+mod verify;
+
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 use zta_client::v1;
-use zta_server::app;
-use zta_server::audit::verify::{Proof, VerifyError};
-use zta_server::store::StoreError;
 
+use self::verify::Kept;
 use super::{Failure, Options, line, table};
 
 #[derive(Debug, Subcommand)]
@@ -29,18 +31,58 @@ pub(crate) enum Command {
         #[arg(long)]
         oldest_first: bool,
     },
-    /// Recompute the whole log from the store of this configuration.
+    /// Recompute the whole log from the store of this configuration, or an export of it.
     Verify {
         /// The log's public key, from a place that the log's keeper cannot write;
-        /// without it the key that the server keeps.
+        /// without it the key that the server keeps, or that lies in the export.
         #[arg(long)]
         vkey: Option<String>,
+        /// The last checkpoint that you have seen: the log must begin with what it signs. The
+        /// file is replaced by the newest one afterwards, and made if it is missing.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        /// Only the records that the checkpoint does not sign.
+        #[arg(long, requires = "checkpoint", conflicts_with = "export")]
+        since: bool,
+        /// A folder that `zta audit export` made, instead of the store.
+        #[arg(long, value_name = "DIR")]
+        export: Option<PathBuf>,
+    },
+    /// Write the signed log with its tiles and checkpoint into a new folder, for whoever is to
+    /// verify it without the server.
+    Export {
+        /// The folder.
+        dir: PathBuf,
+        /// Only from the record on that this checkpoint does not sign.
+        #[arg(long, value_name = "FILE")]
+        from_checkpoint: Option<PathBuf>,
+    },
+    /// The receipt of one event (C2SP tlog-proof): what proves offline that it is on record.
+    Receipt {
+        /// The event's place in the log.
+        sequence: u64,
     },
 }
 
 pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Verify { vkey } => verify(options, vkey.as_deref()).await,
+        Command::Verify {
+            vkey,
+            checkpoint,
+            since,
+            export,
+        } => {
+            let kept = Kept::read(checkpoint, since)?;
+            match export {
+                Some(folder) => verify::export(options, &folder, vkey, &kept),
+                None => verify::stored(options, vkey.as_deref(), &kept).await,
+            }
+        }
+        Command::Export {
+            dir,
+            from_checkpoint,
+        } => verify::write_export(options, &dir, from_checkpoint.as_deref()).await,
+        Command::Receipt { sequence } => receipt(options, sequence).await,
         Command::List {
             limit,
             types,
@@ -64,6 +106,16 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             list(options, request).await
         }
     }
+}
+
+async fn receipt(options: &Options, sequence: u64) -> Result<(), Failure> {
+    let receipt = options.client()?.receipt(sequence).await?;
+    if options.json {
+        let leaf: Value = serde_json::from_slice(&receipt.leaf)
+            .map_err(|e| Failure::CouldNotRun(format!("the event is no JSON: {e}")))?;
+        return line(json!({ "event": leaf, "proof": receipt.proof }));
+    }
+    line(receipt.proof.trim_end())
 }
 
 async fn list(options: &Options, request: v1::ListEventsRequest) -> Result<(), Failure> {
@@ -108,58 +160,4 @@ async fn list(options: &Options, request: v1::ListEventsRequest) -> Result<(), F
         "SEQ", "TIME", "TYPE", "EFFECT", "ACTOR", "ACTION", "RESOURCE", "REASON", "POLICIES",
     ];
     table(&headings, &rows)
-}
-
-async fn verify(options: &Options, vkey: Option<&str>) -> Result<(), Failure> {
-    let config = options.server_config()?;
-    match app::verify(&config, vkey).await {
-        Ok((proof, vkey)) => proved(options, &proof, &vkey),
-        // What no server writes is a finding, not an obstacle.
-        Err(app::AppError::Store(error @ StoreError::Corrupt(_))) => Err(not_verified(&error)),
-        Err(app::AppError::Verify(VerifyError::Store(error)))
-            if !matches!(error, StoreError::Corrupt(_)) =>
-        {
-            Err(Failure::CouldNotRun(error.to_string()))
-        }
-        Err(app::AppError::Verify(error)) => Err(not_verified(&error)),
-        Err(error) => Err(Failure::CouldNotRun(error.to_string())),
-    }
-}
-
-fn not_verified(error: &dyn std::fmt::Display) -> Failure {
-    Failure::No(format!("the audit log does NOT verify: {error}"))
-}
-
-fn proved(options: &Options, proof: &Proof, vkey: &str) -> Result<(), Failure> {
-    let root = hex::encode(proof.root);
-    if options.json {
-        return line(json!({
-            "verified": true,
-            "log_id": proof.log_id,
-            "size": proof.size,
-            "root": root,
-            "checkpoint_size": proof.checkpoint_size,
-            "inputs": proof.inputs,
-            "inputs_missing": proof.inputs_missing,
-            "vkey": vkey,
-        }));
-    }
-    line(format!(
-        "the audit log verifies: {} records of log {}",
-        proof.size, proof.log_id
-    ))?;
-    line(
-        "  each leaf has its hash, each column is what its leaf says, none is missing or doubled",
-    )?;
-    line(format!(
-        "  inputs that fit their commitments: {}, removed: {}",
-        proof.inputs, proof.inputs_missing
-    ))?;
-    line(format!("  root {root}"))?;
-    match proof.checkpoint_size {
-        Some(size) => line(format!(
-            "  the checkpoint over the first {size} records is signed by {vkey}"
-        )),
-        None => line("  no checkpoint has been signed yet"),
-    }
 }

@@ -17,6 +17,7 @@ pub(crate) mod login;
 pub(crate) mod policies;
 mod policy_tests;
 pub(crate) mod profile;
+pub(crate) mod proofs;
 pub(crate) mod proposals;
 pub(crate) mod replay;
 pub(crate) mod revocation;
@@ -33,6 +34,7 @@ use uuid::Uuid;
 
 use self::issuers::Issuers;
 use self::watch::Watches;
+use crate::audit::checkpoint::VerifierKey;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
@@ -51,6 +53,10 @@ pub(crate) struct Operations {
     pub(crate) pdp: Arc<Pdp>,
     pub(crate) store: SharedStore,
     pub(crate) ca: Authorities,
+    /// The public half of the log's key.
+    pub(crate) log_key: VerifierKey,
+    /// Whether hash tiles and the checkpoint are shown to anybody.
+    pub(crate) public_log: bool,
     pub(crate) challenges: ChallengeMemory,
     /// Whose tokens are taken for a login.
     pub(crate) issuers: Issuers,
@@ -98,6 +104,15 @@ pub(crate) enum OperationError {
         /// What is wrong, and what would be right.
         why: String,
     },
+    /// There is no such event.
+    #[error("there is no such event in the log")]
+    EventNotFound,
+    /// No checkpoint covers it yet.
+    #[error("no checkpoint covers this yet; a growing log is signed each second, try again")]
+    NotSigned,
+    /// The stored log is not what was signed.
+    #[error("the log is not what was signed: {0}; see what `zta audit verify` says")]
+    LogAltered(String),
     /// A documented limit is exceeded.
     #[error("{name}: {size} is over the limit of {max}")]
     Limit {

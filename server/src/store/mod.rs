@@ -6,6 +6,7 @@
 //! events and changes are written, the head moves on, and one COMMIT makes it so.
 
 pub mod postgres;
+mod proofs;
 pub mod sqlite;
 mod value;
 
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+pub use proofs::{ProofStore, SigningTurn, StoredTile, TILE_WIDTH, TILES_MAX, TileId, TileLevel};
 
 use crate::model::event::Inputs;
 use crate::model::proposal::{Proposal, ProposalMeta};
@@ -198,9 +201,6 @@ pub trait AuditStore: Send + Sync {
     ) -> Result<Vec<StoredEvent>, StoreError>;
     /// The newest checkpoint.
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError>;
-    /// Stores a checkpoint. One of the same size must be the same; another is refused
-    /// with [`StoreError::Corrupt`].
-    async fn put_checkpoint(&self, checkpoint: &StoredCheckpoint) -> Result<(), StoreError>;
 }
 
 /// Agents, users, keys and join tokens.
@@ -325,7 +325,14 @@ pub trait BlobStore: Send + Sync {
 /// A whole store.
 #[async_trait]
 pub trait Store:
-    AuditStore + RegistryStore + CertificateStore + PolicyStore + EntityStore + ReplicaStore + BlobStore
+    AuditStore
+    + ProofStore
+    + RegistryStore
+    + CertificateStore
+    + PolicyStore
+    + EntityStore
+    + ReplicaStore
+    + BlobStore
 {
     /// Brings the schema up to date.
     async fn migrate(&self) -> Result<(), StoreError>;

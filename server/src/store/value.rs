@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{PreparedEvent, StoreError};
+use super::{PreparedEvent, StoreError, StoredTile, TILE_WIDTH, TileId};
 use crate::model::proposal::{NewProposal, ProposalState};
 use crate::model::revision::{Digest, FileChange, FileDigest, FileKind, NewRevision, Provenance};
 use crate::model::{
@@ -268,6 +269,52 @@ pub(super) fn frontier(bytes: &[u8]) -> Result<Vec<[u8; 32]>, StoreError> {
         return Ok(hashes.to_vec());
     }
     Err(corrupt("a frontier that is not a list of hashes"))
+}
+
+/// The hashes of a full tile's row.
+pub(super) fn full_tile(
+    level: i64,
+    number: i64,
+    root: Vec<u8>,
+    hashes: Vec<u8>,
+) -> Result<StoredTile, StoreError> {
+    let id = TileId {
+        level: level_of(level)?,
+        number: unsigned(number)?,
+    };
+    if hashes.len() as u64 != TILE_WIDTH * 32 {
+        return Err(corrupt("a tile that is not full"));
+    }
+    Ok(StoredTile {
+        id,
+        root: digest(&root)?,
+        hashes: frontier(&hashes)?,
+    })
+}
+
+pub(super) fn level_of(level: i64) -> Result<u8, StoreError> {
+    u8::try_from(level).map_err(|_| corrupt("a tile of a level that cannot be"))
+}
+
+pub(super) fn lifetime_ms(lifetime: Duration) -> Result<i64, StoreError> {
+    i64::try_from(lifetime.as_millis()).map_err(|_| StoreError::Refused("a lifetime".to_owned()))
+}
+
+/// Rows by their numbers, which must follow each other from `first` on.
+pub(super) fn consecutive<T>(
+    first: u64,
+    rows: impl Iterator<Item = Result<(i64, Vec<u8>), StoreError>>,
+    read: impl Fn(Vec<u8>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut out = Vec::new();
+    for (expected, row) in (first..).zip(rows) {
+        let (number, bytes) = row?;
+        if unsigned(number)? != expected {
+            return Err(StoreError::Corrupt(format!("number {expected} is missing")));
+        }
+        out.push(read(bytes)?);
+    }
+    Ok(out)
 }
 
 pub(super) fn parse_uuid(text: &str) -> Result<Uuid, StoreError> {

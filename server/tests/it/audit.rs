@@ -1,6 +1,8 @@
 //! What happened is on record before its answer, and whoever changes the record is found.
 
+mod exported;
 mod intruder;
+mod proofs;
 mod secrets;
 mod tamper;
 

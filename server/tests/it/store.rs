@@ -11,6 +11,7 @@ mod keys;
 mod log;
 mod lost;
 mod parties;
+mod proofs;
 mod proposals;
 mod queries;
 mod rate;
@@ -32,7 +33,11 @@ fn cases() -> Vec<Case> {
         case("log::large_batches", log::large_batches),
         case("log::an_event_stands_once", log::an_event_stands_once),
         case("log::append_only", log::append_only),
-        case("log::checkpoints", log::checkpoints),
+        case("proofs::checkpoints", proofs::checkpoints),
+        case("proofs::turns", proofs::turns),
+        case("proofs::turns_at_once", proofs::turns_at_once),
+        case("proofs::tiles", proofs::tiles),
+        case("proofs::leaves", proofs::leaves),
         case("log::without_a_log", log::without_a_log),
         case("units::together", units::together),
         case("units::of_another_epoch", units::of_another_epoch),

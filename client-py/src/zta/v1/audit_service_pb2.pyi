@@ -145,3 +145,163 @@ class GetCheckpointResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["note", b"note", "size", b"size"]) -> None: ...
 
 global___GetCheckpointResponse = GetCheckpointResponse
+
+@typing.final
+class GetEventRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    """Its place in the log."""
+    event_id: builtins.str
+    """Its id; for a decision the decision's id."""
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        event_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event", "event_id", b"event_id", "sequence", b"sequence"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "event_id", b"event_id", "sequence", b"sequence"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["sequence", "event_id"] | None: ...
+
+global___GetEventRequest = GetEventRequest
+
+@typing.final
+class GetEventResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
+    @property
+    def event(self) -> global___AuditEvent: ...
+    @property
+    def receipt(self) -> global___Receipt: ...
+    def __init__(
+        self,
+        *,
+        event: global___AuditEvent | None = ...,
+        receipt: global___Receipt | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event", "receipt", b"receipt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "receipt", b"receipt"]) -> None: ...
+
+global___GetEventResponse = GetEventResponse
+
+@typing.final
+class Receipt(google.protobuf.message.Message):
+    """What proves that a leaf is on record. It needs no server to be verified."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: builtins.int
+    PROOF_FIELD_NUMBER: builtins.int
+    leaf: builtins.bytes
+    """The leaf as it was hashed."""
+    proof: builtins.str
+    """C2SP tlog-proof: the leaf's place, its inclusion proof and the signed checkpoint that
+    the proof ends in.
+    """
+    def __init__(
+        self,
+        *,
+        leaf: builtins.bytes = ...,
+        proof: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["leaf", b"leaf", "proof", b"proof"]) -> None: ...
+
+global___Receipt = Receipt
+
+@typing.final
+class GetInclusionProofRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    sequence: builtins.int
+    size: builtins.int
+    """The size of the tree, at most that of the newest checkpoint; 0 means that one."""
+    def __init__(
+        self,
+        *,
+        sequence: builtins.int = ...,
+        size: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sequence", b"sequence", "size", b"size"]) -> None: ...
+
+global___GetInclusionProofRequest = GetInclusionProofRequest
+
+@typing.final
+class GetInclusionProofResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEAF_HASH_FIELD_NUMBER: builtins.int
+    HASHES_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    CHECKPOINT_FIELD_NUMBER: builtins.int
+    leaf_hash: builtins.bytes
+    """The leaf's hash."""
+    size: builtins.int
+    checkpoint: builtins.str
+    """The checkpoint of that size; empty where none was signed."""
+    @property
+    def hashes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """From the leaf's sibling up, 32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        leaf_hash: builtins.bytes = ...,
+        hashes: collections.abc.Iterable[builtins.bytes] | None = ...,
+        size: builtins.int = ...,
+        checkpoint: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "hashes", b"hashes", "leaf_hash", b"leaf_hash", "size", b"size"]) -> None: ...
+
+global___GetInclusionProofResponse = GetInclusionProofResponse
+
+@typing.final
+class GetConsistencyProofRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIRST_SIZE_FIELD_NUMBER: builtins.int
+    SECOND_SIZE_FIELD_NUMBER: builtins.int
+    first_size: builtins.int
+    """The smaller size, at least 1."""
+    second_size: builtins.int
+    """The larger size, at most that of the newest checkpoint; 0 means that one."""
+    def __init__(
+        self,
+        *,
+        first_size: builtins.int = ...,
+        second_size: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first_size", b"first_size", "second_size", b"second_size"]) -> None: ...
+
+global___GetConsistencyProofRequest = GetConsistencyProofRequest
+
+@typing.final
+class GetConsistencyProofResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HASHES_FIELD_NUMBER: builtins.int
+    SECOND_SIZE_FIELD_NUMBER: builtins.int
+    CHECKPOINT_FIELD_NUMBER: builtins.int
+    second_size: builtins.int
+    checkpoint: builtins.str
+    """The checkpoint of the larger size; empty where none was signed."""
+    @property
+    def hashes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """As in RFC 6962, 32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        hashes: collections.abc.Iterable[builtins.bytes] | None = ...,
+        second_size: builtins.int = ...,
+        checkpoint: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "hashes", b"hashes", "second_size", b"second_size"]) -> None: ...
+
+global___GetConsistencyProofResponse = GetConsistencyProofResponse

@@ -33,6 +33,26 @@ class AuditServiceStub:
     ]
     """The newest signed checkpoint."""
 
+    GetEvent: grpc.UnaryUnaryMultiCallable[
+        zta.v1.audit_service_pb2.GetEventRequest,
+        zta.v1.audit_service_pb2.GetEventResponse,
+    ]
+    """One event with its receipt: what proves offline, by the log's public key alone, that
+    it is on record.
+    """
+
+    GetInclusionProof: grpc.UnaryUnaryMultiCallable[
+        zta.v1.audit_service_pb2.GetInclusionProofRequest,
+        zta.v1.audit_service_pb2.GetInclusionProofResponse,
+    ]
+    """That an event is in the tree of a size (RFC 6962, 2.1.1)."""
+
+    GetConsistencyProof: grpc.UnaryUnaryMultiCallable[
+        zta.v1.audit_service_pb2.GetConsistencyProofRequest,
+        zta.v1.audit_service_pb2.GetConsistencyProofResponse,
+    ]
+    """That the tree of one size begins with the tree of a smaller one (RFC 6962, 2.1.2)."""
+
 class AuditServiceAsyncStub:
     """Reads the tamper-evident log."""
 
@@ -47,6 +67,26 @@ class AuditServiceAsyncStub:
         zta.v1.audit_service_pb2.GetCheckpointResponse,
     ]
     """The newest signed checkpoint."""
+
+    GetEvent: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.audit_service_pb2.GetEventRequest,
+        zta.v1.audit_service_pb2.GetEventResponse,
+    ]
+    """One event with its receipt: what proves offline, by the log's public key alone, that
+    it is on record.
+    """
+
+    GetInclusionProof: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.audit_service_pb2.GetInclusionProofRequest,
+        zta.v1.audit_service_pb2.GetInclusionProofResponse,
+    ]
+    """That an event is in the tree of a size (RFC 6962, 2.1.1)."""
+
+    GetConsistencyProof: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.audit_service_pb2.GetConsistencyProofRequest,
+        zta.v1.audit_service_pb2.GetConsistencyProofResponse,
+    ]
+    """That the tree of one size begins with the tree of a smaller one (RFC 6962, 2.1.2)."""
 
 class AuditServiceServicer(metaclass=abc.ABCMeta):
     """Reads the tamper-evident log."""
@@ -66,5 +106,31 @@ class AuditServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.audit_service_pb2.GetCheckpointResponse, collections.abc.Awaitable[zta.v1.audit_service_pb2.GetCheckpointResponse]]:
         """The newest signed checkpoint."""
+
+    @abc.abstractmethod
+    def GetEvent(
+        self,
+        request: zta.v1.audit_service_pb2.GetEventRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.audit_service_pb2.GetEventResponse, collections.abc.Awaitable[zta.v1.audit_service_pb2.GetEventResponse]]:
+        """One event with its receipt: what proves offline, by the log's public key alone, that
+        it is on record.
+        """
+
+    @abc.abstractmethod
+    def GetInclusionProof(
+        self,
+        request: zta.v1.audit_service_pb2.GetInclusionProofRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.audit_service_pb2.GetInclusionProofResponse, collections.abc.Awaitable[zta.v1.audit_service_pb2.GetInclusionProofResponse]]:
+        """That an event is in the tree of a size (RFC 6962, 2.1.1)."""
+
+    @abc.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: zta.v1.audit_service_pb2.GetConsistencyProofRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.audit_service_pb2.GetConsistencyProofResponse, collections.abc.Awaitable[zta.v1.audit_service_pb2.GetConsistencyProofResponse]]:
+        """That the tree of one size begins with the tree of a smaller one (RFC 6962, 2.1.2)."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -117,6 +117,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """NOT_FOUND: there is no such proposal."""
     ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 51
     """NOT_FOUND: there is no such user."""
+    ERROR_REASON_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 55
+    """NOT_FOUND: there is no such event in the log."""
+    ERROR_REASON_LOG_ALTERED: _ErrorReason.ValueType  # 56
+    """DATA_LOSS: what is stored of the log is not what was signed; nothing is proved by it."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 40
     """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -240,6 +244,10 @@ ERROR_REASON_PROPOSAL_NOT_FOUND: ErrorReason.ValueType  # 48
 """NOT_FOUND: there is no such proposal."""
 ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 51
 """NOT_FOUND: there is no such user."""
+ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 55
+"""NOT_FOUND: there is no such event in the log."""
+ERROR_REASON_LOG_ALTERED: ErrorReason.ValueType  # 56
+"""DATA_LOSS: what is stored of the log is not what was signed; nothing is proved by it."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 41

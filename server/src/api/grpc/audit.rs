@@ -5,12 +5,14 @@ use std::sync::Arc;
 use tonic::{Code, Request, Response, Status};
 use zta_proto::v1;
 use zta_proto::v1::audit_service_server::AuditService;
+use zta_proto::v1::get_event_request::Event;
 
 use super::{optional, page_size, page_token_invalid, time, timestamp};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit, status};
 use crate::model::{Effect, EventType};
 use crate::operations::Operations;
+use crate::operations::proofs::{EventName, Receipted, SizedProof};
 use crate::store::EventFilter;
 
 /// The door.
@@ -69,6 +71,74 @@ impl AuditService for AuditDoor {
             size: checkpoint.size,
         }))
     }
+
+    async fn get_event(
+        &self,
+        request: Request<v1::GetEventRequest>,
+    ) -> Result<Response<v1::GetEventResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        let name = match request.into_inner().event {
+            Some(Event::Sequence(sequence)) => EventName::Sequence(sequence),
+            Some(Event::EventId(id)) => {
+                let id = id
+                    .parse()
+                    .map_err(|_| field("event_id", "must be a UUID"))?;
+                EventName::Id(id)
+            }
+            None => return Err(field("event", "name one by `sequence` or `event_id`")),
+        };
+        let Receipted { event, receipt } = self.0.event(&credential, name).await?;
+        Ok(Response::new(v1::GetEventResponse {
+            receipt: Some(v1::Receipt {
+                leaf: event.leaf.clone(),
+                proof: receipt,
+            }),
+            event: Some(v1::AuditEvent {
+                sequence: event.sequence,
+                time: timestamp(event.columns.time),
+                leaf: event.leaf,
+            }),
+        }))
+    }
+
+    async fn get_inclusion_proof(
+        &self,
+        request: Request<v1::GetInclusionProofRequest>,
+    ) -> Result<Response<v1::GetInclusionProofResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        let v1::GetInclusionProofRequest { sequence, size } = request.into_inner();
+        let proof = self.0.inclusion_proof(&credential, sequence, size).await?;
+        let (leaf_hash, proof) = proof;
+        Ok(Response::new(v1::GetInclusionProofResponse {
+            leaf_hash: leaf_hash.to_vec(),
+            hashes: hashes(&proof),
+            size: proof.size,
+            checkpoint: note(proof),
+        }))
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        request: Request<v1::GetConsistencyProofRequest>,
+    ) -> Result<Response<v1::GetConsistencyProofResponse>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        let request = request.into_inner();
+        let (first, second) = (request.first_size, request.second_size);
+        let proof = self.0.consistency_proof(&credential, first, second).await?;
+        Ok(Response::new(v1::GetConsistencyProofResponse {
+            hashes: hashes(&proof),
+            second_size: proof.size,
+            checkpoint: note(proof),
+        }))
+    }
+}
+
+fn hashes(proof: &SizedProof) -> Vec<Vec<u8>> {
+    proof.hashes.iter().map(|hash| hash.to_vec()).collect()
+}
+
+fn note(proof: SizedProof) -> String {
+    proof.checkpoint.map_or_else(String::new, |c| c.note)
 }
 
 fn filter(request: v1::ListEventsRequest) -> Result<EventFilter, Status> {

@@ -16,7 +16,7 @@ use super::writer::{COMMIT_TIMEOUT, Lease, head_of, within};
 use super::{PostgresStore, events};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
-    corrupt, no_head, refuse_change, refuse_events, refuse_nul, signed, stored_number, unsigned,
+    corrupt, no_head, refuse_change, refuse_events, refuse_nul, stored_number, unsigned,
 };
 use crate::store::{
     AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
@@ -174,31 +174,5 @@ impl AuditStore for PostgresStore {
             })
         })
         .transpose()
-    }
-
-    async fn put_checkpoint(&self, checkpoint: &StoredCheckpoint) -> Result<(), StoreError> {
-        refuse_nul([&checkpoint.note])?;
-        stored_number(checkpoint.size)?;
-        let mut lease = self.writer.lease().await?;
-        let insert = sqlx::query(
-            "INSERT INTO checkpoints (size, log_id, note) SELECT $1, log_id, $2 FROM log_head \
-             ON CONFLICT (size) DO NOTHING",
-        )
-        .bind(signed(checkpoint.size))
-        .bind(&checkpoint.note)
-        .execute(lease.start()?);
-        within(insert).await.map_err(translate)?;
-        lease.done();
-        drop(lease);
-        let stored: Option<String> =
-            sqlx::query_scalar("SELECT note FROM checkpoints WHERE size = $1")
-                .bind(signed(checkpoint.size))
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(translate)?;
-        if stored.ok_or_else(no_head)? == checkpoint.note {
-            return Ok(());
-        }
-        Err(corrupt("two different checkpoints of one size"))
     }
 }

@@ -16,6 +16,7 @@ mod instances;
 mod notice;
 mod parties;
 mod policy;
+mod proofs;
 mod proposals;
 mod registry;
 mod replicas;

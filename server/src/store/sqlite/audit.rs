@@ -11,8 +11,8 @@ use super::backfill::Backfill;
 use super::{SqliteStore, events, translate};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
-    corrupt, frontier, no_head, parse_uuid, refuse_change, refuse_events, refuse_nul, signed,
-    stored_number, unsigned,
+    frontier, no_head, parse_uuid, refuse_change, refuse_events, refuse_nul, stored_number,
+    unsigned,
 };
 use crate::store::{
     AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
@@ -227,28 +227,5 @@ impl AuditStore for SqliteStore {
             })
         })
         .transpose()
-    }
-
-    async fn put_checkpoint(&self, checkpoint: &StoredCheckpoint) -> Result<(), StoreError> {
-        refuse_nul([&checkpoint.note])?;
-        sqlx::query(
-            "INSERT INTO checkpoints (size, log_id, note) SELECT $1, log_id, $2 FROM log_head \
-             WHERE true ON CONFLICT (size) DO NOTHING",
-        )
-        .bind(stored_number(checkpoint.size)?)
-        .bind(&checkpoint.note)
-        .execute(&self.writer)
-        .await
-        .map_err(translate)?;
-        let stored: Option<String> =
-            sqlx::query_scalar("SELECT note FROM checkpoints WHERE size = $1")
-                .bind(signed(checkpoint.size))
-                .fetch_optional(&self.readers)
-                .await
-                .map_err(translate)?;
-        if stored.ok_or_else(no_head)? == checkpoint.note {
-            return Ok(());
-        }
-        Err(corrupt("two different checkpoints of one size"))
     }
 }

@@ -11,6 +11,7 @@ mod events;
 mod instances;
 mod parties;
 mod policy;
+mod proofs;
 mod proposals;
 mod registry;
 mod replicas;
@@ -83,6 +84,13 @@ impl SqliteStore {
             writer,
             readers,
         })
+    }
+
+    /// Somebody with the file in their hands.
+    #[cfg(test)]
+    pub(crate) async fn intrude(&self, sql: &'static str) {
+        let done = sqlx::raw_sql(sql).execute(&self.writer).await;
+        done.expect("changes the file");
     }
 }
 

@@ -6,7 +6,13 @@ use zta_server::audit::merkle::Frontier;
 
 use crate::support::{Database, Server};
 
-const TABLES: [&str; 4] = ["log_head", "audit_events", "audit_inputs", "checkpoints"];
+const TABLES: [&str; 5] = [
+    "log_head",
+    "audit_events",
+    "audit_inputs",
+    "checkpoints",
+    "log_tiles",
+];
 
 /// The stopped server's database under an intruder's hands.
 pub(super) enum Intruder {

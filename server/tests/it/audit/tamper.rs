@@ -453,3 +453,29 @@ async fn edited_inputs_are_found_and_destroyed_ones_are_counted() {
         assert!(said.contains(&format!("removed: {total}")), "{said}");
     }
 }
+
+#[tokio::test]
+async fn edited_tiles_are_found_and_made_again() {
+    for database in Database::both().await {
+        let mut server = Setup::on(database).start().await;
+        let research = server.agent("research", &["researcher"]).await;
+        super::proofs::fill(&research, 600).await;
+        assert!(server.stop().await.success());
+        server.assert_verifies();
+        let mut intruder = Intruder::open(&server).await;
+        let hash = intruder.literal(&[7; 32]);
+        let edit = format!("UPDATE log_tiles SET root = {hash} WHERE number = 1");
+        intruder.change(&edit).await;
+        let (code, said) = server.verify();
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("the stored tile 0/1 is not"), "{said}");
+        intruder.change("DELETE FROM log_tiles").await;
+        server.assert_verifies();
+        server.start().await;
+        super::proofs::receipt(&server.admin(), 300).await;
+        assert!(server.stop().await.success());
+        let tiles = intruder.number("SELECT count(*) FROM log_tiles").await;
+        assert_eq!(tiles, 2, "made again");
+        server.assert_verifies();
+    }
+}

@@ -168,5 +168,10 @@ async fn of_policies_and_audit(channel: Channel) -> Answers {
         tried!(policies.evaluate(evaluate)),
         tried!(audit.list_events(v1::ListEventsRequest::default())),
         tried!(audit.get_checkpoint(v1::GetCheckpointRequest {})),
+        tried!(audit.get_event(v1::GetEventRequest {
+            event: Some(v1::get_event_request::Event::Sequence(0)),
+        })),
+        tried!(audit.get_inclusion_proof(v1::GetInclusionProofRequest::default())),
+        tried!(audit.get_consistency_proof(v1::GetConsistencyProofRequest::default())),
     ]
 }

@@ -209,7 +209,13 @@ pub(crate) async fn append_only(db: Db) {
         size: 2,
         note: "n".to_owned(),
     };
-    db.store.put_checkpoint(&note).await.expect("checkpoint");
+    let turn = super::proofs::turn(&db.store, 1).await.expect("a turn");
+    assert!(
+        db.store
+            .put_checkpoint(&note, turn)
+            .await
+            .expect("checkpoint")
+    );
     for sql in statements {
         let refused = db.raw.execute(sql).await.expect_err(sql);
         assert!(
@@ -231,37 +237,6 @@ pub(crate) async fn append_only(db: Db) {
         .expect("destroy");
 }
 
-pub(crate) async fn checkpoints(db: Db) {
-    let db = db.with_log().await;
-    assert_eq!(db.store.latest_checkpoint().await.expect("none"), None);
-    let note = |size, text: &str| StoredCheckpoint {
-        size,
-        note: text.to_owned(),
-    };
-    for size in [3, 10, 7] {
-        let text = format!("log\n{size}\n\n— key é\n");
-        db.store
-            .put_checkpoint(&note(size, &text))
-            .await
-            .expect("put");
-        db.store
-            .put_checkpoint(&note(size, &text))
-            .await
-            .expect("the same again");
-    }
-    let newest = db.store.latest_checkpoint().await.expect("newest");
-    assert_eq!(newest, Some(note(10, "log\n10\n\n— key é\n")));
-    let refused = db.store.put_checkpoint(&note(10, "another")).await;
-    assert!(
-        matches!(refused, Err(StoreError::Corrupt(_))),
-        "{refused:?}"
-    );
-    let another = db.another().await;
-    let (a, b) = (note(20, "a"), note(20, "b"));
-    let (a, b) = tokio::join!(db.store.put_checkpoint(&a), another.put_checkpoint(&b));
-    assert_eq!(a.is_ok(), b.is_err(), "one of two at once: {a:?} {b:?}");
-}
-
 /// Before `ensure_log`, and before the schema, errors say so.
 pub(crate) async fn without_a_log(db: Db) {
     let schema = |what: &str, error: StoreError| {
@@ -278,14 +253,6 @@ pub(crate) async fn without_a_log(db: Db) {
     );
     let blob = db.store.put_blob_if_absent("a", b"b").await;
     schema("blob", blob.expect_err("blob"));
-    let note = StoredCheckpoint {
-        size: 2,
-        note: "n".to_owned(),
-    };
-    schema(
-        "checkpoint",
-        db.store.put_checkpoint(&note).await.expect_err("note"),
-    );
     db.raw.execute("DROP TABLE log_head").await.expect("drop");
     schema(
         "begin",

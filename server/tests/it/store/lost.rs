@@ -301,7 +301,14 @@ pub(crate) async fn service_role(db: Db) {
         size: 1,
         note: "n".to_owned(),
     };
-    store.put_checkpoint(&note).await.expect("checkpoint");
+    let turn = store
+        .claim_signing(Uuid::nil(), Duration::from_secs(60))
+        .await;
+    let turn = turn.expect("claims").expect("nobody else's");
+    let put = store.put_checkpoint(&note, turn).await;
+    assert!(put.expect("checkpoint"));
+    store.release_signing(turn).await.expect("releases");
+    super::proofs::put_tiles(&store).await;
     super::changes::each_change(&store).await;
     let replica = super::replicas::replica(1);
     store.put_replica(&replica).await.expect("told");
@@ -315,6 +322,9 @@ pub(crate) async fn service_role(db: Db) {
         "DROP TRIGGER audit_events_append_only ON audit_events",
         "UPDATE blobs SET value = ''",
         "DELETE FROM revisions",
+        "DELETE FROM checkpoints",
+        "DELETE FROM log_tiles",
+        "UPDATE log_tiles SET root = ''",
         "DELETE FROM entities",
         "UPDATE entities SET attributes = '{}'",
         "TRUNCATE audit_events",

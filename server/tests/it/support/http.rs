@@ -118,8 +118,17 @@ pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
 
 /// GETs a path; the head and the body as they are.
 pub(crate) async fn get_raw(server: &Server, path: &str) -> (String, Vec<u8>) {
+    get_as(server, None, path).await
+}
+
+/// Likewise, under the certificate of a credential folder.
+pub(crate) async fn get_as(
+    server: &Server,
+    credential: Option<&Path>,
+    path: &str,
+) -> (String, Vec<u8>) {
     let ca = server.data().join("ca.pem");
-    let answer = raw(server.endpoint(), &ca, path).await;
+    let answer = raw(server.endpoint(), &ca, credential, path).await;
     answer.expect("an HTTP answer")
 }
 
@@ -129,14 +138,19 @@ pub(crate) async fn get_at(
     ca: &Path,
     path: &str,
 ) -> std::io::Result<(u16, String)> {
-    let (head, body) = raw(endpoint, ca, path).await?;
+    let (head, body) = raw(endpoint, ca, None, path).await?;
     let body = String::from_utf8(body).expect("text");
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
     Ok((status.expect("a status"), body))
 }
 
-async fn raw(endpoint: &str, ca: &Path, path: &str) -> std::io::Result<(String, Vec<u8>)> {
-    let mut stream = dial(endpoint, ca, None, b"http/1.1").await?;
+async fn raw(
+    endpoint: &str,
+    ca: &Path,
+    credential: Option<&Path>,
+    path: &str,
+) -> std::io::Result<(String, Vec<u8>)> {
+    let mut stream = dial(endpoint, ca, credential, b"http/1.1").await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

@@ -1,0 +1,131 @@
+//! Tiles of the stored log. Full ones are rows, made by the signer before it signs a tree
+//! that has them; those at the right edge are put together when they are asked for, out of
+//! leaf hashes or of the roots of the tiles below. So nothing of a tile ever changes.
+//!
+//! Every row can be made again from the leaves. What if we crash here: tiles are missing that
+//! the next pass makes; what was signed does not depend on them.
+
+use std::collections::BTreeSet;
+
+use super::merkle::Hash;
+use super::proof::{Plan, Tiles};
+use super::tile::{TILE_HEIGHT, hashes_at, subtree_root, width_in};
+use crate::store::{SharedStore, StoreError, StoredTile, TILE_WIDTH, TILES_MAX, TileId};
+
+/// The tiles of these names, as wide as the tree of `size` has them.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] where one cannot be had: the tree does not reach it, or a part of
+/// it is gone.
+pub async fn read(
+    store: &SharedStore,
+    ids: &BTreeSet<TileId>,
+    size: u64,
+) -> Result<Tiles, StoreError> {
+    let full = |id: &TileId| u64::from(width_in(size, *id)) == TILE_WIDTH;
+    let mut tiles = Tiles::new();
+    let wanted: Vec<TileId> = ids.iter().copied().filter(full).collect();
+    for piece in wanted.chunks(TILES_MAX) {
+        let stored = store.tiles(piece).await?;
+        tiles.extend(stored.into_iter().map(|tile| (tile.id, tile.hashes)));
+    }
+    for id in ids {
+        if !tiles.contains_key(id) {
+            tiles.insert(*id, put_together(store, *id, width_in(size, *id)).await?);
+        }
+    }
+    Ok(tiles)
+}
+
+/// A tile that is not stored, from what lies below.
+async fn put_together(
+    store: &SharedStore,
+    id: TileId,
+    width: u16,
+) -> Result<Vec<Hash>, StoreError> {
+    let first = id.number.saturating_mul(TILE_WIDTH);
+    let hashes = match id.level {
+        0 => store.leaf_hashes(first, width.into()).await?,
+        level => store.tile_roots(level - 1, first, width.into()).await?,
+    };
+    if hashes.is_empty() || hashes.len() != usize::from(width) {
+        let (level, number) = (id.level, id.number);
+        return Err(StoreError::Corrupt(format!(
+            "hashes of the tile {level}/{number} are missing"
+        )));
+    }
+    Ok(hashes)
+}
+
+/// A proof in the tree of `size`.
+///
+/// # Errors
+/// As [`read`].
+pub async fn prove(store: &SharedStore, plan: &Plan, size: u64) -> Result<Vec<Hash>, StoreError> {
+    let tiles = read(store, &plan.tiles(), size).await?;
+    let proof = plan.prove(&tiles);
+    proof.ok_or_else(|| StoreError::Corrupt("a tile is too narrow".to_owned()))
+}
+
+/// Makes the full tiles of a growing log.
+#[derive(Debug, Default)]
+pub struct TileBuilder {
+    /// By level, how many tiles there are; unknown before the first pass.
+    built: Option<Vec<u64>>,
+}
+
+impl TileBuilder {
+    /// Stores every full tile that the tree of `size` has; how many were made.
+    ///
+    /// # Errors
+    /// When the store fails, or leaves are missing.
+    pub async fn extend(&mut self, store: &SharedStore, size: u64) -> Result<u64, StoreError> {
+        let mut built = match self.built.take() {
+            Some(built) => built,
+            None => stored_levels(store).await?,
+        };
+        let mut made = 0;
+        for level in 0..TILE_HEIGHT {
+            let wanted = hashes_at(size, level + 1);
+            if wanted == 0 {
+                break;
+            }
+            let place = usize::from(level);
+            built.resize(built.len().max(place + 1), 0);
+            while built[place] < wanted {
+                let end = wanted.min(built[place] + TILES_MAX as u64);
+                let mut tiles = Vec::new();
+                for number in built[place]..end {
+                    tiles.push(full_tile(store, TileId { level, number }).await?);
+                }
+                store.put_tiles(&tiles).await?;
+                made += tiles.len() as u64;
+                built[place] = end;
+            }
+        }
+        self.built = Some(built);
+        Ok(made)
+    }
+}
+
+async fn full_tile(store: &SharedStore, id: TileId) -> Result<StoredTile, StoreError> {
+    let hashes = put_together(store, id, 256).await?;
+    let root = subtree_root(&hashes);
+    let root = root.ok_or_else(|| StoreError::Corrupt("a tile that is not full".to_owned()))?;
+    Ok(StoredTile { id, root, hashes })
+}
+
+/// How many tiles of each level are there without a gap. A level with one is gone through
+/// from its start again: rows that are there stay as they are.
+async fn stored_levels(store: &SharedStore) -> Result<Vec<u64>, StoreError> {
+    let mut built = Vec::new();
+    for level in store.tile_levels().await? {
+        built.resize(usize::from(level.level), 0);
+        built.push(if level.count == level.end {
+            level.end
+        } else {
+            0
+        });
+    }
+    Ok(built)
+}

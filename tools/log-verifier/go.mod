@@ -1,0 +1,3 @@
+module zta.local/log-verifier
+
+go 1.24
