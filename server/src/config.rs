@@ -229,6 +229,7 @@ const FOREIGN_VARIABLES: [&str; 10] = [
     "server",
     "bin",
     "log",
+    "test_log_verifier",
     "test_oidc_provider",
     "test_postgres_url",
 ];
