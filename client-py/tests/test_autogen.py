@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from autogen_agentchat.agents import CodeExecutorAgent, SocietyOfMindAgent, UserProxyAgent
+from autogen_agentchat.agents import BaseChatAgent, SocietyOfMindAgent, UserProxyAgent
+from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat, SelectorGroupChat, Swarm
 from autogen_agentchat.tools import AgentTool, TeamTool
 from autogen_core import SingleThreadedAgentRuntime
@@ -29,7 +30,7 @@ def swarm(ran: Ran, first_turn: list[Any]) -> tuple[Any, Any, Swarm]:
 @pytest.mark.parametrize("state", ["allowed", "denied", "down"])
 def test_a_hand_off_happens_only_when_allowed(server: FakeServer, state: str) -> None:
     if state == "allowed":
-        server.allow["fin"].add("transfer_to_ops")
+        server.allow["fin"].add("delegate:ops")
     one, two, team = swarm(Ran(), [HANDOFF])
     with server.guard("fin", "ops") as guard:
         guard.autogen(team)
@@ -54,7 +55,7 @@ def test_a_denied_hand_off_beside_an_allowed_tool(server: FakeServer) -> None:
 
 
 def test_of_two_hand_offs_only_the_allowed_one_happens(server: FakeServer) -> None:
-    server.allow["fin"].add("transfer_to_ops")
+    server.allow["fin"].add("delegate:ops")
     ran = Ran()
     turn = [("transfer_to_boss", {}), HANDOFF]
     one = agent("fin", [turn, "fin stays. the end"], ran, handoffs=["boss", "ops"])
@@ -107,7 +108,7 @@ def test_arguments_that_are_no_object_run_nothing(server: FakeServer, arguments:
 
 
 def test_nested_agents_and_teams_ask_as_themselves(server: FakeServer) -> None:
-    server.allow["main"] = {"fin", "crew"}
+    server.allow["main"] = {"delegate:fin", "crew", "delegate:ops", "read_file", "delete_file"}
     ran = Ran()
     sub = agent("fin", [[READ, DELETE], "sub done"], ran)
     deep = agent("ops", [[READ, DELETE], "deep done"], ran)
@@ -122,7 +123,13 @@ def test_nested_agents_and_teams_ask_as_themselves(server: FakeServer) -> None:
         guard.autogen(main)
         assert go(main) == "the end"
     assert sorted(ran.calls) == [("delete_file", "b"), ("read_file", "a")]
-    assert [r.agent for r in server.records if r.tool in ("fin", "crew")] == ["main", "main"]
+    asked = [(r.agent, r.action, r.tool) for r in server.records if not r.on_behalf_of]
+    assert asked == [
+        ("main", "delegate", "fin"),
+        ("main", "call_tool", "crew"),
+        ("main", "delegate", "ops"),
+    ]
+    assert {r.on_behalf_of for r in server.records if r.agent != "main"} == {("main",)}
 
 
 def test_agents_deep_in_teams_are_guarded(server: FakeServer) -> None:
@@ -144,13 +151,19 @@ def test_agents_deep_in_teams_are_guarded(server: FakeServer) -> None:
 
 
 def test_what_acts_without_tool_calls_is_refused_whole(server: FakeServer) -> None:
+    class Actor(BaseChatAgent):
+        """Acts in a way of its own."""
+
+        produced_message_types = (TextMessage,)
+
+        async def on_messages(self, *_args: Any) -> Any: ...
+
+        async def on_reset(self, *_args: Any) -> None: ...
+
     member = agent("fin", [[READ], "the end"], Ran())
-    coder = CodeExecutorAgent.__new__(CodeExecutorAgent)
-    coder._name = "coder"
-    team = RoundRobinGroupChat.__new__(RoundRobinGroupChat)
-    team._participants = [member, coder]
+    team = RoundRobinGroupChat([member, Actor("actor", description="d")])
     with server.guard("fin") as guard:
-        with pytest.raises(ConfigurationError, match="CodeExecutorAgent"):
+        with pytest.raises(ConfigurationError, match="Actor"):
             guard.autogen(team)
         assert not hasattr(member, "_zta_guard")
 
@@ -220,7 +233,7 @@ def test_a_guarded_agent_cannot_be_dumped(server: FakeServer) -> None:
 def test_streaming_tools_still_stream(server: FakeServer) -> None:
     ran = Ran()
     sub = agent("fin", ["sub says hello"], ran)
-    server.allow["main"] = {"fin"}
+    server.allow["main"] = {"delegate:fin"}
     main = agent("main", [[("fin", {"task": "x"})], "the end"], ran, tools=[AgentTool(sub)])
 
     async def run() -> list[str]:

@@ -237,9 +237,9 @@ def test_the_crews_cache_hands_nothing_to_another_agent(server: FakeServer) -> N
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_delegation_is_a_tool_call(server: FakeServer, allowed: bool) -> None:
+def test_delegation_is_decided(server: FakeServer, allowed: bool) -> None:
     if allowed:
-        server.allow["boss"] = {"Delegate work to coworker"}
+        server.allow["boss"] = {"delegate:fin", "read_file"}
     ran, worker_llm = Ran(), ScriptedLLM([[READ, DELETE], "worked"])
     work = {"task": "t", "context": "c", "coworker": "fin"}
     boss_llm = ScriptedLLM([[("delegate_work_to_coworker", work)], "end"])
@@ -252,7 +252,8 @@ def test_delegation_is_a_tool_call(server: FakeServer, allowed: bool) -> None:
         go(running)
     assert ran.calls == ([("read_file", "a")] if allowed else [])
     assert bool(worker_llm.seen) == allowed
-    assert server.records[0].agent == "boss"
+    assert (server.records[0].agent, server.records[0].action) == ("boss", "delegate")
+    assert {r.on_behalf_of for r in server.records[1:]} <= {("boss",)}
 
 
 def test_the_manager_that_crewai_makes_needs_an_identity(server: FakeServer) -> None:

@@ -99,18 +99,18 @@ def test_direct_calls_are_decided(server: FakeServer) -> None:
 
 
 def test_an_agent_as_a_tool_asks_as_itself(server: FakeServer) -> None:
-    server.allow["main"] = {"fin"}
+    server.allow["main"] = {"delegate:fin", "read_file", "delete_file"}
     ran = Ran()
     with server.guard("fin", "main") as guard, guard.session(user="alice"):
         sub = agent(guard, "fin", [[READ, DELETE], "sub done"], ran)
         main = agent(guard, "main", [[("fin", {"input": "x"})], "end"], ran, tools=[sub])
         go(main)
     assert ran.calls == [("read_file", "a")]
-    decided = [(r.agent, r.tool, r.request.user) for r in server.records]
-    assert decided[0] == ("main", "fin", "alice")
+    decided = [(r.agent, r.tool, r.request.user, r.on_behalf_of) for r in server.records]
+    assert decided[0] == ("main", "fin", "alice", ())
     assert sorted(decided[1:]) == [
-        ("fin", "delete_file", "alice"),
-        ("fin", "read_file", "alice"),
+        ("fin", "delete_file", "alice", ("main",)),
+        ("fin", "read_file", "alice", ("main",)),
     ]
 
 
@@ -121,13 +121,13 @@ def test_a_delegation_that_is_denied_does_not_happen(server: FakeServer) -> None
         main = agent(guard, "main", [[("fin", {"input": "x"})], "end"], ran, tools=[sub])
         go(main)
     assert sub.model.seen == []
-    assert "no policy permits main to call fin" in json.dumps(main.model.seen)
+    assert "no policy permits main to delegate fin" in json.dumps(main.model.seen)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_a_swarm_hand_off_is_a_tool_call(server: FakeServer, allowed: bool) -> None:
+def test_a_swarm_hand_off_is_a_delegation(server: FakeServer, allowed: bool) -> None:
     if allowed:
-        server.allow["fin"].add("handoff_to_agent")
+        server.allow["fin"].add("delegate:ops")
     ran = Ran()
     with server.guard("fin", "ops") as guard:
         turn = [("handoff_to_agent", {"agent_name": "ops", "message": "take over"})]

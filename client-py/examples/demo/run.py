@@ -23,7 +23,7 @@ from pathlib import Path
 
 from crew import ROLES, SCRIPT, Tools
 
-from zta import Decision, Guard, ToolCall, ZtaError, v1
+from zta import Call, Decision, Guard, ZtaError, v1
 from zta.testing import EmbeddedServer
 
 _COLOURS = {"ALLOWED": "32", "DENIED": "31", "bold": "1", "dim": "2"}
@@ -40,10 +40,10 @@ class Demo:
         self.problems: list[str] = []
         self.framework = ""
         self.quiet = False
-        self.decisions: list[tuple[str, ToolCall, Decision]] = []
+        self.decisions: list[tuple[str, Call, Decision]] = []
         self.answered: list[Decision] = []
 
-    def observe(self, agent: str, call: ToolCall, decision: Decision) -> None:
+    def observe(self, agent: str, call: Call, decision: Decision) -> None:
         """Print one line for each decision."""
         self.decisions.append((agent, call, decision))
         if self.quiet:
@@ -54,7 +54,9 @@ class Demo:
         by = ", ".join(decision.policy_ids)
         why = by if decision.allowed else f"{decision.reason} {by}".strip()
         place = "-" if decision.sequence is None else f"#{decision.sequence}"
-        line = _COLUMNS.format(self.framework, agent, call.tool, _subject(call), effect, why, place)
+        line = _COLUMNS.format(
+            self.framework, agent, call.resource, _subject(call), effect, why, place
+        )
         print(line.replace(effect, colour(effect, effect), 1), flush=True)
 
     def run(self) -> None:
@@ -93,10 +95,10 @@ class Demo:
             self.problem(f"{len(self.decisions)} decisions instead of {len(expected)}")
         for (agent, wanted), (asker, call, decision) in zip(expected, self.decisions, strict=False):
             got = "ALLOWED" if decision.allowed else decision.reason
-            if (agent, wanted.tool, wanted.expected) != (asker, call.tool, got):
-                self.problem(f"{asker} {call.tool}: {got} instead of {wanted.expected}")
+            if (agent, wanted.tool, wanted.expected) != (asker, call.resource, got):
+                self.problem(f"{asker} {call.resource}: {got} instead of {wanted.expected}")
             if not decision.allowed and decision.message not in seen:
-                self.problem(f"the model of {agent} did not read why {call.tool} was denied")
+                self.problem(f"the model of {agent} did not read why {call.resource} was denied")
         allowed = [(w.tool, w.arguments) for _, w in expected if w.expected == "ALLOWED"]
         if tools.ran != allowed:
             self.problem(f"the bodies that ran are {tools.ran}")
@@ -181,7 +183,7 @@ def _runs() -> dict[str, Callable[[Guard, Tools], str]]:
     return RUNS
 
 
-def _subject(call: ToolCall) -> str:
+def _subject(call: Call) -> str:
     """What the call is about: its first arguments."""
     values = [str(value) for value in call.arguments.values()]
     text = "/".join(values) if "collection" in call.arguments else values[0]

@@ -10,6 +10,7 @@ Three lines guard an agent::
 administer. `zta.v1` holds the generated stubs. `zta.testing` helps to test your own agents.
 """
 
+from zta._calls import Call, CodeExecution, Delegation, Message, ModelCall, Outcome, ToolCall
 from zta._client import AsyncClient, Client
 from zta._enroll import enroll
 from zta._errors import (
@@ -23,24 +24,30 @@ from zta._errors import (
 from zta._guard import Guard
 from zta._identity import Credential
 from zta._log import Checkpoint, LogError, LogKey, LogView, RolledBackError, SplitViewError
-from zta._messages import Decision, Session, ToolCall
+from zta._messages import Decision, Session
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentsError",
     "AsyncClient",
+    "Call",
     "Checkpoint",
     "Client",
+    "CodeExecution",
     "ConfigurationError",
     "Credential",
     "CredentialError",
     "Decision",
+    "Delegation",
     "EnrollmentError",
     "Guard",
     "LogError",
     "LogKey",
     "LogView",
+    "Message",
+    "ModelCall",
+    "Outcome",
     "RolledBackError",
     "RpcError",
     "Session",

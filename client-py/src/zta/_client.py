@@ -16,6 +16,7 @@ import grpc
 
 from zta import v1
 from zta._acting import Acting
+from zta._calls import Call
 from zta._channel import RenewingChannel
 from zta._dpop import Possession
 from zta._errors import CredentialError, RpcError
@@ -31,7 +32,6 @@ from zta._log import (
 from zta._messages import (
     Decision,
     Session,
-    ToolCall,
     authorize_request,
     delegate_request,
     read_decision,
@@ -95,7 +95,7 @@ class _Base:
         )
 
     def _requests(
-        self, calls: Sequence[ToolCall | v1.AuthorizeRequest], session: Session | None
+        self, calls: Sequence[Call | v1.AuthorizeRequest], session: Session | None
     ) -> list[v1.AuthorizeRequest]:
         return [
             call
@@ -177,7 +177,7 @@ class Client(_Base):
 
     def authorize(
         self,
-        call: ToolCall | v1.AuthorizeRequest,
+        call: Call | v1.AuthorizeRequest,
         *,
         session: Session | None = None,
         timeout_ms: int | None = None,
@@ -196,7 +196,7 @@ class Client(_Base):
 
     def batch_authorize(
         self,
-        calls: Sequence[ToolCall | v1.AuthorizeRequest],
+        calls: Sequence[Call | v1.AuthorizeRequest],
         *,
         session: Session | None = None,
         timeout_ms: int | None = None,
@@ -341,7 +341,7 @@ class AsyncClient(_Base):
 
     async def authorize(
         self,
-        call: ToolCall | v1.AuthorizeRequest,
+        call: Call | v1.AuthorizeRequest,
         *,
         session: Session | None = None,
         timeout_ms: int | None = None,
@@ -360,7 +360,7 @@ class AsyncClient(_Base):
 
     async def batch_authorize(
         self,
-        calls: Sequence[ToolCall | v1.AuthorizeRequest],
+        calls: Sequence[Call | v1.AuthorizeRequest],
         *,
         session: Session | None = None,
         timeout_ms: int | None = None,

@@ -7,31 +7,16 @@ import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from zta import v1
 from zta._arguments import encode
+from zta._calls import Call
 
 UNAVAILABLE = "authorisation service unavailable"
 """What a model reads when no decision could be had, whatever the cause."""
 
 _TEXT_MAX = 600
 _NAME_BYTES_MAX = 1024
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """One execution of a tool that is about to happen."""
-
-    tool: str
-    """The resource: the tool's original name; for an MCP tool `<server>/<original name>`."""
-    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The very object that the tool receives."""
-    framework: str | None = None
-    visible_name: str | None = None
-    """The tool's name as the model sees it."""
-    origin: str | None = None
-    """Where the tool comes from, for example `function:shop.tools:refund` or `mcp:github`."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +70,16 @@ def delegate_request(agent: str, scope: Sequence[str], lifetime_s: int) -> v1.Ex
 
 
 def authorize_request(
-    call: ToolCall,
+    call: Call,
     session: Session,
     agent_name: str | None = None,
     supported_obligations: Sequence[str] = (),
+    resource_id: str | None = None,
 ) -> v1.AuthorizeRequest:
-    """Build the request for one tool call; raise ArgumentsError if its arguments are unfit."""
+    """Build the request for one call; raise ArgumentsError if its arguments are unfit.
+
+    `resource_id` stands in for the name that the call has for its resource.
+    """
     arguments_json, arguments_sha256 = encode(call.arguments)
     context = {
         "framework": call.framework,
@@ -101,8 +90,8 @@ def authorize_request(
     said = {key: _bounded(value) for key, value in context.items() if value}
     demanded = session.at_least_as_fresh
     return v1.AuthorizeRequest(
-        action=v1.EntityRef(type="ZTA::Action", id="call_tool"),
-        resource=v1.EntityRef(type="ZTA::Tool", id=call.tool),
+        action=v1.EntityRef(type="ZTA::Action", id=call.action),
+        resource=v1.EntityRef(type=call.resource_type, id=resource_id or call.resource),
         arguments_json=arguments_json,
         arguments_sha256=arguments_sha256,
         context_json=json.dumps(said, ensure_ascii=False).encode(),

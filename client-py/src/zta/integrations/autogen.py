@@ -10,30 +10,32 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autogen_agentchat.agents import (
     AssistantAgent,
+    CodeExecutorAgent,
     MessageFilterAgent,
     SocietyOfMindAgent,
     UserProxyAgent,
 )
+from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_agentchat.tools._task_runner_tool import TaskRunnerTool
 from autogen_core.models import FunctionExecutionResult
-from autogen_core.tools import (
-    StaticStreamWorkbench,
-    StaticWorkbench,
-    TextResultContent,
-    ToolResult,
-    Workbench,
-)
 
-from zta._arguments import snapshot
+from zta._calls import MESSAGES, MODEL_CALLS, Message, ToolCall
+from zta._denials import adapter_failed, place
 from zta._errors import ConfigurationError
-from zta._guard import _place, adapter_failed
-from zta._messages import Decision, Session, ToolCall
+from zta._messages import Decision, Session
+from zta.integrations._autogen_parts import (
+    Asker,
+    GuardedExecutor,
+    GuardedModel,
+    guarded_workbench,
+    refuse_to_dump,
+    static_tools,
+)
 
 if TYPE_CHECKING:
     from zta._guard import Guard
@@ -41,77 +43,111 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zta")
 
 _FAILED = "Error: the tool call failed."
-
-
-@dataclass(frozen=True)
-class _Asker:
-    """Asks for one agent."""
-
-    guard: Guard
-    agent: str
-    session: Session | None
-    mcp_servers: Mapping[Any, str]
-
-    async def decide(self, call: ToolCall) -> Decision:
-        return await self.guard.decide_async(self.agent, call, session=self.session)
+_ACTS = (AssistantAgent, CodeExecutorAgent, SocietyOfMindAgent)
 
 
 def install(
-    guard: Guard, target: Any, *, session: Session | None, mcp_servers: Mapping[Any, str]
+    guard: Guard,
+    target: Any,
+    *,
+    session: Session | None,
+    mcp_servers: Mapping[Any, str],
+    only_permitted: bool = False,
 ) -> None:
     """Guard an agent or a team with every agent inside, in place; all of it or an error.
 
     `mcp_servers` names the server behind each workbench; without a name it is `mcp`. Where a
     runtime is shared and already running, context variables have the values of its start: name
-    the `session` here.
+    the `session` here. With `only_permitted` a model is offered no tool that its agent may not
+    call.
     """
-    agents = list(_assistants(target, set()))
+    agents = list(members(target, set()))
     for agent in agents:
         owner = getattr(agent, "_zta_guard", guard)
         if owner is not guard:
             raise ConfigurationError(f"agent `{agent.name}` already belongs to another guard")
+    peers = {
+        id(tool): tuple(part.name for part in members(tool._task_runner, set()))
+        for agent in agents
+        for tool in runners(agent)
+        if not isinstance(tool._task_runner, (AssistantAgent, CodeExecutorAgent))
+    }
+    names = frozenset(agent.name for agent in agents)
     for agent in agents:
         if getattr(agent, "_zta_guard", None) is None:
-            _guard_agent(_Asker(guard, agent.name, session, mcp_servers), agent)
+            asker = Asker(guard, agent.name, session, mcp_servers, only_permitted, peers)
+            _guard_agent(asker, agent, names)
 
 
-def _assistants(target: Any, seen: set[int]) -> Iterator[AssistantAgent]:
-    """Every agent that calls tools, however deep."""
+def members(target: Any, seen: set[int]) -> Iterator[Any]:
+    """Every agent that calls tools, runs code or has a model, however deep."""
     if id(target) in seen:
         return
     seen.add(id(target))
-    if isinstance(target, AssistantAgent):
+    if isinstance(target, _ACTS):
         yield target
     for part in _parts(target):
-        yield from _assistants(part, seen)
+        yield from members(part, seen)
+
+
+def runners(agent: Any) -> list[Any]:
+    """The tools of an agent that run another agent or a team."""
+    workbenches = getattr(agent, "_workbench", None) or ()
+    inner = [getattr(workbench, "_inner", workbench) for workbench in workbenches]
+    tools = [tool for workbench in inner for tool in static_tools(workbench)]
+    return [tool for tool in tools if isinstance(tool, TaskRunnerTool)]
 
 
 def _parts(target: Any) -> list[Any]:
     """What an agent or team holds; one that could act without asking is refused."""
     if isinstance(target, AssistantAgent):
-        tools = [tool for workbench in target._workbench or () for tool in _static_tools(workbench)]
-        return [tool._task_runner for tool in tools if isinstance(tool, TaskRunnerTool)]
+        return [tool._task_runner for tool in runners(target)]
     if isinstance(target, BaseGroupChat):
         return list(target._participants)
     if isinstance(target, SocietyOfMindAgent):
         return [target._team]
     if isinstance(target, MessageFilterAgent):
         return [target._wrapped_agent]
-    if isinstance(target, UserProxyAgent):
+    if isinstance(target, (UserProxyAgent, CodeExecutorAgent)):
         return []
     raise ConfigurationError(
         f"cannot guard a `{type(target).__name__}` of AutoGen: what it does is not a tool call"
     )
 
 
-def _guard_agent(asker: _Asker, agent: AssistantAgent) -> None:
-    """Wrap the agent's workbenches and give it a class whose hand-offs are decided."""
-    agent._workbench = [_guarded(workbench, asker) for workbench in agent._workbench or ()]
-    agent.__class__ = _guarded_class(asker, type(agent))
-    agent._zta_guard = asker.guard  # type: ignore[attr-defined]
+def _guard_agent(asker: Asker, agent: Any, names: frozenset[str]) -> None:
+    """Put a guarded way before whatever the agent acts by, and its class before its methods."""
+    guard, model = asker.guard, getattr(agent, "_model_client", None)
+    if MODEL_CALLS in guard.also and model is not None:
+        agent._model_client = GuardedModel(model, asker)
+    if isinstance(agent, SocietyOfMindAgent):
+        agent._zta_guard = guard  # type: ignore[attr-defined]
+        return
+    members = _messages(asker, type(agent)) if MESSAGES in guard.also else {}
+    if isinstance(agent, CodeExecutorAgent):
+        agent._code_executor = GuardedExecutor(agent._code_executor, asker)  # type: ignore[assignment]
+    else:
+        agent._workbench = [guarded_workbench(part, asker) for part in agent._workbench or ()]
+        peers = names | set(guard.agents)
+        targets = {name: str(handoff.target) for name, handoff in agent._handoffs.items()}
+        to_agents = {name: target for name, target in targets.items() if target in peers}
+        members |= _hand_offs(asker, type(agent), to_agents)
+    agent.__class__ = _guarded_class(type(agent), members)
+    agent._zta_guard = guard
 
 
-def _guarded_class(asker: _Asker, base: Any) -> Any:
+def _guarded_class(base: Any, members: dict[str, Any]) -> Any:
+    own = {
+        "dump_component": refuse_to_dump,
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+    }
+    return type(base.__name__, (base,), {**own, **members})
+
+
+def _hand_offs(asker: Asker, base: Any, to_agents: Mapping[str, str]) -> dict[str, Any]:
+    """The methods by which an agent hands control on, with a decision before."""
+
     async def _execute_tool_call(  # noqa: PLR0917 - AutoGen's signature
         tool_call: Any,
         workbench: Any,
@@ -122,7 +158,7 @@ def _guarded_class(asker: _Asker, base: Any) -> Any:
     ) -> tuple[Any, FunctionExecutionResult]:
         try:
             if any(tool.name == tool_call.name for tool in handoff_tools):
-                decision = await asker.decide(_describe_handoff(tool_call))
+                decision = await _decide_hand_off(asker, tool_call, to_agents)
                 if not decision.allowed:
                     return tool_call, _error_result(tool_call, decision.refusal)
             result: tuple[Any, FunctionExecutionResult] = await base._execute_tool_call(
@@ -130,7 +166,7 @@ def _guarded_class(asker: _Asker, base: Any) -> Any:
             )
             return result
         except Exception as error:  # noqa: BLE001 - it would make the run hang
-            logger.warning("a tool call of agent %r failed: %s", agent_name, _place(error))
+            logger.warning("a tool call of agent %r failed: %s", agent_name, place(error))
             return tool_call, _error_result(tool_call, _FAILED)
 
     def _check_and_handle_handoff(
@@ -146,18 +182,47 @@ def _guarded_class(asker: _Asker, base: Any) -> Any:
             model_result, executed_calls_and_results, inner_messages, left, agent_name
         )
 
-    members = {
+    return {
         "_execute_tool_call": staticmethod(_execute_tool_call),
         "_check_and_handle_handoff": staticmethod(_check_and_handle_handoff),
-        "dump_component": _refuse_to_dump,
-        "__module__": base.__module__,
-        "__doc__": base.__doc__,
     }
-    return type(base.__name__, (base,), members)
 
 
-def _refuse_to_dump(_self: Any) -> Any:
-    raise ConfigurationError("a guarded component cannot be dumped: its guard would be lost")
+async def _decide_hand_off(asker: Asker, tool_call: Any, to_agents: Mapping[str, str]) -> Decision:
+    """To an agent it is a delegation; to a person, or out of the team, a tool call."""
+    target = to_agents.get(tool_call.name)
+    if target is None:
+        return await asker.decide(_describe_handoff(tool_call))
+    decision, _ = await asker.delegate(target, "handoff", tool_call.name, hand_over=True)
+    return decision  # type: ignore[no-any-return]
+
+
+def _messages(asker: Asker, base: Any) -> dict[str, Any]:
+    """The method by which an agent is told what others said, with a decision before."""
+
+    async def on_messages_stream(
+        self: Any, messages: Any, cancellation_token: Any
+    ) -> AsyncGenerator[Any, None]:
+        let_in = [await _let_in(asker, message) for message in messages]
+        async for event in base.on_messages_stream(self, let_in, cancellation_token):
+            yield event
+
+    return {"on_messages_stream": on_messages_stream}
+
+
+async def _let_in(asker: Asker, message: Any) -> Any:
+    """The message, or a note in its place. What people say is not asked about."""
+    sender = str(message.source)
+    if sender == asker.agent or sender not in asker.guard.agents:
+        return message
+    call = Message(asker.agent, framework="autogen", origin=type(message).__name__)
+    try:
+        decision = await asker.guard.decide_async(sender, call, session=asker.session)
+    except Exception as error:  # noqa: BLE001 - the run would end with it
+        decision = adapter_failed(sender, error)
+    if decision.allowed:
+        return message
+    return TextMessage(content=f"[withheld: {decision.message}]", source=sender)
 
 
 def _describe_handoff(tool_call: Any) -> ToolCall:
@@ -166,8 +231,8 @@ def _describe_handoff(tool_call: Any) -> ToolCall:
     except ValueError:
         arguments = {}  # AutoGen refuses the call for this, with the reason
     return ToolCall(
-        tool=tool_call.name,
-        arguments=arguments,
+        tool_call.name,
+        arguments,
         framework="autogen",
         visible_name=tool_call.name,
         origin="handoff",
@@ -178,124 +243,3 @@ def _error_result(tool_call: Any, text: str) -> FunctionExecutionResult:
     return FunctionExecutionResult(
         content=text, call_id=tool_call.id, is_error=True, name=tool_call.name
     )
-
-
-def _static_tools(workbench: Any) -> list[Any]:
-    return list(workbench._tools) if isinstance(workbench, StaticWorkbench) else []
-
-
-class _GuardedWorkbench(Workbench):
-    """One agent's way to a workbench, which other agents may share."""
-
-    component_type = "workbench"
-
-    def __init__(self, inner: Any, asker: _Asker) -> None:
-        self._inner, self._asker = inner, asker
-
-    async def call_tool(
-        self,
-        name: str,
-        arguments: Mapping[str, Any] | None = None,
-        cancellation_token: Any = None,
-        call_id: str | None = None,
-    ) -> ToolResult:
-        """Decide, then call with a copy of exactly what was decided on."""
-        arguments = snapshot(arguments or {})
-        original = getattr(self._inner, "_override_name_to_original", {}).get(name, name)
-        decision = await self._decide(original, name, arguments)
-        if not decision.allowed:
-            return _refusal(name, decision)
-        result: ToolResult = await self._inner.call_tool(
-            name, arguments, cancellation_token, call_id
-        )
-        return result
-
-    async def _decide(self, original: str, name: str, arguments: Any) -> Decision:
-        try:
-            server = self._asker.mcp_servers.get(self._inner, "mcp")
-            call = _describe(self._inner, server, original, name, arguments)
-            return await self._asker.decide(call)
-        except Exception as error:  # noqa: BLE001 - an exception would make the run hang
-            return adapter_failed(self._asker.agent, error)
-
-    async def list_tools(self) -> Any:
-        """The tools; what is listed is not what is permitted."""
-        return await self._inner.list_tools()
-
-    async def start(self) -> None:
-        """Start the workbench behind."""
-        await self._inner.start()
-
-    async def stop(self) -> None:
-        """Stop the workbench behind."""
-        await self._inner.stop()
-
-    async def reset(self) -> None:
-        """Reset the workbench behind."""
-        await self._inner.reset()
-
-    async def save_state(self) -> Mapping[str, Any]:
-        """The state of the workbench behind."""
-        state: Mapping[str, Any] = await self._inner.save_state()
-        return state
-
-    async def load_state(self, state: Mapping[str, Any]) -> None:
-        """Set the state of the workbench behind."""
-        await self._inner.load_state(state)
-
-    dump_component = _refuse_to_dump
-
-
-class _GuardedStreamWorkbench(_GuardedWorkbench, StaticStreamWorkbench):
-    """AutoGen streams from workbenches of the class StaticStreamWorkbench, and only from those."""
-
-    def __init__(self, inner: Any, asker: _Asker) -> None:
-        _GuardedWorkbench.__init__(self, inner, asker)
-        self._tools = _static_tools(inner)
-
-    async def call_tool_stream(
-        self,
-        name: str,
-        arguments: Mapping[str, Any] | None = None,
-        cancellation_token: Any = None,
-        call_id: str | None = None,
-    ) -> AsyncGenerator[Any, None]:
-        """Decide, then stream."""
-        arguments = snapshot(arguments or {})
-        # Streaming finds a tool by its own name only; an override is not looked at.
-        decision = await self._decide(name, name, arguments)
-        if not decision.allowed:
-            yield _refusal(name, decision)
-            return
-        async for event in self._inner.call_tool_stream(
-            name, arguments, cancellation_token, call_id
-        ):
-            yield event
-
-
-def _guarded(workbench: Any, asker: _Asker) -> Any:
-    stream = isinstance(workbench, StaticStreamWorkbench)
-    return (_GuardedStreamWorkbench if stream else _GuardedWorkbench)(workbench, asker)
-
-
-def _describe(workbench: Any, server: str, original: str, name: str, arguments: Any) -> ToolCall:
-    tool = next((tool for tool in _static_tools(workbench) if tool.name == original), None)
-    function = getattr(tool, "_func", None)
-    if not isinstance(workbench, StaticWorkbench):
-        original, origin = f"{server}/{original}", f"mcp:{server}"
-    elif function is not None and hasattr(function, "__qualname__"):
-        origin = f"function:{function.__module__}:{function.__qualname__}"
-    else:
-        origin = f"class:{type(tool).__module__}:{type(tool).__qualname__}"
-    return ToolCall(
-        tool=original,
-        arguments=arguments,
-        framework="autogen",
-        visible_name=name,
-        origin=origin,
-    )
-
-
-def _refusal(name: str, decision: Decision) -> ToolResult:
-    content = TextResultContent(content=decision.refusal)
-    return ToolResult(name=name, result=[content], is_error=True)

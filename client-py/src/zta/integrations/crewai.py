@@ -3,19 +3,20 @@
 CrewAI's hooks are process-wide and swallow every exception but `HookAborted`. So there is one hook
 for all guards of the process, which finds the guard by crew and agent, and whatever goes wrong in
 it becomes `HookAborted`. It runs before the crew's tool cache is read, and last of all hooks, since
-a later one could still edit the arguments.
+a later one could still edit the arguments. A call of a model that is denied ends the run: CrewAI
+has no other way to refuse one.
 """
 
 from __future__ import annotations
 
+import contextvars
 import threading
-import weakref
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crewai import Crew
-from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.hooks import HookAborted
 from crewai.hooks.dispatch import (
     InterceptionPoint,
@@ -25,129 +26,87 @@ from crewai.hooks.dispatch import (
     register_scoped,
     unregister,
 )
-from crewai.utilities.string_utils import sanitize_tool_name
 
+from zta._calls import MESSAGES, MODEL_CALLS, Call, Delegation, Message, Outcome
+from zta._denials import adapter_failed, claimed_by_no_guard
 from zta._errors import ConfigurationError
-from zta._guard import adapter_failed, claimed_by_no_guard
-from zta._messages import Decision, Session, ToolCall, refused
+from zta._messages import Decision, Session, refused
+from zta._permitted import offered
+from zta.integrations._crewai_calls import (
+    agent_name,
+    ambiguous,
+    describe,
+    describe_model,
+    resource,
+    senders,
+)
+from zta.integrations._crewai_claims import Claim, Claims
 
 if TYPE_CHECKING:
     from zta._guard import Guard
 
 _PRE, _POST = InterceptionPoint.PRE_TOOL_CALL, InterceptionPoint.POST_TOOL_CALL
-_REFUSALS_MAX = 1024
+_MODEL = InterceptionPoint.PRE_MODEL_CALL
+_OPEN_MAX = 1024
+_FAILURES = ("Error executing tool", "I encountered an error while trying to use the tool")
 
 
-@dataclass(frozen=True, eq=False)
-class _Claim:
-    guard: Guard
-    session: Session | None
-    mcp_servers: Mapping[str, str]
+@dataclass(frozen=True)
+class _Open:
+    """A call that was decided and has not come back."""
+
+    guard: Guard | None
+    agent: str
+    call: Call | None
+    decision: Decision
+    began: float
+    token: contextvars.Token[Any] | None = None
 
 
-class _Claims:
-    """Which guard speaks for which crew and agent."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._default: _Claim | None = None
-        self._objects: dict[int, tuple[Any, _Claim]] = {}
-        self._crew_keys: dict[str, list[_Claim]] = {}
-
-    def add(self, claim: _Claim, target: Any) -> None:
-        guard = claim.guard
-        with self._lock:
-            if target is None:
-                if self._default is not None and self._default.guard is not guard:
-                    raise ConfigurationError(
-                        "another guard already stands for every agent of this process; "
-                        "name a crew or an agent: guard.crewai(crew)"
-                    )
-                self._default = claim
-            elif isinstance(target, Crew):
-                self._add_object(target, claim)
-                # A crew that CrewAI copies (kickoff_for_each) is the same crew under this key.
-                known = self._crew_keys.get(target.key, ())
-                others = [other for other in known if other.guard is not guard]
-                self._crew_keys[target.key] = [*others, claim]
-                for agent in [*target.agents, target.manager_agent]:
-                    if agent is not None:
-                        self._add_object(agent, claim)
-            elif isinstance(target, BaseAgent):
-                self._add_object(target, claim)
-            else:
-                raise ConfigurationError(f"cannot guard a `{type(target).__name__}` of CrewAI")
-
-    def _add_object(self, target: Any, claim: _Claim) -> None:
-        key = id(target)
-        known = self._objects.get(key)
-        if known is not None and known[0]() is target and known[1].guard is not claim.guard:
-            raise ConfigurationError("this crew or agent already belongs to another guard")
-        reference = weakref.ref(target, lambda _gone: self._objects.pop(key, None))
-        self._objects[key] = (reference, claim)
-
-    def find(self, crew: Any, agent: Any) -> _Claim | None:
-        with self._lock:
-            return self._of_crew(crew) or self._of_object(agent) or self._default
-
-    def _of_crew(self, crew: Any) -> _Claim | None:
-        if crew is None:
-            return None
-        known = self._of_object(crew)
-        if known is not None:
-            return known
-        claims = self._crew_keys.get(crew.key, ())
-        return claims[0] if len(claims) == 1 else None
-
-    def _of_object(self, target: Any) -> _Claim | None:
-        reference, claim = self._objects.get(id(target), (None, None))
-        return claim if reference is not None and reference() is target else None
-
-    def forget(self, guard: Guard) -> None:
-        with self._lock:
-            if self._default is not None and self._default.guard is guard:
-                self._default = None
-            for key, (_, claim) in list(self._objects.items()):
-                if claim.guard is guard:
-                    self._objects.pop(key, None)
-            left = {
-                key: [claim for claim in claims if claim.guard is not guard]
-                for key, claims in self._crew_keys.items()
-            }
-            self._crew_keys = {key: claims for key, claims in left.items() if claims}
-
-
-class _Refusals:
-    """The text for POST_TOOL_CALL, which sees the same arguments object as PRE_TOOL_CALL."""
+class _OpenCalls:
+    """What POST_TOOL_CALL has to know; it sees the same arguments object as PRE_TOOL_CALL."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._texts: dict[int, tuple[Any, str]] = {}
+        self._calls: dict[int, tuple[Any, _Open]] = {}
 
-    def put(self, tool_input: Any, text: str) -> None:
+    def put(self, tool_input: Any, call: _Open) -> None:
         with self._lock:
             # Holding the object keeps its id from being used again.
-            self._texts[id(tool_input)] = (tool_input, text)
-            while len(self._texts) > _REFUSALS_MAX:
-                del self._texts[next(iter(self._texts))]
+            self._calls[id(tool_input)] = (tool_input, call)
+            while len(self._calls) > _OPEN_MAX:
+                del self._calls[next(iter(self._calls))]
 
-    def take(self, tool_input: Any) -> str | None:
+    def take(self, tool_input: Any) -> _Open | None:
         with self._lock:
-            return self._texts.pop(id(tool_input), (None, None))[1]
+            return self._calls.pop(id(tool_input), (None, None))[1]
 
 
-_claims, _refusals = _Claims(), _Refusals()
+_claims, _open = Claims(), _OpenCalls()
 
 
 def install(
-    guard: Guard, target: Any, *, session: Session | None, mcp_servers: Mapping[str, str]
+    guard: Guard,
+    target: Any,
+    *,
+    session: Session | None,
+    mcp_servers: Mapping[str, str],
+    only_permitted: bool = False,
 ) -> None:
-    """Let a guard speak for a crew, an agent, or everyone whom no other guard claims."""
-    _claims.add(_Claim(guard, session, mcp_servers), target)
-    unregister(_PRE, _before)
-    register(_PRE, _before)
-    unregister(_POST, _after)
-    register(_POST, _after)
+    """Let a guard speak for a crew, an agent, or everyone whom no other guard claims.
+
+    With `only_permitted` the agents lose the tools that they may not call, here and now.
+    """
+    claim = Claim(guard, session, mcp_servers)
+    _claims.add(claim, target)
+    for point, hook in ((_PRE, _before), (_POST, _after)):
+        unregister(point, hook)
+        register(point, hook)
+    if guard.also:
+        unregister(_MODEL, _before_model)
+        register(_MODEL, _before_model)
+    if only_permitted:
+        _drop_unpermitted(claim, target)
 
 
 def uninstall(guard: Guard) -> None:
@@ -157,79 +116,125 @@ def uninstall(guard: Guard) -> None:
 
 def remove_hooks() -> None:
     """Take the hook out of the process. From then on CrewAI's tools run undecided."""
-    unregister(_PRE, _before)
-    unregister(_POST, _after)
+    for point, hook in ((_PRE, _before), (_POST, _after), (_MODEL, _before_model)):
+        unregister(point, hook)
+
+
+def claimed_by(guard: Guard, crew: Any, agent: Any) -> bool:
+    """Whether this guard decides what an agent of a crew does."""
+    claim = _claims.find(crew, agent)
+    return claim is not None and claim.guard is guard and _before in get_hooks(_PRE)
+
+
+def _drop_unpermitted(claim: Claim, target: Any) -> None:
+    if target is None:
+        raise ConfigurationError("`only_permitted` needs a crew or an agent: guard.crewai(crew)")
+    crew = target if isinstance(target, Crew) else None
+    agents = [*target.agents, target.manager_agent] if crew is not None else [target]
+    for agent in agents:
+        if agent is not None:
+            agent.tools = _permitted(claim, agent, agent.tools or [])
+    for task in crew.tasks if crew is not None else ():
+        if task.agent is not None and task.tools:
+            task.tools = _permitted(claim, task.agent, task.tools)
+
+
+def _permitted(claim: Claim, agent: Any, tools: list[Any]) -> list[Any]:
+    ids = [resource(tool, claim.mcp_servers)[0] for tool in tools]
+    known = offered(claim.guard, agent_name(agent, claim.guard), ids, claim.session)
+    return [tool for tool, name in zip(tools, ids, strict=True) if name in known]
 
 
 def _before(context: Any) -> None:
     try:
-        decision = _decide(context)
+        decided = _decide(context)
+        if decided is not None:
+            _open.put(context.tool_input, decided)
     except Exception as error:  # noqa: BLE001 - CrewAI would swallow it and run the tool
-        decision = adapter_failed(str(getattr(context.agent, "role", "")), error)
-    if decision is not None and not decision.allowed:
-        _abort(context, decision)
+        _abort(context, adapter_failed(_role(context), error))
+    if decided is not None and not decided.decision.allowed:
+        raise HookAborted(reason=decided.decision.refusal, source="zta")
 
 
 def _abort(context: Any, decision: Decision) -> NoReturn:
     try:
-        _refusals.put(context.tool_input, decision.refusal)
+        _open.put(context.tool_input, _Open(None, "", None, decision, 0.0))
     finally:
         raise HookAborted(reason=decision.refusal, source="zta")
 
 
 def _after(context: Any) -> str | None:
-    return _refusals.take(context.tool_input)
+    opened = _open.take(context.tool_input)
+    if opened is None:
+        return None
+    if not opened.decision.allowed:
+        return opened.decision.refusal
+    if opened.guard is not None and opened.call is not None:
+        opened.guard.sessions.pop(opened.token)
+        text = str(context.tool_result)
+        took = (time.monotonic() - opened.began) * 1000
+        outcome = Outcome(
+            not text.startswith(_FAILURES), took, len(text.encode("utf-8", "replace"))
+        )
+        opened.guard.report(opened.agent, opened.call, opened.decision, outcome)
+    return None
 
 
-def _decide(context: Any) -> Decision | None:
+def _decide(context: Any) -> _Open | None:
     """The decision on a call, or None where this hook comes again later in the same run."""
     if not _is_last(context):
         return None
-    if context.agent is None:
-        return claimed_by_no_guard("")
-    claim = _claims.find(context.crew, context.agent)
+    claim = _claims.find(context.crew, context.agent) if context.agent is not None else None
     if claim is None:
-        return claimed_by_no_guard(str(context.agent.role))
-    if context.tool is None or _ambiguous(context):
-        return refused("the name of the tool is unknown or ambiguous", "INVALID_ARGUMENTS")
-    agent = _agent_name(context.agent, claim.guard)
-    call = describe(context, claim.mcp_servers)
-    return claim.guard.decide(agent, call, session=claim.session)
-
-
-def describe(context: Any, mcp_servers: Mapping[str, str]) -> ToolCall:
-    """The call as the guard asks about it; CrewAI's own `tool_name` is munged."""
-    tool = getattr(context.tool, "_original_tool", None) or context.tool
-    server = getattr(tool, "server_name", None)
-    function = getattr(tool, "func", None)
-    if server:
-        server = mcp_servers.get(server, server)
-        name, origin = f"{server}/{tool.original_tool_name}", f"mcp:{server}"
-    elif function is not None and hasattr(function, "__qualname__"):
-        name, origin = tool.name, f"function:{function.__module__}:{function.__qualname__}"
+        return _refused(claimed_by_no_guard(_role(context)))
+    if context.tool is None or ambiguous(context):
+        text = "the name of the tool is unknown or ambiguous"
+        return _refused(refused(text, "INVALID_ARGUMENTS"))
+    guard = claim.guard
+    agent = agent_name(context.agent, guard)
+    call = describe(context, claim.mcp_servers, guard)
+    token = None
+    if isinstance(call, Delegation):
+        decision, link = guard.decide_delegation(agent, call, session=claim.session)
+        # CrewAI calls this hook, the tool and the hook after it in one context.
+        token = guard.sessions.push(link)
     else:
-        name, origin = tool.name, f"class:{type(tool).__module__}:{type(tool).__qualname__}"
-    return ToolCall(
-        tool=str(name),
-        arguments=context.tool_input,
-        framework="crewai",
-        visible_name=str(context.tool_name),
-        origin=origin,
-    )
+        decision = guard.decide(agent, call, session=claim.session)
+    return _Open(guard, agent, call, decision, time.monotonic(), token)
 
 
-def _agent_name(agent: Any, guard: Guard) -> str:
-    """The role, as written where inputs have been put into it."""
-    role = str(agent.role).strip()
-    written = getattr(agent, "_original_role", None)
-    return str(written).strip() if role not in guard.agents and written else role
+def _refused(decision: Decision) -> _Open:
+    return _Open(None, "", None, decision, 0.0)
 
 
-def _ambiguous(context: Any) -> bool:
-    """Whether two tools share the munged name: CrewAI could then run the other one."""
-    tools = [*(context.agent.tools or ()), *(getattr(context.task, "tools", None) or ())]
-    names = {tool.name for tool in tools if sanitize_tool_name(tool.name) == context.tool_name}
-    return len(names) > 1
+def _before_model(context: Any) -> None:
+    try:
+        decision = _decide_model(context)
+    except Exception as error:  # noqa: BLE001 - CrewAI would swallow it and ask the model
+        decision = adapter_failed(_role(context), error)
+    if decision is not None and not decision.allowed:
+        raise HookAborted(reason=f"DENIED: {decision.message}", source="zta")
+
+
+def _decide_model(context: Any) -> Decision | None:
+    claim = _claims.find(context.crew, context.agent) if context.agent is not None else None
+    if claim is None:
+        return claimed_by_no_guard(_role(context))
+    guard = claim.guard
+    agent = agent_name(context.agent, guard)
+    if MESSAGES in guard.also and context.iterations == 0 and context.task is not None:
+        for sender in senders(context.task, context.crew):
+            told = Message(agent, framework="crewai", origin="task")
+            decision = guard.decide(agent_name(sender, guard), told, session=claim.session)
+            if not decision.allowed:
+                return decision
+    if MODEL_CALLS not in guard.also:
+        return None
+    return guard.decide(agent, describe_model(context.llm), session=claim.session)
+
+
+def _role(context: Any) -> str:
+    return str(getattr(context.agent, "role", ""))
 
 
 def _is_last(context: Any) -> bool:

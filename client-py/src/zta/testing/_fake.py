@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 from cryptography import x509
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from zta import v1
 from zta._arguments import digest, parse
@@ -34,11 +35,18 @@ class Recorded:
     agent: str
     request: v1.AuthorizeRequest
     response: v1.AuthorizeResponse
+    on_behalf_of: tuple[str, ...] = ()
+    """The agents that it acted for, the first one first."""
 
     @property
     def tool(self) -> str:
-        """The id of the resource."""
-        return self.request.resource.id
+        """The id of the resource; of an agent, its name."""
+        return _resource(self.request)
+
+    @property
+    def action(self) -> str:
+        """The id of the action, for example `call_tool`."""
+        return self.request.action.id
 
     @property
     def allowed(self) -> bool:
@@ -47,10 +55,12 @@ class Recorded:
 
 
 class FakeServer:
-    """Answers Authorize, BatchAuthorize and Renew over mutual TLS.
+    """Answers Authorize, BatchAuthorize, ListPermitted, ExchangeToken and Renew over mutual TLS.
 
-    `allow` names, for each agent, the tools it may call; everything else is NOT_PERMITTED.
-    `forbid` maps a tool to the id of the policy that forbids it to everyone.
+    `allow` names, for each agent, the tools it may call, and with the action before it whatever
+    else: `delegate:ops`, `call_model:m`. Everything else is NOT_PERMITTED. Who acts for others
+    may do what all of them may. `forbid` maps a tool to the id of the policy that forbids it to
+    everyone.
     """
 
     def __init__(
@@ -111,9 +121,16 @@ class FakeServer:
         """A guard for agents of these names, each under an identity of its own."""
         return Guard({agent: self.credential(agent) for agent in agents}, **options)
 
-    def decide(self, agent: str, request: v1.AuthorizeRequest) -> v1.AuthorizeResponse:
+    def may(self, agent: str, action: str, resource: str) -> bool:
+        """Whether the table allows it to an agent."""
+        known = self.allow.get(agent, ())
+        return f"{action}:{resource}" in known or (action == "call_tool" and resource in known)
+
+    def decide(
+        self, agent: str, request: v1.AuthorizeRequest, on_behalf_of: tuple[str, ...] = ()
+    ) -> v1.AuthorizeResponse:
         """What the table says."""
-        tool = request.resource.id
+        tool, action = _resource(request), request.action.id
         answer = v1.AuthorizeResponse(
             effect=v1.EFFECT_DENY,
             decision_id=str(uuid.uuid4()),
@@ -128,18 +145,54 @@ class FakeServer:
             answer.reason = v1.DENY_REASON_FORBIDDEN
             answer.policy_ids.append(self.forbid[tool])
             answer.message = f"policy {self.forbid[tool]} forbids {tool}"
-        elif tool in self.allow.get(agent, ()):
+        elif self.may(agent, action, tool) and (
+            other := next((p for p in on_behalf_of if not self.may(p, action, tool)), "")
+        ):
+            answer.reason = v1.DENY_REASON_DELEGATION
+            answer.message = f"{agent} acts for {other}, who may not {action} {tool}"
+        elif self.may(agent, action, tool):
             answer.effect = v1.EFFECT_ALLOW
             answer.policy_ids.append(f"{agent}-tools")
             answer.message = f"permitted by {agent}-tools"
             answer.obligations.extend(v1.Obligation(name=name) for name in self.obligations)
         else:
             answer.reason = v1.DENY_REASON_NOT_PERMITTED
-            answer.message = f"no policy permits {agent} to call {tool}"
+            verb = "call" if action == "call_tool" else action
+            answer.message = f"no policy permits {agent} to {verb} {tool}"
         with self._lock:
             answer.sequence = len(self.records)
-            self.records.append(Recorded(agent, request, answer))
+            self.records.append(Recorded(agent, request, answer, on_behalf_of))
         return answer
+
+    def list_permitted(self, agent: str, request: v1.ListPermittedRequest) -> Any:
+        """What the table has for an agent, on one page."""
+        action = request.resources.action.id or "call_tool"
+        listed = list(request.resources.resource_ids)
+        known = listed or [t.removeprefix(f"{action}:") for t in self.allow.get(agent, ())]
+        answer = v1.ListPermittedResponse(revision=1)
+        for tool in sorted(t for t in known if self.may(agent, action, t)):
+            item = answer.permitted.add()
+            item.action.CopyFrom(v1.EntityRef(type="ZTA::Action", id=action))
+            item.resource.CopyFrom(v1.EntityRef(type="ZTA::Tool", id=tool))
+        return answer
+
+    def exchange(
+        self, agent: str, request: v1.ExchangeTokenRequest, on_behalf_of: tuple[str, ...]
+    ) -> v1.ExchangeTokenResponse:
+        """A grant to act for the caller, or a token for a grant. They are names, not secrets."""
+        expires = Timestamp()
+        expires.GetCurrentTime()
+        expires.seconds += 600
+        if request.HasField("delegate"):
+            to, chain = _short(request.delegate.agent), (*on_behalf_of, agent)
+            if to in chain:
+                raise ValueError(f"{to} is a party already")
+            if not self.may(agent, "delegate", to):
+                raise ValueError(f"{agent} may not delegate to {to}")
+            return v1.ExchangeTokenResponse(token="/".join((*chain, to)), expire_time=expires)
+        if request.act.grant.split("/")[-1] != agent:
+            raise ValueError("the grant names another agent")
+        return v1.ExchangeTokenResponse(token=request.act.grant, expire_time=expires)
 
     def renew(self, agent: str, certificate_pem: bytes) -> v1.RenewResponse:
         """A fresh certificate for the key of the one that the caller showed."""
@@ -155,6 +208,22 @@ class FakeServer:
     def __exit__(self, *_error: object) -> None:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _short(agent: str) -> str:
+    return agent.rsplit("/", 1)[-1]
+
+
+def _resource(request: v1.AuthorizeRequest) -> str:
+    known = request.resource
+    return _short(known.id) if known.type == "ZTA::Agent" else known.id
+
+
+def _chain(context: grpc.ServicerContext) -> tuple[str, ...]:
+    """Whom the caller acts for, as its token says."""
+    metadata = dict(context.invocation_metadata() or ())
+    token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
+    return tuple(token.split("/")[:-1])
 
 
 def _digest_fits(request: v1.AuthorizeRequest) -> bool:
@@ -179,7 +248,16 @@ def _handlers(fake: FakeServer) -> grpc.GenericRpcHandler:
         agent, _ = _caller(context)
         if fake.fault is not None:
             return fake.fault(agent, request, context)
-        return fake.decide(agent, request)
+        return fake.decide(agent, request, _chain(context))
+
+    def list_permitted(request: v1.ListPermittedRequest, context: grpc.ServicerContext) -> Any:
+        return fake.list_permitted(_caller(context)[0], request)
+
+    def exchange(request: v1.ExchangeTokenRequest, context: grpc.ServicerContext) -> Any:
+        try:
+            return fake.exchange(_caller(context)[0], request, _chain(context))
+        except ValueError as error:
+            return context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
 
     def batch(request: v1.BatchAuthorizeRequest, context: grpc.ServicerContext) -> Any:
         agent, _ = _caller(context)
@@ -197,6 +275,8 @@ def _handlers(fake: FakeServer) -> grpc.GenericRpcHandler:
     methods: dict[str, tuple[Any, Any]] = {
         "/zta.v1.AuthorizationService/Authorize": (authorize, v1.AuthorizeRequest),
         "/zta.v1.AuthorizationService/BatchAuthorize": (batch, v1.BatchAuthorizeRequest),
+        "/zta.v1.AuthorizationService/ListPermitted": (list_permitted, v1.ListPermittedRequest),
+        "/zta.v1.AuthenticationService/ExchangeToken": (exchange, v1.ExchangeTokenRequest),
         "/zta.v1.AgentService/Renew": (renew, v1.RenewRequest),
     }
 

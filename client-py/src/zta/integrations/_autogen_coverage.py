@@ -1,0 +1,70 @@
+"""What an AutoGen agent or team can do past its guard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autogen_agentchat.agents import CodeExecutorAgent, SocietyOfMindAgent
+from autogen_agentchat.teams import BaseGroupChat
+from autogen_core.tools import StaticWorkbench
+
+from zta._calls import MESSAGES, MODEL_CALLS
+from zta._coverage import Gap
+from zta._errors import ConfigurationError
+from zta.integrations._autogen_parts import GuardedExecutor, GuardedModel, GuardedWorkbench
+from zta.integrations.autogen import members
+
+if TYPE_CHECKING:
+    from zta._guard import Guard
+
+
+def gaps(guard: Guard, target: Any) -> list[Gap]:
+    """List them, agent by agent."""
+    try:
+        agents = list(members(target, set()))
+    except ConfigurationError as error:
+        return [Gap("unguarded_agent", str(getattr(target, "name", "")), str(error))]
+    found = [gap for agent in agents for gap in _of_agent(guard, agent)]
+    if isinstance(target, BaseGroupChat):
+        found += _of_team(guard, target)
+    return found
+
+
+def _of_agent(guard: Guard, agent: Any) -> list[Gap]:
+    name = str(agent.name)
+    if getattr(agent, "_zta_guard", None) is not guard:
+        return [Gap("unguarded_agent", name, "is not under this guard: guard.autogen(agent)")]
+    found = []
+    # A society's own agents act for it; it needs an identity for its model alone.
+    if name not in guard.agents and not isinstance(agent, SocietyOfMindAgent):
+        found.append(Gap("no_identity", name, "has no identity: each of its calls is denied"))
+    for workbench in getattr(agent, "_workbench", None) or ():
+        if not isinstance(workbench, GuardedWorkbench):
+            what = "got a workbench after it was guarded: guard it last"
+            found.append(Gap("tool_added_later", name, what))
+        elif not isinstance(workbench._inner, StaticWorkbench):
+            what = "has an MCP workbench: code of this process can call it directly"
+            found.append(Gap("mcp_session", name, what, blocking=False))
+    if isinstance(agent, CodeExecutorAgent) and not isinstance(
+        agent._code_executor, GuardedExecutor
+    ):
+        found.append(Gap("code_executor", name, "runs code undecided: guard.autogen(agent)"))
+    model = getattr(agent, "_model_client", None)
+    if model is not None and not isinstance(model, GuardedModel):
+        what = "calls its model undecided: Guard(also=['call_model'])"
+        found.append(Gap(MODEL_CALLS, name, what, blocking=MODEL_CALLS in guard.also))
+    return found
+
+
+def _of_team(guard: Guard, team: Any) -> list[Gap]:
+    name, found = str(team.name), []
+    if getattr(team, "_model_client", None) is not None:
+        what = "chooses who speaks by a model of its own, which belongs to no agent"
+        found.append(Gap("model_client", name, what, blocking=MODEL_CALLS in guard.also))
+    if MESSAGES not in guard.also:
+        what = "passes messages on undecided: Guard(also=['send_message'])"
+        found.append(Gap(MESSAGES, name, what, blocking=False))
+    if not team._embedded_runtime:
+        what = "runs on a shared runtime, where context variables are old: name the `session`"
+        found.append(Gap("shared_runtime", name, what, blocking=False))
+    return found

@@ -1,0 +1,70 @@
+"""What a Strands agent, swarm or graph can do past its guard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from strands import Agent
+from strands.hooks import BeforeNodeCallEvent
+from strands.middleware import ExecuteToolStage
+from strands.tools.mcp import MCPAgentTool
+
+from zta._calls import MESSAGES, MODEL_CALLS
+from zta._coverage import Gap
+from zta.integrations._strands_calls import is_innermost, members, wraps
+from zta.integrations.strands import SecurityWrapper, StrandsGuard, is_guarded
+
+if TYPE_CHECKING:
+    from zta._guard import Guard
+
+
+def gaps(guard: Guard, target: Any) -> list[Gap]:
+    """List them, agent by agent."""
+    if isinstance(target, SecurityWrapper):
+        target = target.agent
+    found = [gap for member in members(target) for gap in _of_agent(guard, member)]
+    if not isinstance(target, Agent) and hasattr(target, "nodes"):
+        found += _of_nodes(guard, target)
+    return found
+
+
+def _of_agent(guard: Guard, agent: Any) -> list[Gap]:
+    name = str(getattr(agent, "name", None) or type(agent).__name__)
+    if not isinstance(agent, Agent):
+        what = f"is a `{type(agent).__name__}`: what it does is not seen from here"
+        return [Gap("unguarded_agent", name, what)]
+    if not is_guarded(agent, guard):
+        return [Gap("unguarded_agent", name, "has no guard: give it plugins=[guard.strands()]")]
+    found = []
+    if name not in guard.agents:
+        found.append(Gap("no_identity", name, "has no identity: each of its calls is denied"))
+    plugin = _plugin(agent, guard)
+    if not is_innermost(agent, ExecuteToolStage, plugin._wrap):
+        what = "has a middleware inside of the guard: add the guard last"
+        found.append(Gap("not_innermost", name, what))
+    if MODEL_CALLS not in plugin.also:
+        what = "calls its model undecided: Guard(also=['call_model'])"
+        found.append(Gap(MODEL_CALLS, name, what, blocking=False))
+    if any(isinstance(tool, MCPAgentTool) for tool in agent.tool_registry.registry.values()):
+        what = "has MCP tools: code of this process can call their MCPClient directly"
+        found.append(Gap("mcp_session", name, what, blocking=False))
+    return found
+
+
+def _of_nodes(guard: Guard, orchestrator: Any) -> list[Gap]:
+    name = str(getattr(orchestrator, "id", None) or type(orchestrator).__name__)
+    callbacks = orchestrator.hooks._registered_callbacks.get(BeforeNodeCallEvent, [])
+    plugins = [getattr(getattr(entry, "callback", entry), "__self__", None) for entry in callbacks]
+    own = [p for p in plugins if isinstance(p, StrandsGuard) and p.guard is guard]
+    if not own:
+        what = "decides nothing before its nodes: give it plugins=[guard.strands()]"
+        return [Gap(MESSAGES, name, what, blocking=MESSAGES in guard.also)]
+    if not any(MESSAGES in plugin.also for plugin in own):
+        what = "passes messages on undecided: Guard(also=['send_message'])"
+        return [Gap(MESSAGES, name, what, blocking=False)]
+    return []
+
+
+def _plugin(agent: Any, guard: Guard) -> StrandsGuard:
+    owners = (getattr(entry.handler, "__self__", None) for entry in wraps(agent))
+    return next(o for o in owners if isinstance(o, StrandsGuard) and o.guard is guard)
