@@ -1,6 +1,7 @@
 """What the tests of several frameworks share."""
 
 import contextvars
+import json
 import queue
 import threading
 from collections.abc import Callable
@@ -11,6 +12,11 @@ from typing import Any
 POLICIES = Path(__file__).parents[3] / "policies"
 READ = ("read_file", {"path": "a"})
 DELETE = ("delete_file", {"path": "b"})
+
+
+def text(arguments: Any) -> str:
+    """Arguments as a model writes them; a string stays as it is."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
 @dataclass

@@ -40,7 +40,7 @@ def _of_agent(guard: Guard, crew: Any, agent: Any) -> list[Gap]:
     found = []
     if name not in guard.agents:
         found.append(Gap("no_identity", name, "has no identity: each of its calls is denied"))
-    if getattr(agent, "allow_code_execution", False):
+    if vars(agent).get("allow_code_execution"):
         what = "runs code by a switch of CrewAI: give it a tool, and name that in `code_tools`"
         found.append(Gap("code_executor", name, what))
     if getattr(agent, "a2a", None):
