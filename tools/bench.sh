@@ -12,4 +12,6 @@ say "measuring"
 arguments=(--out "$out")
 [[ ! -x $CERBOS ]] || arguments+=(--cerbos "$CERBOS")
 "$CARGO_TARGET_DIR/release/zta-bench" "${arguments[@]}"
+say "measuring the Python guard"
+client-py/tools/python.sh client-py/tools/bench_guard.py --out "$out"
 say "written to $out"

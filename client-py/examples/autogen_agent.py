@@ -1,6 +1,7 @@
 """An AutoGen agent under guard, offline: the model is scripted.
 
-python autogen_agent.py path/to/credential
+python autogen_agent.py                       a table decides, in this process
+python autogen_agent.py path/to/credential    the server that enrolled the agent
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from autogen_core.models import CreateResult, ModelFamily, RequestUsage
 from autogen_ext.models.replay import ReplayChatCompletionClient
 
 import zta
+from zta.testing import FakeServer
 
 
 def web_search(query: str) -> str:
@@ -56,12 +58,12 @@ def scripted_model() -> ReplayChatCompletionClient:
     )
 
 
-async def main() -> None:
+async def main(credential: str) -> None:
     """Run the agent once."""
     agent = AssistantAgent(
         "research", scripted_model(), tools=[web_search, publish_report], max_tool_iterations=5
     )
-    guard = zta.Guard({"research": sys.argv[1]})  # 1: whose identity each agent has
+    guard = zta.Guard({"research": credential})  # 1: whose identity each agent has
     guard.autogen(agent)  # 2: every tool call is decided first
     with guard.session(user="alice", session_id="s-1"):  # 3: who is asking
         result = await agent.run(task="What is new?")
@@ -71,4 +73,8 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    if len(sys.argv) > 1:
+        asyncio.run(main(sys.argv[1]))
+    else:
+        with FakeServer(allow={"research": ["web_search"]}) as server:
+            asyncio.run(main(str(server.credential("research"))))

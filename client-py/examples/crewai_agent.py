@@ -1,6 +1,7 @@
 """A CrewAI crew under guard, offline: the model is scripted.
 
-python crewai_agent.py path/to/credential
+python crewai_agent.py                       a table decides, in this process
+python crewai_agent.py path/to/credential    the server that enrolled the agent
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from crewai import Agent, BaseLLM, Crew, Task
 from crewai.tools import tool
 
 import zta
+from zta.testing import FakeServer
 
 
 @tool
@@ -58,7 +60,7 @@ class ScriptedLLM(BaseLLM):
         return [{"id": f"call-{self.turn}", "type": "function", "function": function}]
 
 
-def main() -> None:
+def main(credential: str) -> None:
     """Run the crew once."""
     agent = Agent(
         role="research",
@@ -70,7 +72,7 @@ def main() -> None:
     task = Task(description="What is new?", expected_output="an answer", agent=agent)
     crew = Crew(agents=[agent], tasks=[task])
 
-    guard = zta.Guard({"research": sys.argv[1]})  # 1: whose identity each agent has
+    guard = zta.Guard({"research": credential})  # 1: whose identity each agent has
     guard.crewai(crew)  # 2: every tool call is decided first
     with guard.session(user="alice", session_id="s-1"):  # 3: who is asking
         print(crew.kickoff())
@@ -78,4 +80,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        main(sys.argv[1])
+    else:
+        with FakeServer(allow={"research": ["web_search"]}) as server:
+            main(str(server.credential("research")))

@@ -1,6 +1,7 @@
 """A Strands agent under guard, offline: the model is scripted.
 
-python strands_agent.py path/to/credential
+python strands_agent.py                       a table decides, in this process
+python strands_agent.py path/to/credential    the server that enrolled the agent
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from strands import Agent, tool
 from strands.models import Model
 
 import zta
+from zta.testing import FakeServer
 
 
 @tool
@@ -65,9 +67,9 @@ class ScriptedModel(Model):
         yield {"messageStop": {"stopReason": "tool_use" if turn < len(calls) else "end_turn"}}
 
 
-def main() -> None:
+def main(credential: str) -> None:
     """Run the agent once."""
-    guard = zta.Guard({"research": sys.argv[1]})  # 1: whose identity each agent has
+    guard = zta.Guard({"research": credential})  # 1: whose identity each agent has
     agent = Agent(
         name="research",
         model=ScriptedModel(),
@@ -81,4 +83,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        main(sys.argv[1])
+    else:
+        with FakeServer(allow={"research": ["web_search"]}) as server:
+            main(str(server.credential("research")))

@@ -12,10 +12,10 @@ from zta.testing import FakeServer
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name: str, credential: Path) -> str:
-    environment = {**os.environ, "ZTA_CREDENTIAL": str(credential)}
+def run(name: str, *credential: Path) -> str:
+    environment = {**os.environ, "ZTA_CREDENTIAL": str(*credential)}
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name, credential],
+        [sys.executable, EXAMPLES / name, *credential],
         env=environment,
         capture_output=True,
         text=True,
@@ -26,7 +26,18 @@ def run(name: str, credential: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["strands_agent.py", "crewai_agent.py", "autogen_agent.py"])
+AGENTS = ["strands_agent.py", "crewai_agent.py", "autogen_agent.py"]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_runs_without_anything(name: str) -> None:
+    out = run(name)
+    assert "(web_search runs: agents)" in out
+    assert "(publish_report runs" not in out
+    assert "DENIED: no policy permits research to call publish_report" in out
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_searches_and_does_not_publish(name: str) -> None:
     with FakeServer(allow={"research": ["web_search"]}) as server:
         out = run(name, server.credential("research"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DELETE, READ, Ran, strands_run
+from support import DELETE, POLICIES, READ, Ran, strands_run
 from support.rows import in_every_framework
 
 from zta import Client, CodeExecution, Delegation, Guard, Message, ModelCall, ToolCall, v1
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     folder = tmp_path_factory.mktemp("rules")
     (folder / "rules.cedar").write_text(RULES)
     with EmbeddedServer() as server:
-        server.apply(folder)
+        server.apply(POLICIES, folder)
         yield server
 
 
@@ -113,7 +113,8 @@ def test_secrets_are_redacted_in_the_record(
     before = guard.decide("fin", ToolCall("read_file")).sequence
     assert before is not None
     secret = f"s3cr3t-{module.__name__}"
-    calls = [("read_file", {"path": "a", "password": secret})]
+    known = f"plain-{module.__name__}"
+    calls = [("read_file", {"path": known, "password": secret})]
     module.run(guard, "fin", calls, module.MODES[0])
     page = server.admin.audit.ListEvents(
         v1.ListEventsRequest(page_size=200, descending=True, types=["decision"])
@@ -122,9 +123,9 @@ def test_secrets_are_redacted_in_the_record(
     assert recorded
     for event in recorded:
         assert secret.encode() not in event.SerializeToString()
-    assert secret.encode() not in b"".join(
-        file.read_bytes() for file in server.data_dir.rglob("*") if file.is_file()
-    )
+    stored = b"".join(file.read_bytes() for file in server.data_dir.rglob("*") if file.is_file())
+    assert known.encode() in stored
+    assert secret.encode() not in stored
 
 
 def test_the_wrapper_against_the_real_server(guard: Guard) -> None:
