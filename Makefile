@@ -3,7 +3,7 @@
 # CARGO_TARGET_DIR is honoured where it is set.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check bench bench-compare proto install-tools
+.PHONY: help demo run test test-newest check bench bench-compare proto install-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ run: ## the server on an embedded store; stays up until ^C
 test: ## everything: check, then all Rust and Python tests on both databases
 	@tools/install-tools.sh test
 	@tools/with-postgres.sh tools/test.sh
+
+test-newest: ## the contract of the Python guards with the newest versions of the agent frameworks
+	@client-py/tools/test-newest.sh
 
 check: ## format, lints, docs, dependency rules, protos; no tests
 	@tools/install-tools.sh check
