@@ -177,6 +177,16 @@ def test_the_wrapper_does_not_start_with_an_agent_that_nobody_knows(server: Fake
         SecurityWrapper(main, guard, accept=["no_identity"])
 
 
+def test_the_canary_leaves_crewai_as_it_was(server: FakeServer) -> None:
+    ran = Ran()
+    llm = crewai_run.ScriptedLLM([[READ], "the end"])
+    unguarded = crewai_run.crew(crewai_run.agent("other", llm, crewai_run.tools(ran)))
+    with server.guard("fin") as guard:
+        guard.verify(unguarded)
+        crewai_run.go(unguarded)
+    assert ran.calls == [("read_file", "a")]
+
+
 def test_crewai_managers_memories_and_hooks(server: FakeServer) -> None:
     worker = crewai_run.agent("fin", crewai_run.ScriptedLLM([]), [])
     running = Crew(

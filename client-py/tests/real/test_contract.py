@@ -88,6 +88,11 @@ def test_what_is_permitted_is_listed(guard: Guard) -> None:
     assert guard.permitted_tools("fin", action="execute") == {"code"}
 
 
+def test_a_tool_that_a_schema_declares_is_listed_by_its_own_action(crew_guard: Guard) -> None:
+    assert crew_guard.permitted_tools("analysis") == {"summarize", "read_document"}
+    assert crew_guard.permitted_tools("research", ["read_document", "web_search"]) == {"web_search"}
+
+
 @in_every_framework
 def test_whoever_is_called_acts_for_the_caller(
     server: EmbeddedServer, guard: Guard, module: Any

@@ -59,8 +59,11 @@ def run(guard: CanaryGuard, ran: Callable[[str], None]) -> None:
         tools=[denied, control],
         verbose=False,
     )
+    guarded_before = adapter.is_installed()
     guard.crewai(agent)
     try:
         agent.kickoff("begin")
     finally:
         adapter.uninstall(guard)
+        if not guarded_before:
+            adapter.remove_hooks()

@@ -120,10 +120,15 @@ def remove_hooks() -> None:
         unregister(point, hook)
 
 
+def is_installed() -> bool:
+    """Whether the hook is in this process."""
+    return _before in get_hooks(_PRE)
+
+
 def claimed_by(guard: Guard, crew: Any, agent: Any) -> bool:
     """Whether this guard decides what an agent of a crew does."""
     claim = _claims.find(crew, agent)
-    return claim is not None and claim.guard is guard and _before in get_hooks(_PRE)
+    return claim is not None and claim.guard is guard and is_installed()
 
 
 def _drop_unpermitted(claim: Claim, target: Any) -> None:
