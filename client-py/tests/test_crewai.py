@@ -19,6 +19,7 @@ from support import DELETE, READ, Ran, mcp_server, within
 from support.crewai_run import ScriptedLLM, agent, crew, go, tools
 
 from zta import ConfigurationError
+from zta._sessions import Link
 from zta.integrations import crewai as adapter
 from zta.testing import FakeServer
 
@@ -344,3 +345,28 @@ def test_an_mcp_tool_is_decided_by_its_servers_name_for_it(
         llm.turns = [None, "end"]
         go(running)
     assert log.read_text().split() == ["read_file"]
+
+
+def test_a_coworkers_own_task_is_its_own_again(server: FakeServer) -> None:
+    server.allow["boss"] = {"delegate:fin"}
+    ran = Ran()
+    work = {"task": "t", "context": "c", "coworker": "fin"}
+    boss_llm = ScriptedLLM([[("delegate_work_to_coworker", work)], "end"])
+    worker_llm = ScriptedLLM([[READ], "worked", [READ], "end"])
+    boss = agent("boss", boss_llm, [], allow_delegation=True)
+    running = crew(boss, agent("fin", worker_llm, tools(ran)))
+    with server.guard("boss", "fin") as guard:
+        guard.crewai(running)
+        go(running)
+    # For the boss, who may not read, it was denied; in its own task it may.
+    assert [r.on_behalf_of for r in server.records if r.agent == "fin"] == [("boss",), ()]
+    assert ran.calls == [("read_file", "a")]
+
+
+def test_a_link_ends_after_the_hook_of_its_call(server: FakeServer) -> None:
+    """Where a framework runs all of it in one context, nothing else takes the link back."""
+    with server.guard("boss", "fin") as guard:
+        token = guard.sessions.push(Link("fin", "boss/fin", ("boss",)))
+        assert guard.sessions.grant("fin", None) == "boss/fin"
+        guard.sessions.pop(token)
+        assert guard.sessions.grant("fin", None) is None
