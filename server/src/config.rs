@@ -220,7 +220,7 @@ const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 const PASSPHRASE_CREDENTIAL: &str = "zta-key-passphrase";
 
 /// Variables that belong to the clients and the tools, not to the server.
-const FOREIGN_VARIABLES: [&str; 10] = [
+const FOREIGN_VARIABLES: [&str; 11] = [
     "join_token",
     "venv",
     "cedar_corpus",

@@ -92,7 +92,7 @@ pub async fn export(
 /// Reads no configuration: whoever has the folder and the key can do it.
 ///
 /// # Errors
-/// As [`verify`].
+/// As [`verify()`].
 pub fn verify_export(
     folder: &Path,
     vkey: &str,
