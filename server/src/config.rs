@@ -90,6 +90,8 @@ pub struct Config {
     pub replica_name: Option<String>,
     /// Dotted paths of what is never stored of a request's inputs.
     pub redact: Vec<String>,
+    /// Dotted paths of what is stored as a keyed hash only.
+    pub redact_hash: Vec<String>,
     /// Identity providers whose tokens are taken for a login.
     pub issuers: Vec<IssuerConfig>,
     /// Limits of the door.
@@ -176,6 +178,7 @@ impl Default for Config {
             ]
             .map(|key| format!("**.{key}"))
             .to_vec(),
+            redact_hash: Vec::new(),
             issuers: Vec::new(),
             limits: Limits::default(),
         }
@@ -258,6 +261,7 @@ impl Config {
             .with_list_parse_key("server_names")
             .with_list_parse_key("external_names")
             .with_list_parse_key("redact")
+            .with_list_parse_key("redact_hash")
             .with_list_parse_key("policy.signing_keys")
             .source(Some(own));
         let mut config: Self = builder.add_source(variables).build()?.try_deserialize()?;

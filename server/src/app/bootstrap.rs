@@ -178,7 +178,8 @@ pub(super) async fn record_start(config: &Config, pdp: &Pdp) -> Result<(), AppEr
         )
         .with_detail("plaintext", config.plaintext)
         .with_detail("four_eyes", config.four_eyes)
-        .with_detail("redact", json!(config.redact));
+        .with_detail("redact", json!(config.redact))
+        .with_detail("redact_hash", json!(config.redact_hash));
     pdp.audit
         .append(Record::fact(event))
         .await

@@ -22,6 +22,7 @@ use crate::keys::{
     KeyError, KeyName, KeyService, KeyringSecret, LocalKeys, Passphrase, SigningKey,
     WrappedKeyStore, WrappedKeys,
 };
+use crate::model::redaction::Redaction;
 use crate::store::{SharedStore, StoreError};
 
 /// How long the server's own certificate is good for; renewed at half of it.
@@ -50,6 +51,7 @@ pub(super) struct Material {
     server_key: Arc<dyn SigningKey>,
     server_names: Vec<String>,
     cursor_key: Vec<u8>,
+    redaction_key: Arc<dyn SigningKey>,
 }
 
 impl Material {
@@ -87,12 +89,20 @@ impl Material {
             server_key: key(KeyName::ServerTls).await?,
             server_names,
             cursor_key: cursor_key(store).await?,
+            redaction_key: key(KeyName::Redaction).await?,
         })
     }
 
     /// Seals the cursors of listings, the same on each replica.
     pub(super) fn cursors(&self) -> Result<CursorSeal, KeyError> {
         CursorSeal::new(&self.cursor_key)
+    }
+
+    /// What is not stored of a request's inputs.
+    pub(super) fn redaction(&self, config: &Config) -> Redaction {
+        let key = Arc::clone(&self.redaction_key);
+        let hash = move |message: &[u8]| key.sign(message).ok()?.try_into().ok();
+        Redaction::new(&config.redact).hashing(&config.redact_hash, Arc::new(hash))
     }
 
     pub(super) fn token_authority(&self, config: &Config) -> Result<TokenAuthority, TokenError> {

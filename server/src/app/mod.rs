@@ -34,7 +34,6 @@ use crate::identity::dpop::DpopVerifier;
 use crate::identity::lockout::Lockouts;
 use crate::keys::LocalKeys;
 use crate::model::note::NoteKey;
-use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::operations::issuers::Issuers;
 use crate::operations::watch::Watches;
@@ -273,7 +272,7 @@ fn operations(
         tokens: material.token_authority(config).map_err(start_error)?,
         proofs: DpopVerifier::new(&config.external_names, &material::server_names(config))
             .map_err(start_error)?,
-        redaction: Redaction::new(&config.redact),
+        redaction: material.redaction(config),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
         key_proofs: KeyProofs::new(config.key_proof_interval()),

@@ -3,6 +3,7 @@
 mod exported;
 mod intruder;
 mod proofs;
+mod redaction;
 mod secrets;
 mod tamper;
 
