@@ -5,16 +5,17 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 mod issuer;
 mod policy;
+mod settings;
 
 pub use issuer::{IssuerConfig, IssuerPrincipal};
 pub use policy::PolicyConfig;
 
 /// What the server is told.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where to listen. `127.0.0.1:0` takes a free port.
@@ -99,7 +100,7 @@ pub struct Config {
 }
 
 /// Limits of the door.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of one request, other than to the policy and entity services.
@@ -124,7 +125,7 @@ pub struct Limits {
 }
 
 /// The form of the log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.

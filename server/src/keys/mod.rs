@@ -9,6 +9,7 @@
 pub(crate) mod cursor;
 pub(crate) mod file;
 pub(crate) mod local;
+pub(crate) mod noted;
 pub(crate) mod passphrase;
 pub(crate) mod pem;
 pub(crate) mod software;
@@ -23,6 +24,7 @@ use async_trait::async_trait;
 
 pub(crate) use file::KeyFile;
 pub(crate) use local::LocalKeys;
+pub(crate) use noted::{KeyNote, KeyNotes, KeyStep, NotedKeys};
 pub(crate) use passphrase::Passphrase;
 pub(crate) use software::SoftwareKey;
 pub(crate) use wrapped::{KeyringSecret, WrappedKeyStore, WrappedKeys};
