@@ -314,7 +314,8 @@ mod tests {
     use crate::model::redaction::Redaction;
 
     fn any_json() -> impl Strategy<Value = Value> {
-        let text = prop_oneof!["\\PC{0,6}", "zta:(int|str|float)?:?[0-9]{0,3}"];
+        let ours = r"zta:(int|str|float|hmac)?:?[0-9]{0,3}|\[redacted\]";
+        let text = prop_oneof!["\\PC{0,6}", ours];
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
@@ -355,6 +356,8 @@ mod tests {
             let text = serde_json::json!({ "a": json }).to_string();
             let arguments = Arguments::parse(text.as_bytes()).expect("parses");
             let written = Node::Fields(arguments.fields()).recorded(&Redaction::default());
+            let text = std::str::from_utf8(&written).expect("UTF-8");
+            prop_assert!(!told::redacted(text).expect("JSON"), "nothing was redacted: {}", text);
             let Recorded(read) = serde_json::from_slice(&written).expect("reads");
             let before = sorted(&Json::Object(arguments.fields().to_vec()));
             prop_assert_eq!(&read, &before);
