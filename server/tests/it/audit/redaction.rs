@@ -101,7 +101,7 @@ async fn a_replay_skips_what_was_hashed_and_nothing_that_only_looks_so() {
     decided(
         &research,
         json!({"zta:hmac:": 1}),
-        json!({"x": "[redacted]"}),
+        json!({"framework": "[redacted]"}),
     )
     .await;
     let file = v1::SourceFile {

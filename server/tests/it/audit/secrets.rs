@@ -16,7 +16,7 @@ const UNREADABLE: &str = "canary-unreadable-9e3d";
 const QUERY: &str = "canary-query-c41f";
 
 /// Every row of every table as text, or the database file as it is.
-async fn rows(server: &Server) -> Vec<u8> {
+pub(super) async fn rows(server: &Server) -> Vec<u8> {
     match &*server.database {
         Database::Sqlite => ["zta.db", "zta.db-wal"]
             .iter()

@@ -2,6 +2,8 @@
 //! the few calls that every test makes.
 
 pub(crate) mod database;
+pub(crate) mod descriptors;
+pub(crate) mod documented;
 pub(crate) mod dpop;
 pub(crate) mod http;
 pub(crate) mod openssl;

@@ -5,6 +5,8 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 use zta_client::{Client, v1};
 
+use super::documented::assert_documented;
+
 /// The reason in a status of ours.
 pub(crate) fn reason(status: &Status) -> String {
     let info = status.get_details_error_info();
@@ -92,9 +94,12 @@ pub(crate) async fn events(admin: &Client, types: &[&str]) -> Vec<(u64, Value)> 
     };
     let answer = admin.audit().list_events(request).await.expect("events");
     let events = answer.into_inner().events.into_iter();
-    events
-        .map(|e| (e.sequence, serde_json::from_slice(&e.leaf).expect("a leaf")))
-        .collect()
+    let read = |event: v1::AuditEvent| {
+        let leaf = serde_json::from_slice(&event.leaf).expect("a leaf");
+        assert_documented(&leaf);
+        (event.sequence, leaf)
+    };
+    events.map(read).collect()
 }
 
 /// The event at a place of the log.
