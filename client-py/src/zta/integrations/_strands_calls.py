@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ from strands.tools.structured_output.structured_output_tool import StructuredOut
 
 from zta._calls import Call, CodeExecution, Delegation, ModelCall, ToolCall
 
+_TERMINALS = {
+    "strands.tools.executors._executor": "_make_execute_tool_terminal.<locals>.terminal",
+    "strands.event_loop.event_loop": "_make_invoke_model_terminal.<locals>.terminal",
+}
 _HAND_OFF = f"{Swarm._create_handoff_tool.__qualname__}.<locals>.handoff_to_agent"
 
 
@@ -77,6 +82,15 @@ def wraps(agent: Any, stage: Any = ExecuteToolStage) -> list[Any]:
     return [entry for entry in handlers if entry.phase == "wrap"]
 
 
+def is_terminal(next_fn: Any) -> bool:
+    """Whether what a wrap calls next is the tool or the model itself.
+
+    A chain is put together when its call begins: the order of the wraps may have changed since.
+    """
+    following = inspect.getclosurevars(next_fn).nonlocals["nf"]
+    return _TERMINALS.get(following.__module__) == following.__qualname__
+
+
 def is_innermost(agent: Any, stage: Any, wrap: Any) -> bool:
     """Whether nothing stands between a wrap and what it wraps."""
     return bool(wraps(agent, stage)[-1].handler == wrap)
@@ -85,6 +99,21 @@ def is_innermost(agent: Any, stage: Any, wrap: Any) -> bool:
 def make_innermost(agent: Any, stage: Any, wrap: Any) -> None:
     """Move a wrap to the end, for the next call."""
     agent._middleware_registry._handlers[stage].sort(key=lambda entry: entry.handler == wrap)
+
+
+def speakers(target: Any) -> list[Any]:
+    """The agents whose words a node passes on, or who are told what a node is told."""
+    if isinstance(target, (Swarm, Graph)):
+        return [agent for node in target.nodes.values() for agent in speakers(node.executor)]
+    return [target]
+
+
+def orchestrators(target: Any) -> list[Any]:
+    """A swarm or graph and those inside of it; of an agent, none."""
+    if not isinstance(target, (Swarm, Graph)):
+        return []
+    inner = [o for node in target.nodes.values() for o in orchestrators(node.executor)]
+    return [target, *inner]
 
 
 def members(target: Any, seen: set[int] | None = None) -> Iterator[Any]:

@@ -11,7 +11,12 @@ from strands.tools.mcp import MCPAgentTool
 
 from zta._calls import MESSAGES, MODEL_CALLS
 from zta._coverage import Gap
-from zta.integrations._strands_calls import is_innermost, members, wraps
+from zta.integrations._strands_calls import (
+    is_innermost,
+    members,
+    orchestrators,
+    wraps,
+)
 from zta.integrations.strands import SecurityWrapper, StrandsGuard, is_guarded
 
 if TYPE_CHECKING:
@@ -23,9 +28,7 @@ def gaps(guard: Guard, target: Any) -> list[Gap]:
     if isinstance(target, SecurityWrapper):
         target = target.agent
     found = [gap for member in members(target) for gap in _of_agent(guard, member)]
-    if not isinstance(target, Agent) and hasattr(target, "nodes"):
-        found += _of_nodes(guard, target)
-    return found
+    return found + [gap for part in orchestrators(target) for gap in _of_nodes(guard, part)]
 
 
 def _of_agent(guard: Guard, agent: Any) -> list[Gap]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from itertools import product
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,13 @@ from zta.integrations._strands_calls import (
     describe,
     describe_model,
     is_hand_off,
-    is_innermost,
     is_pseudo_tool,
+    is_terminal,
     make_innermost,
     members,
+    orchestrators,
     resource,
+    speakers,
     wraps,
 )
 
@@ -96,6 +99,10 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
         orchestrator.add_hook(self._before_node, BeforeNodeCallEvent, order=HookOrder.SDK_LAST)
 
     async def _wrap(self, context: ExecuteToolContext, next_fn: Any) -> AsyncGenerator[Any, None]:
+        refusal = self._not_innermost(context.agent, ExecuteToolStage, self._wrap, next_fn)
+        if refusal is not None:
+            yield _refusal(context, refusal)
+            return
         if context.tool is None or is_pseudo_tool(context.tool):
             async for event in next_fn(context):
                 yield event
@@ -115,15 +122,26 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
         outcome = _outcome(last, (time.monotonic() - began) * 1000)
         self.guard.report(_name(context.agent), call, decision, outcome)
 
+    @staticmethod
+    def _not_innermost(agent: Any, stage: Any, wrap: Any, next_fn: Any) -> Decision | None:
+        """The deny of a call with a middleware inside of the guard, also of an unknown tool.
+
+        It could swap the tool or its arguments, and find one where there was none.
+        """
+        try:
+            if is_terminal(next_fn):
+                return None
+            # Ours goes to the end for the next call; this one cannot be vouched for.
+            make_innermost(agent, stage, wrap)
+            return refused(_NOT_INNERMOST, "GUARD_FAILED")
+        except Exception as error:  # noqa: BLE001 - a framework that changed must not open the way
+            return adapter_failed(_name(agent), error)
+
     async def _decide(
         self, context: ExecuteToolContext
     ) -> tuple[Call | None, Decision, Link | None]:
         agent, guard = _name(context.agent), self.guard
         try:
-            if not is_innermost(context.agent, ExecuteToolStage, self._wrap):
-                # Ours goes to the end for the next call; this one cannot be vouched for.
-                make_innermost(context.agent, ExecuteToolStage, self._wrap)
-                return None, refused(_NOT_INNERMOST, "GUARD_FAILED"), None
             call = describe(context.tool, context.tool_use, self._mcp_servers, guard.code_tools)
             if not isinstance(call, Delegation):
                 decision = await guard.decide_async(agent, call, session=self._session)
@@ -142,7 +160,7 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
     async def _wrap_model(
         self, context: InvokeModelContext, next_fn: Any
     ) -> AsyncGenerator[Any, None]:
-        decision = await self._decide_model(context)
+        decision = await self._decide_model(context, next_fn)
         if decision is not None and not decision.allowed:
             yield _model_refusal(decision)
             return
@@ -152,14 +170,15 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
         async for event in next_fn(context):
             yield event
 
-    async def _decide_model(self, context: InvokeModelContext) -> Decision | None:
+    async def _decide_model(self, context: InvokeModelContext, next_fn: Any) -> Decision | None:
         agent = _name(context.agent)
         try:
             if MODEL_CALLS not in self.also:
                 return None
-            if not is_innermost(context.agent, InvokeModelStage, self._wrap_model):
-                make_innermost(context.agent, InvokeModelStage, self._wrap_model)
-                return refused(_NOT_INNERMOST, "GUARD_FAILED")
+            wrap = self._wrap_model
+            refusal = self._not_innermost(context.agent, InvokeModelStage, wrap, next_fn)
+            if refusal is not None:
+                return refusal
             call = describe_model(context.model)
             return await self.guard.decide_async(agent, call, session=self._session)
         except Exception as error:  # noqa: BLE001 - as in _decide
@@ -186,12 +205,16 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
                     return
             if MESSAGES not in self.also:
                 return
+            receivers = speakers(node.executor)
             for before in sorted(getattr(node, "dependencies", ()), key=lambda n: str(n.node_id)):
-                sender, call = _name(before.executor), Message(_name(node.executor))
-                decision = await self.guard.decide_async(sender, call, session=self._session)
-                if not decision.allowed:
-                    event.cancel_node = decision.refusal
-                    return
+                for sender, receiver in product(speakers(before.executor), receivers):
+                    call = Message(_name(receiver))
+                    decision = await self.guard.decide_async(
+                        _name(sender), call, session=self._session
+                    )
+                    if not decision.allowed:
+                        event.cancel_node = decision.refusal
+                        return
         except Exception as error:  # noqa: BLE001 - a swarm swallows what its hooks raise
             event.cancel_node = adapter_failed(event.node_id, error).refusal
 
@@ -226,8 +249,8 @@ class SecurityWrapper:
         for member in members(agent):
             if isinstance(member, Agent) and not is_guarded(member, guard):
                 plugin.install(member)
-        if not isinstance(agent, Agent) and hasattr(agent, "nodes"):
-            plugin.init_multi_agent(agent)
+        for orchestrator in orchestrators(agent):
+            plugin.init_multi_agent(orchestrator)
         self.agent = agent
         """The agent, swarm or graph inside."""
         self.gaps = guard.verify(agent, refuse=True, accept=tuple(accept))
