@@ -4,8 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from strands import Agent
+from strands.agent.conversation_manager import SummarizingConversationManager
 from strands.middleware import ExecuteToolStage
+from strands.models.routing import ClassifierStrategy, ModelRouter
 from strands.multiagent import GraphBuilder, Swarm
+from strands.vended_plugins.goal import GoalLoop
+from strands.vended_plugins.steering import LLMSteeringHandler
 from support import DELETE, READ, Ran, within
 from support.strands_run import ScriptedModel, agent, go, one
 
@@ -92,3 +97,40 @@ def test_an_orchestrator_inside_of_another_needs_the_guard_too(server: FakeServe
         accepted = ["call_model"]  # the agents came with a guard of their own choice
         wrapped = SecurityWrapper(graph, guard, accept=accepted)
         assert {gap.kind for gap in wrapped.gaps} == {"call_model"}
+
+
+def beside(guard: Any, agent: Any) -> set[tuple[str, str]]:
+    """What is found beside the loop."""
+    gaps = guard.verify(agent, canary=False)
+    return {(gap.kind, gap.where) for gap in gaps if gap.kind in ("model_client", "unguarded_agent")}
+
+
+def test_models_that_are_asked_beside_the_loop_are_found(server: FakeServer) -> None:
+    model, asking = ScriptedModel([]), {("model_client", "fin")}
+    options: list[dict[str, Any]] = [
+        {"conversation_manager": SummarizingConversationManager()},
+        {"context_manager": "auto"},
+        {"plugins": [GoalLoop(goal="be kind", max_attempts=2)]},
+        {"plugins": [LLMSteeringHandler("be kind")]},
+    ]
+    with server.guard("fin") as guard:
+        assert beside(guard, one(guard, "fin")) == set()
+        for option in options:
+            assert beside(guard, agent(guard, "fin", [], Ran(), **option)) == asking, option
+        router = ModelRouter([model, ScriptedModel([])], strategy=ClassifierStrategy(model=model))
+        plugins = [guard.strands()]
+        running = Agent(name="fin", model=router, plugins=plugins, callback_handler=None)
+        assert beside(guard, running) == asking
+        validated = GoalLoop(goal=lambda *_: True, max_attempts=2)
+        assert beside(guard, agent(guard, "fin", [], Ran(), plugins=[validated])) == set()
+
+
+def test_the_agent_that_summarizes_needs_a_guard(server: FakeServer) -> None:
+    with server.guard("fin", "ops") as guard:
+        for helper, found in (
+            (one(None, "ops"), {("unguarded_agent", "ops")}),
+            (one(guard, "ops"), set()),
+        ):
+            manager = SummarizingConversationManager(summarization_agent=helper)
+            running = agent(guard, "fin", [], Ran(), conversation_manager=manager)
+            assert beside(guard, running) == found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from strands import Agent
@@ -21,6 +22,16 @@ from zta.integrations.strands import SecurityWrapper, StrandsGuard, is_guarded
 
 if TYPE_CHECKING:
     from zta._guard import Guard
+
+_ASK_MODELS = {
+    "ClassifierStrategy",
+    "GoalLoop",
+    "LLMSteeringHandler",
+    "ModelExtractor",
+    "SummarizeStrategy",
+    "SummarizingConversationManager",
+}
+_DEPTH = 4
 
 
 def gaps(guard: Guard, target: Any) -> list[Gap]:
@@ -51,7 +62,35 @@ def _of_agent(guard: Guard, agent: Any) -> list[Gap]:
     if any(isinstance(tool, MCPAgentTool) for tool in agent.tool_registry.registry.values()):
         what = "has MCP tools: code of this process can call their MCPClient directly"
         found.append(Gap("mcp_session", name, what, blocking=False))
+    return found + _of_side_calls(guard, agent, name, MODEL_CALLS in plugin.also)
+
+
+def _of_side_calls(guard: Guard, agent: Any, name: str, blocking: bool) -> list[Gap]:
+    """What Strands asks beside the loop: summaries, judges, steering, memories, routing."""
+    plugins = list(agent._plugin_registry._plugins.values())
+    found = []
+    for part in _held([agent.conversation_manager, *plugins], _DEPTH):
+        kind = type(part).__name__
+        helper = getattr(part, "summarization_agent", None)
+        if isinstance(helper, Agent):
+            if not is_guarded(helper, guard):
+                what = f"has no guard, and the {kind} of `{name}` calls it: give it one"
+                found.append(Gap("unguarded_agent", str(helper.name), what))
+        elif kind in _ASK_MODELS and not (kind == "GoalLoop" and part._goal is None):
+            what = f"asks a model in its {kind}, past the stage where models are decided"
+            found.append(Gap("model_client", name, what, blocking=blocking))
     return found
+
+
+def _held(values: Iterable[Any], depth: int) -> Iterator[Any]:
+    """Strands' own objects among some values, and what those hold."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _held(value, depth)
+        elif type(value).__module__.startswith("strands.") and not isinstance(value, Agent):
+            yield value
+            if depth > 1:
+                yield from _held(list(getattr(value, "__dict__", {}).values()), depth - 1)
 
 
 def _of_nodes(guard: Guard, orchestrator: Any) -> list[Gap]:
