@@ -11,7 +11,7 @@ from strands.models.routing import ClassifierStrategy, ModelRouter
 from strands.multiagent import GraphBuilder, Swarm
 from strands.vended_plugins.goal import GoalLoop
 from strands.vended_plugins.steering import LLMSteeringHandler
-from support import DELETE, READ, Ran, within
+from support import READ, Ran, within
 from support.strands_run import ScriptedModel, agent, go, one
 
 from zta.integrations.strands import SecurityWrapper
@@ -101,8 +101,9 @@ def test_an_orchestrator_inside_of_another_needs_the_guard_too(server: FakeServe
 
 def beside(guard: Any, agent: Any) -> set[tuple[str, str]]:
     """What is found beside the loop."""
+    kinds = ("model_client", "unguarded_agent")
     gaps = guard.verify(agent, canary=False)
-    return {(gap.kind, gap.where) for gap in gaps if gap.kind in ("model_client", "unguarded_agent")}
+    return {(gap.kind, gap.where) for gap in gaps if gap.kind in kinds}
 
 
 def test_models_that_are_asked_beside_the_loop_are_found(server: FakeServer) -> None:

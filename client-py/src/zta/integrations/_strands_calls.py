@@ -88,7 +88,7 @@ def is_terminal(next_fn: Any) -> bool:
     A chain is put together when its call begins: the order of the wraps may have changed since.
     """
     following = inspect.getclosurevars(next_fn).nonlocals["nf"]
-    return _TERMINALS.get(following.__module__) == following.__qualname__
+    return bool(_TERMINALS.get(following.__module__) == following.__qualname__)
 
 
 def is_innermost(agent: Any, stage: Any, wrap: Any) -> bool:

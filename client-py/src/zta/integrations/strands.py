@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from itertools import product
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from strands import Agent
