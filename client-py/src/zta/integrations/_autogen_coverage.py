@@ -31,7 +31,7 @@ def _of_agent(guard: Guard, agent: Any) -> list[Gap]:
     name = str(agent.name)
     if getattr(agent, "_zta_guard", None) is not guard:
         return [Gap("unguarded_agent", name, "is not under this guard: guard.autogen(agent)")]
-    found = []
+    found, unnamed = [], 0
     # A society's own agents act for it; it needs an identity for what it says, and its model.
     silent = isinstance(agent, SocietyOfMindAgent) and not guard.also
     if name not in guard.agents and not silent:
@@ -43,6 +43,13 @@ def _of_agent(guard: Guard, agent: Any) -> list[Gap]:
         elif not isinstance(workbench._inner, StaticWorkbench):
             what = "has an MCP workbench: code of this process can call it directly"
             found.append(Gap("mcp_session", name, what, blocking=False))
+            unnamed += not workbench._asker.mcp_servers.get(workbench._inner)
+            if getattr(workbench._inner, "_model_client", None) is not None:
+                what = "lets an MCP server ask a model (sampling), undecided"
+                found.append(Gap("model_client", name, what, blocking=MODEL_CALLS in guard.also))
+    if unnamed > 1:
+        what = "has MCP servers without names, which are all `mcp`: autogen(mcp_servers={...})"
+        found.append(Gap("unnamed_server", name, what))
     if isinstance(agent, CodeExecutorAgent) and not isinstance(
         agent._code_executor, GuardedExecutor
     ):

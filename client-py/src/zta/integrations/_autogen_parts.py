@@ -6,6 +6,7 @@ Nothing here raises while a run is on: an exception that escapes a workbench mak
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from autogen_agentchat.agents import AssistantAgent, CodeExecutorAgent
 from autogen_core.code_executor import CodeResult
 from autogen_core.models import ChatCompletionClient, CreateResult, RequestUsage
 from autogen_core.tools import (
+    FunctionTool,
     StaticStreamWorkbench,
     StaticWorkbench,
     TextResultContent,
@@ -106,7 +108,9 @@ class GuardedWorkbench(Workbench):
         call, links = self._describe(original, name, arguments), list[Link]()
         asker = self._asker
         try:
-            runs = getattr(_tool(self._inner, original), "_task_runner", None)
+            tool = _tool(self._inner, original)
+            _keep_context(tool)
+            runs = getattr(tool, "_task_runner", None)
             if runs is not None and stranger(asker.guard, runs):
                 return call, refused(_NOT_GUARDED, "NO_IDENTITY"), links
             if isinstance(call, Delegation):
@@ -369,6 +373,22 @@ def _model_names(client: Any) -> Iterator[str]:
 
 def _tool(workbench: Any, original: str) -> Any:
     return next((tool for tool in static_tools(workbench) if tool.name == original), None)
+
+
+def _keep_context(tool: Any) -> None:
+    """Let a synchronous function see the context variables of its call.
+
+    AutoGen runs it in a thread without them: agents that it runs would act for nobody.
+    """
+    function = getattr(tool, "_func", None)
+    if not isinstance(tool, FunctionTool) or asyncio.iscoroutinefunction(function):
+        return
+
+    @functools.wraps(tool._func)
+    async def in_thread(*args: Any, **options: Any) -> Any:
+        return await asyncio.to_thread(function, *args, **options)
+
+    tool._func = in_thread
 
 
 def _runs_code(tool: Any) -> bool:

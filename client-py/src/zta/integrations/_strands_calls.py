@@ -66,6 +66,16 @@ def resource(tool: Any, mcp_servers: Mapping[Any, str]) -> tuple[str, str]:
     return str(tool.tool_name), origin
 
 
+def unnamed_clients(agent: Any, mcp_servers: Mapping[Any, str]) -> list[int]:
+    """The MCP clients of an agent that neither a name nor a prefix tells apart, by id."""
+    clients = (getattr(tool, "mcp_client", None) for tool in agent.tool_registry.registry.values())
+    return [
+        id(client)
+        for client in clients
+        if client is not None and not (mcp_servers.get(client) or getattr(client, "_prefix", None))
+    ]
+
+
 def describe_model(model: Any) -> ModelCall:
     """The call of a model, under the id of its configuration or the name of its class."""
     config = model.get_config()

@@ -16,6 +16,7 @@ from zta.integrations._strands_calls import (
     is_innermost,
     members,
     orchestrators,
+    unnamed_clients,
     wraps,
 )
 from zta.integrations.strands import SecurityWrapper, StrandsGuard, is_guarded
@@ -62,6 +63,9 @@ def _of_agent(guard: Guard, agent: Any) -> list[Gap]:
     if any(isinstance(tool, MCPAgentTool) for tool in agent.tool_registry.registry.values()):
         what = "has MCP tools: code of this process can call their MCPClient directly"
         found.append(Gap("mcp_session", name, what, blocking=False))
+    if len(set(unnamed_clients(agent, plugin._mcp_servers))) > 1:
+        what = "has MCP servers without names, which are all `mcp`: strands(mcp_servers={...})"
+        found.append(Gap("unnamed_server", name, what))
     return found + _of_side_calls(guard, agent, name, MODEL_CALLS in plugin.also)
 
 

@@ -187,7 +187,7 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
     def _with_permitted(self, context: InvokeModelContext) -> InvokeModelContext:
         """The call with the tools that the agent may call; with none where that is unknown."""
         agent: Any = context.agent
-        tools = agent.tool_registry.registry
+        tools = {**agent.tool_registry.registry, **agent.tool_registry.dynamic_tools}
         ids = {name: resource(tool, self._mcp_servers)[0] for name, tool in tools.items()}
         own = {n for n, t in tools.items() if is_pseudo_tool(t) or _is_delegation(t)}
         known_to_be = offered(self.guard, agent.name, ids.values(), self._session)
