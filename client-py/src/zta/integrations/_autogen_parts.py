@@ -380,11 +380,11 @@ def _keep_context(tool: Any) -> None:
 
     AutoGen runs it in a thread without them: agents that it runs would act for nobody.
     """
-    function = getattr(tool, "_func", None)
-    if not isinstance(tool, FunctionTool) or asyncio.iscoroutinefunction(function):
+    if not isinstance(tool, FunctionTool) or asyncio.iscoroutinefunction(tool._func):
         return
+    function = tool._func
 
-    @functools.wraps(tool._func)
+    @functools.wraps(function)
     async def in_thread(*args: Any, **options: Any) -> Any:
         return await asyncio.to_thread(function, *args, **options)
 

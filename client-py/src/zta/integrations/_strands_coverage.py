@@ -19,6 +19,7 @@ from zta.integrations._strands_calls import (
     unnamed_clients,
     wraps,
 )
+from zta.integrations._strands_children import makes_strangers
 from zta.integrations.strands import SecurityWrapper, StrandsGuard, is_guarded
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def _of_agent(guard: Guard, agent: Any) -> list[Gap]:
     if not is_innermost(agent, ExecuteToolStage, plugin._wrap):
         what = "has a middleware inside of the guard: add the guard last"
         found.append(Gap("not_innermost", name, what))
+    for tool in agent.tool_registry.registry.values():
+        if makes_strangers(tool):
+            what = f"has the tool `{tool.tool_name}`, whose agents no guard reaches: it is refused"
+            found.append(Gap("unguarded_agent", name, what))
     if MODEL_CALLS not in plugin.also:
         what = "calls its model undecided: Guard(also=['call_model'])"
         found.append(Gap(MODEL_CALLS, name, what, blocking=False))

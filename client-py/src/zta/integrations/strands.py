@@ -22,7 +22,7 @@ from strands.plugins import MultiAgentPlugin, Plugin
 from strands.types._events import ModelStopReason, ToolResultEvent
 
 from zta._arguments import snapshot
-from zta._calls import MESSAGES, MODEL_CALLS, Call, Delegation, Message, Outcome
+from zta._calls import MESSAGES, MODEL_CALLS, Call, Delegation, Message, Outcome, ToolCall
 from zta._denials import adapter_failed
 from zta._messages import Decision, Session, refused
 from zta._permitted import offered
@@ -40,6 +40,7 @@ from zta.integrations._strands_calls import (
     speakers,
     wraps,
 )
+from zta.integrations._strands_children import hand_on, makes_strangers, with_adoption
 
 if TYPE_CHECKING:
     from strands.middleware import ExecuteToolContext
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from zta._guard import Guard
 
 _NOT_INNERMOST = "another middleware stands between the guard and the tool"
+_STRANGERS = "the tool makes agents that are under no guard"
 _NOT_GUARDED = "the other agent is not under this guard"
 
 
@@ -67,18 +69,21 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
         mcp_servers: Mapping[Any, str] | None = None,
         only_permitted: bool = False,
         also: Iterable[str] | None = None,
+        acts_as: str | None = None,
     ) -> None:
         """Guard with `guard`; `session` stands in where no context variable reaches.
 
         `mcp_servers` names the server behind each MCPClient; without, its prefix or `mcp` does.
         With `only_permitted` the model is offered no tool that the agent may not call; `also` is
-        that of the guard unless it is given here.
+        that of the guard unless it is given here. With `acts_as` the agent acts by that one's
+        identity, whatever its own name.
         """
         super().__init__()
         self.guard, self._session = guard, session
         self._mcp_servers = dict(mcp_servers or {})
         self._only_permitted = only_permitted
         self.also = guard.also if also is None else frozenset(also)
+        self._acts_as = acts_as
 
     def init_agent(self, agent: Agent) -> None:
         """Install last, so that the wrap of every other plugin is outside of this one."""
@@ -93,6 +98,27 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
         agent.add_middleware(ExecuteToolStage, self._wrap)
         if self._only_permitted or MODEL_CALLS in self.also:
             agent.add_middleware(InvokeModelStage, self._wrap_model)
+        hand_on(agent, self._adoption(self._who(agent)))
+
+    def _adoption(self, agent: str) -> Any:
+        """What lets the children that a tool makes act as an agent, if they have no guard."""
+
+        def adopt(child: Any) -> bool:
+            if not is_guarded(child, self.guard):
+                StrandsGuard(
+                    self.guard,
+                    session=self._session,
+                    mcp_servers=self._mcp_servers,
+                    only_permitted=self._only_permitted,
+                    also=self.also,
+                    acts_as=agent,
+                ).install(child)
+            return is_guarded(child, self.guard)
+
+        return adopt
+
+    def _who(self, agent: Any) -> str:
+        return self._acts_as or _name(agent)
 
     def init_multi_agent(self, orchestrator: Any) -> None:
         """Decide before each node of a swarm or a graph."""
@@ -109,7 +135,8 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
             return
         # The tool gets the copy: nothing can change it between decision and execution.
         tool_use = {**context.tool_use, "input": snapshot(context.tool_use.get("input") or {})}
-        context = context.replace(tool_use=tool_use)  # type: ignore[arg-type]
+        tool = with_adoption(context.tool, self._adoption(self._who(context.agent)))
+        context = context.replace(tool_use=tool_use, tool=tool)  # type: ignore[arg-type]
         call, decision, link = await self._decide(context)
         if call is None or not decision.allowed:
             yield _refusal(context, decision)
@@ -120,7 +147,7 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
                 last = event
             yield event
         outcome = _outcome(last, (time.monotonic() - began) * 1000)
-        self.guard.report(_name(context.agent), call, decision, outcome)
+        self.guard.report(self._who(context.agent), call, decision, outcome)
 
     @staticmethod
     def _not_innermost(agent: Any, stage: Any, wrap: Any, next_fn: Any) -> Decision | None:
@@ -140,9 +167,15 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
     async def _decide(
         self, context: ExecuteToolContext
     ) -> tuple[Call | None, Decision, Link | None]:
-        agent, guard = _name(context.agent), self.guard
+        agent, guard = self._who(context.agent), self.guard
         try:
+            if makes_strangers(context.tool):
+                return None, refused(_STRANGERS, "NO_IDENTITY"), None
             call = describe(context.tool, context.tool_use, self._mcp_servers, guard.code_tools)
+            if self._acts_as is not None and is_hand_off(context.tool):
+                # Between agents that one tool made, which are all the same one.
+                use = context.tool_use
+                call = ToolCall(str(use["name"]), use["input"], framework="strands")
             if not isinstance(call, Delegation):
                 decision = await guard.decide_async(agent, call, session=self._session)
                 return call, decision, None
@@ -171,7 +204,7 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
             yield event
 
     async def _decide_model(self, context: InvokeModelContext, next_fn: Any) -> Decision | None:
-        agent = _name(context.agent)
+        agent = self._who(context.agent)
         try:
             if MODEL_CALLS not in self.also:
                 return None
@@ -190,7 +223,7 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
         tools = {**agent.tool_registry.registry, **agent.tool_registry.dynamic_tools}
         ids = {name: resource(tool, self._mcp_servers)[0] for name, tool in tools.items()}
         own = {n for n, t in tools.items() if is_pseudo_tool(t) or _is_delegation(t)}
-        known_to_be = offered(self.guard, agent.name, ids.values(), self._session)
+        known_to_be = offered(self.guard, self._who(agent), ids.values(), self._session)
         kept = {name for name, known in ids.items() if known in known_to_be} | own
         specs = [s for s in context.tool_specs if s["name"] in kept or s["name"] not in tools]
         return context.replace(tool_specs=specs)
