@@ -171,6 +171,27 @@ def test_the_wrapper_installs_everything(server: FakeServer) -> None:
     assert {r.on_behalf_of for r in server.records if r.agent == "fin"} == {("main",)}
 
 
+def test_the_wrapper_holds_what_it_says_for_an_agent_that_has_a_plugin(
+    server: FakeServer,
+) -> None:
+    with server.guard("fin") as guard:
+        running = strands_run.agent(guard, "fin", [[READ], "the end"], Ran())
+        wrapped = SecurityWrapper(running, guard)
+        assert wrapped.gaps == []
+        assert "DENIED" in str(wrapped("go"))
+        assert running.model.seen == []
+        server.allow["fin"].add("call_model:scripted")
+        SecurityWrapper(running, guard)
+        assert str(wrapped("go")).strip() == "the end"
+    assert set(running.model.offered) == {"read_file"}
+    assert [r.action for r in server.records] == [
+        "call_model",
+        "call_model",
+        "call_tool",
+        "call_model",
+    ]
+
+
 def test_the_wrapper_does_not_start_with_an_agent_that_nobody_knows(server: FakeServer) -> None:
     sub = strands_run.agent(None, "stranger", [], Ran())
     main = strands_run.agent(None, "main", [], Ran(), tools=[sub])

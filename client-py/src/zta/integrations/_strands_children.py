@@ -45,9 +45,14 @@ class Inheritance(InterventionHandler):
 
 def hand_on(agent: Any, adopt: Callable[[Any], bool]) -> None:
     """Let the children of an agent be adopted."""
+    leave(agent)
+    agent._intervention_registry._handlers.append(Inheritance(adopt))
+
+
+def leave(agent: Any) -> None:
+    """Take that back."""
     handlers = agent._intervention_registry._handlers
-    if not any(isinstance(handler, Inheritance) for handler in handlers):
-        handlers.append(Inheritance(adopt))
+    handlers[:] = [handler for handler in handlers if not isinstance(handler, Inheritance)]
 
 
 def with_adoption(tool: Any, adopt: Callable[[Any], bool]) -> Any:

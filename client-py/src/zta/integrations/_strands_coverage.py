@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from strands import Agent
-from strands.hooks import BeforeNodeCallEvent
 from strands.middleware import ExecuteToolStage
 from strands.tools.mcp import MCPAgentTool
 
@@ -20,7 +19,7 @@ from zta.integrations._strands_calls import (
     wraps,
 )
 from zta.integrations._strands_children import makes_strangers
-from zta.integrations.strands import SecurityWrapper, StrandsGuard, is_guarded
+from zta.integrations.strands import SecurityWrapper, StrandsGuard, before_nodes, is_guarded
 
 if TYPE_CHECKING:
     from zta._guard import Guard
@@ -104,9 +103,7 @@ def _held(values: Iterable[Any], depth: int) -> Iterator[Any]:
 
 def _of_nodes(guard: Guard, orchestrator: Any) -> list[Gap]:
     name = str(getattr(orchestrator, "id", None) or type(orchestrator).__name__)
-    callbacks = orchestrator.hooks._registered_callbacks.get(BeforeNodeCallEvent, [])
-    plugins = [getattr(getattr(entry, "callback", entry), "__self__", None) for entry in callbacks]
-    own = [p for p in plugins if isinstance(p, StrandsGuard) and p.guard is guard]
+    own = before_nodes(orchestrator, guard)
     if not own:
         what = "decides nothing before its nodes: give it plugins=[guard.strands()]"
         return [Gap(MESSAGES, name, what, blocking=MESSAGES in guard.also)]

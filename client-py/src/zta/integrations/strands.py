@@ -40,7 +40,12 @@ from zta.integrations._strands_calls import (
     speakers,
     wraps,
 )
-from zta.integrations._strands_children import hand_on, makes_strangers, with_adoption
+from zta.integrations._strands_children import (
+    hand_on,
+    leave,
+    makes_strangers,
+    with_adoption,
+)
 
 if TYPE_CHECKING:
     from strands.middleware import ExecuteToolContext
@@ -272,18 +277,20 @@ class SecurityWrapper:
         accept: Iterable[str] = (),
     ) -> None:
         """Install; `accept` names the kinds of gaps that may stay. Raises ConfigurationError."""
-        plugin = StrandsGuard(
-            guard,
-            session=session,
-            mcp_servers=mcp_servers,
-            only_permitted=only_permitted,
-            also=also,
-        )
         for member in members(agent):
-            if isinstance(member, Agent) and not is_guarded(member, guard):
-                plugin.install(member)
+            if isinstance(member, Agent):
+                before = take_out(member, guard)
+                StrandsGuard(
+                    guard,
+                    session=session or before._session,
+                    mcp_servers=mcp_servers or before._mcp_servers,
+                    only_permitted=only_permitted,
+                    also=also,
+                ).install(member)
         for orchestrator in orchestrators(agent):
-            plugin.init_multi_agent(orchestrator)
+            plugin = StrandsGuard(guard, session=session, also=also)
+            if not any(known.also >= plugin.also for known in before_nodes(orchestrator, guard)):
+                plugin.init_multi_agent(orchestrator)
         self.agent = agent
         """The agent, swarm or graph inside."""
         self.gaps = guard.verify(agent, refuse=True, accept=tuple(accept))
@@ -297,12 +304,34 @@ class SecurityWrapper:
         return getattr(self.agent, name)
 
 
+def take_out(agent: Any, guard: Guard) -> StrandsGuard:
+    """Take this guard's plugin out of an agent, for another one; what it was set to, if any."""
+    found = StrandsGuard(guard)
+    for stage, entries in agent._middleware_registry._handlers.items():
+        own = [entry for entry in entries if _owner(entry, guard) is not None]
+        found = next((_owner(entry, guard) or found for entry in own), found)
+        agent._middleware_registry._handlers[stage] = [e for e in entries if e not in own]
+    leave(agent)
+    return found
+
+
+def _owner(entry: Any, guard: Guard) -> StrandsGuard | None:
+    owner = getattr(entry.handler, "__self__", None)
+    return owner if isinstance(owner, StrandsGuard) and owner.guard is guard else None
+
+
+def before_nodes(orchestrator: Any, guard: Guard) -> list[StrandsGuard]:
+    """This guard's plugins that decide before the nodes of a swarm or graph."""
+    callbacks = orchestrator.hooks._registered_callbacks.get(BeforeNodeCallEvent, [])
+    owners = [getattr(getattr(entry, "callback", entry), "__self__", None) for entry in callbacks]
+    return [o for o in owners if isinstance(o, StrandsGuard) and o.guard is guard]
+
+
 def is_guarded(agent: Any, guard: Guard) -> bool:
     """Whether this guard decides the tool calls of an agent."""
     if not isinstance(agent, Agent):
         return False
-    owners = (getattr(entry.handler, "__self__", None) for entry in wraps(agent))
-    return any(isinstance(owner, StrandsGuard) and owner.guard is guard for owner in owners)
+    return any(_owner(entry, guard) is not None for entry in wraps(agent))
 
 
 def _is_delegation(tool: Any) -> bool:
