@@ -34,9 +34,14 @@ def test_an_agent_that_came_later_as_a_tool_is_not_called(server: FakeServer, ki
     assert "not under this guard" in seen(main)
 
 
-def test_what_an_agent_without_an_identity_says_is_withheld(server: FakeServer) -> None:
+@pytest.mark.parametrize("guarded_before", [True, False])
+def test_what_an_agent_without_an_identity_says_is_withheld(
+    server: FakeServer, guarded_before: bool
+) -> None:
     one, two = agent("stranger", ["the secret word"], Ran()), agent("fin", ["the end"], Ran())
     with server.guard("fin", also=["send_message"]) as guard:
+        if guarded_before:
+            guard.autogen(two)
         go(guard.autogen(RoundRobinGroupChat([one, two], max_turns=2)))
     assert "the secret word" not in seen(two)
     assert "withheld" in seen(two)

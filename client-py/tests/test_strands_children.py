@@ -86,3 +86,17 @@ def test_models_of_children_are_decided_as_those_of_their_maker(server: FakeServ
         go(agent(guard, "fin", turns, Ran(), tools=[make_subagent()]))
     asked = [r.agent for r in server.records if r.action == "call_model"]
     assert asked == ["fin"] * 3
+
+
+def test_agents_that_share_their_handlers_share_no_guard(server: FakeServer) -> None:
+    """A list of handlers that two agents are made with must not make the one the other."""
+    ran, handlers = Ran(), list[Any]()
+    with server.guard("fin") as guard:
+        agent(guard, "fin", [], ran, interventions=handlers)
+        other = agent(None, "other", [[READ], "the end"], ran, interventions=handlers)
+        assert ("unguarded_agent", "other") in {
+            (gap.kind, gap.where) for gap in guard.verify(other, canary=False)
+        }
+        go(other)
+    assert handlers == []
+    assert server.records == []

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ class Asker:
     session: Session | None
     mcp_servers: Mapping[Any, str]
     only_permitted: bool = False
-    names: frozenset[str] = frozenset()
-    """The agents that were guarded together, also those without an identity."""
+    names: AbstractSet[str] = frozenset()
+    """The agents that the guard was put before, also those without an identity."""
 
     async def decide(self, call: Call) -> Decision:
         """Decide one call of the agent."""

@@ -46,13 +46,14 @@ class Inheritance(InterventionHandler):
 def hand_on(agent: Any, adopt: Callable[[Any], bool]) -> None:
     """Let the children of an agent be adopted."""
     leave(agent)
-    agent._intervention_registry._handlers.append(Inheritance(adopt))
+    registry = agent._intervention_registry
+    registry._handlers = [*registry._handlers, Inheritance(adopt)]
 
 
 def leave(agent: Any) -> None:
-    """Take that back."""
-    handlers = agent._intervention_registry._handlers
-    handlers[:] = [handler for handler in handlers if not isinstance(handler, Inheritance)]
+    """Take that back. The list may be one that other agents were made with: it stays as it is."""
+    registry = agent._intervention_registry
+    registry._handlers = [one for one in registry._handlers if not isinstance(one, Inheritance)]
 
 
 def with_adoption(tool: Any, adopt: Callable[[Any], bool]) -> Any:
@@ -76,6 +77,6 @@ def makes_strangers(tool: Any) -> bool:
     function: Any = getattr(tool, "_tool_func", None)
     if str(getattr(function, "__module__", "")).startswith(_KNOWN_MAKERS):
         return str(tool.tool_name) in _MAKERS
-    if tool not in _SWARM_TOOLS:
+    if not any(tool is known for known in _SWARM_TOOLS):
         return False
     return inspect.getclosurevars(function).nonlocals["builder"] is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import weakref
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("zta")
 
+_names: weakref.WeakKeyDictionary[Guard, set[str]] = weakref.WeakKeyDictionary()
+"""The agents that each guard was put before, also those without an identity."""
 _CANCELLED = "Error: the tool call was cancelled."
 _FAILED = "Error: the tool call failed."
 
@@ -64,7 +67,8 @@ def install(
                 f"agent `{agent.name}` is guarded already, with another session or other options"
             )
     _guard_teams(guard, target, session)
-    names = frozenset(agent.name for agent in agents)
+    names = _names.setdefault(guard, set())
+    names |= {agent.name for agent in agents}
     for agent in agents:
         if getattr(agent, "_zta_guard", None) is None:
             asker = Asker(guard, agent.name, session, mcp_servers, only_permitted, names)
