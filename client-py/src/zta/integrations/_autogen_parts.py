@@ -235,7 +235,7 @@ class GuardedModel(ChatCompletionClient):
 
     def _unsaid(self, decision: Decision) -> CreateResult:
         usage = RequestUsage(prompt_tokens=0, completion_tokens=0)
-        text = decision.refusal if self._says is None else self._says
+        text = f"DENIED: {decision.message}" if self._says is None else self._says
         return CreateResult(finish_reason="stop", content=text, usage=usage, cached=False)
 
     async def create(self, *args: Any, **options: Any) -> CreateResult:

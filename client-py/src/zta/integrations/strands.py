@@ -355,7 +355,7 @@ def _refusal(context: ExecuteToolContext, decision: Decision) -> ToolResultEvent
 def _model_refusal(decision: Decision) -> ModelStopReason:
     return ModelStopReason(
         stop_reason="end_turn",
-        message={"role": "assistant", "content": [{"text": decision.refusal}]},
+        message={"role": "assistant", "content": [{"text": f"DENIED: {decision.message}"}]},
         usage={"inputTokens": 0, "outputTokens": 0, "totalTokens": 0},
         metrics={"latencyMs": 0},
     )
