@@ -126,6 +126,7 @@ async fn compare(cli: &Cli) -> Result<()> {
         Part::Identity,
         Part::Lifecycle,
         Part::Follow,
+        Part::Append,
     ];
     let postgres =
         fleet.iter().any(|part| parts.contains(part)) && !cli.noop_only && !cli.without_postgres;

@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use zta_client::{Client, Credential};
 
 use crate::{
-    Result, audit, compare, decide, entities, follow, identity, lifecycle,
+    Result, append, audit, compare, decide, entities, follow, identity, lifecycle,
     load::{self, Round, Shape},
     report::Report,
     requests::Case,
@@ -37,6 +37,8 @@ pub enum Part {
     Lifecycle,
     /// How soon an event is with who follows the log.
     Follow,
+    /// The writer of the log alone, and what tiles and signing cost decisions.
+    Append,
     /// Receipts of single records, an export, and its verification.
     Audit,
     /// Other systems beside ours, where they are installed.
@@ -132,6 +134,7 @@ pub async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) ->
             (Part::Identity, Some(binary)) => identity::run(plan, binary, report, say).await,
             (Part::Lifecycle, Some(binary)) => lifecycle::run(plan, binary, report, say).await,
             (Part::Follow, Some(binary)) => follow::run(plan, binary, report, say).await,
+            (Part::Append, Some(binary)) => append::run(plan, binary, report, say).await,
             (Part::Audit, Some(binary)) => audit::run(plan, binary, report, say).await,
             (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
         };
