@@ -315,6 +315,11 @@ fn policy_invalid(diagnostics: &[Diagnostic], message: String) -> Status {
     detailed(code, reason, message, details)
 }
 
+/// A place that this log does not have, or not any more.
+fn beyond(reason: ErrorReason, message: String) -> Status {
+    status(Code::OutOfRange, reason, message)
+}
+
 /// What was given proves nothing.
 fn unauthenticated(reason: ErrorReason, message: String) -> Status {
     status(Code::Unauthenticated, reason, message)
@@ -345,13 +350,9 @@ impl From<OperationError> for Status {
             OperationError::EventNotFound => {
                 status(Code::NotFound, ErrorReason::EventNotFound, message)
             }
-            OperationError::CursorBeyondLog { .. } => {
-                status(Code::OutOfRange, ErrorReason::CursorBeyondLog, message)
-            }
-            OperationError::CursorTooOld { .. } => {
-                status(Code::OutOfRange, ErrorReason::CursorTooOld, message)
-            }
-            OperationError::Stopping => status(Code::Unavailable, ErrorReason::Stopping, message),
+            OperationError::CursorBeyondLog { .. } => beyond(ErrorReason::CursorBeyondLog, message),
+            OperationError::CursorTooOld { .. } => beyond(ErrorReason::CursorTooOld, message),
+            OperationError::Stopping => retriable(ErrorReason::Stopping, message),
             OperationError::NotSigned => retriable(ErrorReason::NotReady, message),
             OperationError::LogAltered(_) => {
                 tracing::error!(error = %message, "the log");
