@@ -315,6 +315,11 @@ fn policy_invalid(diagnostics: &[Diagnostic], message: String) -> Status {
     detailed(code, reason, message, details)
 }
 
+/// What stands does not allow it.
+fn failed(reason: ErrorReason, message: String) -> Status {
+    status(Code::FailedPrecondition, reason, message)
+}
+
 /// A place that this log does not have, or not any more.
 fn beyond(reason: ErrorReason, message: String) -> Status {
     status(Code::OutOfRange, reason, message)
@@ -334,11 +339,7 @@ impl From<OperationError> for Status {
             OperationError::Contained(standing) => {
                 status(Code::PermissionDenied, contained(standing), message)
             }
-            OperationError::GenerationMissing => status(
-                Code::FailedPrecondition,
-                ErrorReason::GenerationConflict,
-                message,
-            ),
+            OperationError::GenerationMissing => failed(ErrorReason::GenerationConflict, message),
             OperationError::RecoveryRefused => {
                 status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
             }
@@ -393,9 +394,7 @@ impl From<OperationError> for Status {
                 ErrorReason::DelegationInvalid,
                 message,
             ),
-            OperationError::Lockout => {
-                status(Code::FailedPrecondition, ErrorReason::Lockout, message)
-            }
+            OperationError::Lockout => failed(ErrorReason::Lockout, message),
             OperationError::Challenge(_) | OperationError::Ca(_) | OperationError::Token(_) => {
                 internal(&message)
             }
