@@ -345,6 +345,20 @@ impl From<OperationError> for Status {
             OperationError::EventNotFound => {
                 status(Code::NotFound, ErrorReason::EventNotFound, message)
             }
+            OperationError::DecisionNotFound => {
+                status(Code::NotFound, ErrorReason::DecisionNotFound, message)
+            }
+            OperationError::DecisionDenied => status(
+                Code::FailedPrecondition,
+                ErrorReason::DecisionDenied,
+                message,
+            ),
+            OperationError::OutcomeLate(_) => {
+                status(Code::FailedPrecondition, ErrorReason::OutcomeLate, message)
+            }
+            OperationError::OutcomeConflict => {
+                status(Code::AlreadyExists, ErrorReason::OutcomeConflict, message)
+            }
             OperationError::NotSigned => retriable(ErrorReason::NotReady, message),
             OperationError::LogAltered(_) => {
                 tracing::error!(error = %message, "the log");

@@ -2,6 +2,7 @@
 
 mod exported;
 mod intruder;
+mod outcomes;
 mod proofs;
 mod secrets;
 mod tamper;

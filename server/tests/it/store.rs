@@ -16,6 +16,7 @@ mod proposals;
 mod queries;
 mod rate;
 mod replicas;
+mod reports;
 mod revisions;
 mod support;
 mod units;
@@ -42,6 +43,8 @@ fn cases() -> Vec<Case> {
         case("units::together", units::together),
         case("units::of_another_epoch", units::of_another_epoch),
         case("units::a_bad_one", units::a_bad_one),
+        case("reports::once", reports::once),
+        case("reports::behind_decisions", reports::behind_decisions),
         case("queries::columns", queries::columns),
         case("queries::inputs", queries::inputs),
         case("queries::look_alike_ids", queries::look_alike_ids),

@@ -8,6 +8,7 @@ pub(crate) mod authorization;
 pub(crate) mod entities;
 mod explain;
 mod lifecycle;
+mod outcomes;
 pub(crate) mod policies;
 mod policy_tests;
 mod proposals;

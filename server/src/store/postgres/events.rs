@@ -118,6 +118,31 @@ pub(super) async fn read(
     rows.iter().map(event).collect()
 }
 
+/// Events of these ids, without inputs.
+pub(super) async fn named(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS}, NULL::bytea AS salt, NULL::bytea AS inputs FROM audit_events \
+         WHERE event_id = ANY($1)"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(ids)
+        .fetch_all(pool)
+        .await
+        .map_err(translate)?;
+    rows.iter().map(event).collect()
+}
+
+/// Which of these ids are in the log.
+pub(super) async fn present(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, StoreError> {
+    let query = sqlx::query_scalar("SELECT event_id FROM audit_events WHERE event_id = ANY($1)")
+        .bind(ids)
+        .fetch_all(connection);
+    within(query).await.map_err(translate)
+}
+
 /// Events that match. Only conditions that are asked for stand in the text: a
 /// parameter that may be NULL would keep the planner from using an index.
 pub(super) async fn list(
