@@ -238,8 +238,14 @@ async fn told(
             return (Vec::new(), String::new());
         }
         Err(status) => {
-            let passes = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
-            let why = why(status);
+            let code = status.code();
+            let (why, by_server) = why(status);
+            // What is not the server's own word is a connection that broke; a server that
+            // does not know of outcomes will not learn of them by being asked again.
+            let passes = match by_server {
+                true => matches!(code, Code::Unavailable),
+                false => code != Code::Unimplemented,
+            };
             if passes {
                 return (batch.to_vec(), why);
             }
@@ -262,11 +268,12 @@ async fn told(
     (again, why)
 }
 
-/// The reason of a failure; the server's sentence is not logged.
-fn why(status: Status) -> String {
+/// The reason of a failure, and whether the server gave it; its sentence is not logged.
+fn why(status: Status) -> (String, bool) {
     let code = status.code();
     let error = Error::from(status);
-    error
-        .reason()
-        .map_or_else(|| format!("{code:?}"), str::to_owned)
+    match error.reason() {
+        Some(reason) => (reason.to_owned(), true),
+        None => (format!("{code:?}"), false),
+    }
 }
