@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from support import DELETE, READ, Ran
+from support import DELETE, FAIL, READ, Ran
 from support.rows import (
     FRAMEWORKS,
     in_every_framework,
@@ -289,6 +289,20 @@ def test_outcomes_of_allowed_calls_are_told(
     assert outcome.duration_ms >= 0
     assert outcome.size_bytes is not None
     assert len("contents of a") <= outcome.size_bytes < 100
+
+
+@in_every_mode
+def test_the_server_learns_what_became_of_each_allowed_call(
+    server: FakeServer, module: ModuleType, mode: str
+) -> None:
+    with server.guard("fin") as guard:
+        module.run(guard, "fin", [READ, FAIL, DELETE], mode)
+    assert guard.outcomes_lost == 0
+    allowed = [r.response.decision_id for r in server.records if r.allowed]
+    told = [reported.outcome.decision_id for reported in server.outcomes]
+    assert sorted(told) == sorted(allowed), "each allowed call, and no denied one"
+    by_path = {json.loads(r.record.request.arguments_json)["path"]: r.ok for r in server.outcomes}
+    assert by_path == {"a": True, "missing": False}
 
 
 @in_every_framework

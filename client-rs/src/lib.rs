@@ -32,6 +32,11 @@
 //! all carried out. No connection, no answer in time, an unknown effect, an error of any
 //! kind: the function does not run.
 //!
+//! # What becomes of calls
+//! [`Guard::run`] and [`Guard::try_run`] tell the server in the background how each call
+//! ended, without its result; [`Guard::without_outcomes`] turns that off. Call
+//! [`Guard::flush_outcomes`] before the process ends.
+//!
 //! # Arguments
 //! The digest sent with each call binds the decision to it; see [`arguments`]. A
 //! [`serde_json::Value`] will do. Where integers beyond 64 bits matter, pass the JSON text
@@ -75,6 +80,7 @@ mod folder;
 mod guard;
 mod key;
 pub mod log;
+mod outcome;
 mod pinned;
 mod proving;
 mod renewal;
@@ -90,4 +96,5 @@ pub use error::{ArgumentsError, Error, RpcError};
 pub use events::EventStream;
 pub use guard::Guard;
 pub use log::{LogError, LogKey, LogView};
+pub use outcome::Outcome;
 pub use zta_proto::v1;

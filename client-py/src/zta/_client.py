@@ -136,6 +136,18 @@ def _batch(
     return results
 
 
+def _outcomes(
+    request: v1.ReportOutcomeRequest, response: v1.ReportOutcomeResponse
+) -> list[v1.RecordedOutcome | RpcError]:
+    told = [outcome.decision_id for outcome in request.outcomes]
+    if [item.decision_id for item in response.items] != told:
+        raise RpcError(grpc.StatusCode.INTERNAL, "the answer does not have one item per outcome")
+    return [
+        item.recorded if item.HasField("recorded") else _item_error(item.error)
+        for item in response.items
+    ]
+
+
 def _item_error(error: v1.ItemError) -> RpcError:
     codes = {code.value[0]: code for code in grpc.StatusCode}
     code = codes.get(error.code, grpc.StatusCode.UNKNOWN)
@@ -209,6 +221,17 @@ class Client(_Base):
             v1.BatchAuthorizeRequest(requests=requests), timeout=timeout_s
         )
         return _batch(requests, response)
+
+    def report_outcomes(
+        self, outcomes: Sequence[v1.CallOutcome], *, timeout_ms: int | None = None
+    ) -> list[v1.RecordedOutcome | RpcError]:
+        """Tell what became of up to 256 permitted calls, in order; may be told again.
+
+        A guard does so by itself.
+        """
+        request = v1.ReportOutcomeRequest(outcomes=outcomes)
+        timeout_s = timeout_ms / 1000 if timeout_ms else self._timeout_s
+        return _outcomes(request, self.authorization.ReportOutcome(request, timeout=timeout_s))
 
     def authenticate(self) -> v1.AuthenticateResponse:
         """Sign a challenge for an access token that is bound to this client's certificate."""
@@ -383,6 +406,15 @@ class AsyncClient(_Base):
             v1.BatchAuthorizeRequest(requests=requests), timeout=timeout_s
         )
         return _batch(requests, response)
+
+    async def report_outcomes(
+        self, outcomes: Sequence[v1.CallOutcome], *, timeout_ms: int | None = None
+    ) -> list[v1.RecordedOutcome | RpcError]:
+        """Tell what became of up to 256 permitted calls, in order; may be told again."""
+        request = v1.ReportOutcomeRequest(outcomes=outcomes)
+        timeout_s = timeout_ms / 1000 if timeout_ms else self._timeout_s
+        response = await self.authorization.ReportOutcome(request, timeout=timeout_s)
+        return _outcomes(request, response)
 
     async def authenticate(self) -> v1.AuthenticateResponse:
         """Sign a challenge for an access token that is bound to this client's certificate."""

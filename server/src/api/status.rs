@@ -354,6 +354,20 @@ impl From<OperationError> for Status {
             OperationError::CursorBeyondLog { .. } => beyond(ErrorReason::CursorBeyondLog, message),
             OperationError::CursorTooOld { .. } => beyond(ErrorReason::CursorTooOld, message),
             OperationError::Stopping => retriable(ErrorReason::Stopping, message),
+            OperationError::DecisionNotFound => {
+                status(Code::NotFound, ErrorReason::DecisionNotFound, message)
+            }
+            OperationError::DecisionDenied => status(
+                Code::FailedPrecondition,
+                ErrorReason::DecisionDenied,
+                message,
+            ),
+            OperationError::OutcomeLate(_) => {
+                status(Code::FailedPrecondition, ErrorReason::OutcomeLate, message)
+            }
+            OperationError::OutcomeConflict => {
+                status(Code::AlreadyExists, ErrorReason::OutcomeConflict, message)
+            }
             OperationError::NotSigned => retriable(ErrorReason::NotReady, message),
             OperationError::LogAltered(_) => {
                 tracing::error!(error = %message, "the log");

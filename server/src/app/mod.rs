@@ -298,6 +298,7 @@ fn operations(
         certificate_lifetime_max: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         replays: tokio::sync::Semaphore::new(1),
+        outcome_window: time::Duration::seconds(config.outcome_window_s.into()),
         recoveries_max: config.recoveries_max,
         token_lifetime_max: time::Duration::seconds(config.token_lifetime_s.into()),
     }))

@@ -15,6 +15,7 @@ pub(crate) mod follow;
 pub(crate) mod issuers;
 pub(crate) mod keys;
 pub(crate) mod login;
+pub(crate) mod outcomes;
 pub(crate) mod policies;
 mod policy_tests;
 pub(crate) mod profile;
@@ -76,6 +77,8 @@ pub(crate) struct Operations {
     pub(crate) replica_id: Uuid,
     /// How long issued certificates are good for, at most.
     pub(crate) certificate_lifetime_max: Duration,
+    /// How long after a decision its outcome is taken.
+    pub(crate) outcome_window: Duration,
     /// How often a key may be recovered after its certificate has ended.
     pub(crate) recoveries_max: u32,
     /// Turns to make a page of what is permitted.
@@ -109,6 +112,18 @@ pub(crate) enum OperationError {
     /// There is no such event.
     #[error("there is no such event in the log")]
     EventNotFound,
+    /// The caller has no such decision, whoever else may.
+    #[error("you have no decision of this id")]
+    DecisionNotFound,
+    /// Nothing can have come of it.
+    #[error("the decision was a deny, so there is no outcome to report")]
+    DecisionDenied,
+    /// The decision is too long ago.
+    #[error("the decision is over {} s old; report outcomes when they come about", .0.whole_seconds())]
+    OutcomeLate(Duration),
+    /// It was reported otherwise.
+    #[error("another outcome of this decision is on record; it stays as it is")]
+    OutcomeConflict,
     /// No checkpoint covers it yet.
     #[error("no checkpoint covers this yet; a growing log is signed each second, try again")]
     NotSigned,

@@ -144,6 +144,10 @@ pub trait AuditTx: Send {
         epoch: u64,
     ) -> Result<Result<(), Conflict>, StoreError>;
 
+    /// Which of these ids events of the log have, in no order. What is found under the
+    /// head's lock is all that there is.
+    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError>;
+
     /// Writes events at consecutive sequences.
     async fn insert(
         &mut self,
@@ -172,6 +176,8 @@ pub trait AuditStore: Send + Sync {
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError>;
     /// Events from `first` on, in order, at most `limit`, with inputs.
     async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+    /// Those of these events whose commits can be seen, in no order, without inputs.
+    async fn named(&self, event_ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError>;
     /// The newest checkpoint.
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError>;
 }

@@ -4,6 +4,7 @@ mod exported;
 mod following;
 mod intruder;
 mod listing;
+mod outcomes;
 mod proofs;
 mod secrets;
 mod tamper;

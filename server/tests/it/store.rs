@@ -17,6 +17,7 @@ mod proposals;
 mod queries;
 mod rate;
 mod replicas;
+mod reports;
 mod revisions;
 mod support;
 mod units;
@@ -45,6 +46,8 @@ fn cases() -> Vec<Case> {
         case("units::a_bad_one", units::a_bad_one),
         case("filters::alone_and_in_pairs", filters::alone_and_in_pairs),
         case("filters::by_index", filters::by_index),
+        case("reports::once", reports::once),
+        case("reports::behind_decisions", reports::behind_decisions),
         case("queries::columns", queries::columns),
         case("queries::inputs", queries::inputs),
         case("queries::look_alike_ids", queries::look_alike_ids),

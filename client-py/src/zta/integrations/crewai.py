@@ -185,7 +185,7 @@ def _after(context: Any) -> str | None:
         text = str(context.tool_result)
         took = (time.monotonic() - opened.began) * 1000
         outcome = Outcome(
-            not text.startswith(_FAILURES), took, len(text.encode("utf-8", "replace"))
+            not text.lstrip().startswith(_FAILURES), took, len(text.encode("utf-8", "replace"))
         )
         opened.guard.report(opened.agent, opened.call, opened.decision, outcome)
     return None

@@ -147,12 +147,14 @@ class StrandsGuard(Plugin, MultiAgentPlugin):
             yield _refusal(context, decision)
             return
         began, last = time.monotonic(), None
-        async for event in self.guard.sessions.each_on_behalf(next_fn(context), link):
-            if isinstance(event, ToolResultEvent):
-                last = event
-            yield event
-        outcome = _outcome(last, (time.monotonic() - began) * 1000)
-        self.guard.report(self._who(context.agent), call, decision, outcome)
+        try:
+            async for event in self.guard.sessions.each_on_behalf(next_fn(context), link):
+                if isinstance(event, ToolResultEvent):
+                    last = event
+                yield event
+        finally:
+            outcome = _outcome(last, (time.monotonic() - began) * 1000)
+            self.guard.report(self._who(context.agent), call, decision, outcome)
 
     @staticmethod
     def _not_innermost(agent: Any, stage: Any, wrap: Any, next_fn: Any) -> Decision | None:

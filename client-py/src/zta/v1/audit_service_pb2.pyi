@@ -229,7 +229,9 @@ class WatchEventsResponse(google.protobuf.message.Message):
     LOG_SIZE_FIELD_NUMBER: builtins.int
     TIME_FIELD_NUMBER: builtins.int
     cursor: builtins.str
-    """Where to go on: everything before it was told. Keep it where it survives you."""
+    """Where to go on: everything before it was told. Keep it where it survives you. It is the
+    log's id, a colon and the place.
+    """
     sequence: builtins.int
     """The place in the log that the cursor names."""
     log_size: builtins.int

@@ -9,6 +9,7 @@ pub(crate) mod entities;
 mod events;
 mod explain;
 mod lifecycle;
+mod outcomes;
 pub(crate) mod policies;
 mod policy_tests;
 mod proposals;

@@ -46,6 +46,13 @@ impl AuditTx for PostgresTx {
         Ok(applied)
     }
 
+    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        let connection = self.lease.start()?;
+        let present = events::present(connection, event_ids).await?;
+        self.lease.done();
+        Ok(present)
+    }
+
     async fn insert(
         &mut self,
         first_sequence: u64,
@@ -147,6 +154,10 @@ impl AuditStore for PostgresStore {
 
     async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
         events::read(&self.readers, first, limit).await
+    }
+
+    async fn named(&self, event_ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+        events::named(&self.readers, event_ids).await
     }
 
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {

@@ -68,6 +68,13 @@ impl AuditTx for SqliteTx {
         Ok(applied)
     }
 
+    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        let connection = self.start()?;
+        let present = events::present(connection, event_ids).await?;
+        self.state = State::Open;
+        Ok(present)
+    }
+
     async fn insert(
         &mut self,
         first_sequence: u64,
@@ -199,6 +206,10 @@ impl AuditStore for SqliteStore {
 
     async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
         events::read(&self.readers, first, limit).await
+    }
+
+    async fn named(&self, event_ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+        events::named(&self.readers, event_ids).await
     }
 
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use uuid::Uuid;
 
 use super::{list_text, parse_list, parse_time, time_text, translate};
 use crate::model::Columns;
@@ -132,6 +133,40 @@ pub(super) async fn read(
         .await
         .map_err(translate)?;
     rows.iter().map(event).collect()
+}
+
+const NAMED: &str = "event_id IN (SELECT value FROM json_each($1))";
+
+/// Events of these ids, without inputs.
+pub(super) async fn named(pool: &SqlitePool, ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+    let sql = format!(
+        "SELECT {EVENT_COLUMNS}, NULL AS salt, NULL AS inputs FROM audit_events WHERE {NAMED}"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(ids_text(ids))
+        .fetch_all(pool)
+        .await
+        .map_err(translate)?;
+    rows.iter().map(event).collect()
+}
+
+/// Which of these ids are in the log.
+pub(super) async fn present(
+    connection: &mut SqliteConnection,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, StoreError> {
+    let sql = format!("SELECT event_id FROM audit_events WHERE {NAMED}");
+    let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(ids_text(ids))
+        .fetch_all(connection)
+        .await
+        .map_err(translate)?;
+    found.iter().map(|id| parse_uuid(id)).collect()
+}
+
+fn ids_text(ids: &[Uuid]) -> String {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    list_text(&ids)
 }
 
 /// A row with its inputs, or NULLs in their place.
