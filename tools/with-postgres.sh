@@ -79,9 +79,10 @@ CONF
         tail -n 30 "$dir/data/server.log" >&2
         return 1
     }
-    # The role that migrations/postgres grants the server's rights to; a test takes it with SET ROLE.
+    # The roles of migrations/README.md; tests take them with SET ROLE.
     "$bin/psql" --quiet --no-psqlrc --host="$dir" --username=postgres --dbname=postgres \
-        --command='CREATE ROLE zta_service NOLOGIN'
+        --command='CREATE ROLE zta_owner NOLOGIN' --command='CREATE ROLE zta_service NOLOGIN' \
+        --command='CREATE ROLE zta_auditor NOLOGIN'
 }
 
 step "Postgres $("$bin/postgres" --version | grep -oE '[0-9.]+' | head -n 1) in $dir" start

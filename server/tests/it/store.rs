@@ -17,9 +17,11 @@ mod queries;
 mod rate;
 mod replicas;
 mod revisions;
+mod roles;
 mod support;
 mod units;
 mod users;
+mod views;
 
 use support::{Case, Kind, case, only};
 
@@ -77,6 +79,8 @@ fn cases() -> Vec<Case> {
         case("entities::look_alikes", entities::look_alikes),
         case("entities::bulk", entities::bulk),
         case("documented::examples", documented::examples),
+        case("views::answers", views::answers),
+        case("views::awkward_leaves", views::awkward_leaves),
         case("hostile::a_failing_insert", hostile::a_failing_insert),
         case("hostile::a_wake_up", hostile::a_wake_up),
         only(Kind::Sqlite, "hostile::no_replace", hostile::no_replace),
@@ -90,6 +94,9 @@ fn cases() -> Vec<Case> {
         only(Kind::Postgres, "lost::durability", lost::durability),
         only(Kind::Postgres, "lost::notification", lost::notification),
         only(Kind::Postgres, "lost::service_role", lost::service_role),
+        only(Kind::Postgres, "roles::auditor", roles::auditor),
+        only(Kind::Postgres, "roles::add_only", roles::add_only),
+        only(Kind::Postgres, "roles::owner", roles::owner),
     ]
 }
 
