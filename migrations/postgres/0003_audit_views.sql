@@ -34,7 +34,7 @@ SELECT sequence, time, type, actor_type, actor_id,
        told #>> '{denied_by,party,type}' AS denied_type, told #>> '{denied_by,party,id}' AS denied_id,
        action_type, action_id, resource_type, resource_id, effect, reason, event_id
 FROM (SELECT e.*, audit_delegation(e.leaf) AS told FROM audit_events e) AS e
-WHERE told IS NOT NULL;
+WHERE jsonb_typeof(told) = 'object';
 
 CREATE VIEW audit_first_uses WITH (security_invoker = true) AS
 SELECT e.actor_type, e.actor_id, e.resource_type, e.resource_id,

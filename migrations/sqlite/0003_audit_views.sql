@@ -23,8 +23,10 @@ SELECT sequence, time, type, actor_type, actor_id,
        json_extract(told, '$.denied_by.party.type') AS denied_type,
        json_extract(told, '$.denied_by.party.id') AS denied_id,
        action_type, action_id, resource_type, resource_id, effect, reason, event_id
-FROM (SELECT e.*, json_extract(CAST(e.leaf AS TEXT), '$.detail.delegation') AS told
-      FROM audit_events e WHERE instr(e.leaf, CAST('"delegation"' AS BLOB)) > 0) AS e
+FROM (SELECT e.*, CASE WHEN instr(e.leaf, CAST('"delegation"' AS BLOB)) > 0
+                             AND json_type(CAST(e.leaf AS TEXT), '$.detail.delegation') = 'object'
+                       THEN json_extract(CAST(e.leaf AS TEXT), '$.detail.delegation') END AS told
+      FROM audit_events e) AS e
 WHERE told IS NOT NULL;
 
 CREATE VIEW audit_first_uses AS
