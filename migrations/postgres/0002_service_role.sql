@@ -15,4 +15,5 @@ BEGIN
     GRANT DELETE ON certificates, token_revocations, replicas TO zta_service;
     GRANT UPDATE (state, decided_by_type, decided_by_id) ON proposals TO zta_service;
     GRANT UPDATE (until_epoch) ON entities TO zta_service;
+    GRANT EXECUTE ON FUNCTION audit_extend(bigint) TO zta_service;
 END $$;

@@ -11,6 +11,7 @@ mod keys;
 mod log;
 mod lost;
 mod parties;
+mod partitions;
 mod proofs;
 mod proposals;
 mod queries;
@@ -94,6 +95,31 @@ fn cases() -> Vec<Case> {
         only(Kind::Postgres, "lost::durability", lost::durability),
         only(Kind::Postgres, "lost::notification", lost::notification),
         only(Kind::Postgres, "lost::service_role", lost::service_role),
+        only(
+            Kind::Postgres,
+            "partitions::under_load",
+            partitions::under_load,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::pruned_plans",
+            partitions::pruned_plans,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::none_to_write",
+            partitions::none_to_write,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::maintenance",
+            partitions::maintenance,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::each_guarded",
+            partitions::each_guarded,
+        ),
         only(Kind::Postgres, "roles::auditor", roles::auditor),
         only(Kind::Postgres, "roles::add_only", roles::add_only),
         only(Kind::Postgres, "roles::owner", roles::owner),
