@@ -138,6 +138,8 @@ pub(crate) async fn add_only(db: Db) {
         }
     }
     for sql in [
+        "SELECT * FROM audit_events_0",
+        "SELECT * FROM audit_inputs_0",
         "UPDATE blobs SET value = ''",
         "DELETE FROM blobs",
         "DELETE FROM log_head",
@@ -185,7 +187,25 @@ pub(crate) async fn owner(db: Db) {
     let sql = "UPDATE audit_inputs SET salt = salt";
     assert!(raw.execute(sql).await.is_err(), "{sql}");
     store.close().await;
+    another_partition(&raw, &server.url(&server.folder(), &owned)).await;
     raw.close().await;
     let drop = format!("DROP DATABASE {owned} WITH (FORCE)");
     server.execute(&drop).await.expect(&drop);
+}
+
+/// Where no superuser made anything, the server's role gets its partitions all the same.
+async fn another_partition(owner: &sqlx::PgPool, url: &str) {
+    let narrow = "ALTER TABLE audit_layout DROP CONSTRAINT audit_layout_partition_width_check; \
+                  UPDATE audit_layout SET partition_width = 4";
+    let done = sqlx::raw_sql(narrow).execute(owner).await;
+    done.expect(narrow);
+    let far = "DROP TABLE audit_events_0; DROP TABLE audit_inputs_0; SELECT audit_extend(1)";
+    sqlx::raw_sql(far).execute(owner).await.expect(far);
+    let url = format!("{url}&options[role]=zta_service");
+    let store: SharedStore = Arc::new(PostgresStore::connect(&url).await.expect("connect"));
+    for sequence in 1..20 {
+        let event = with_inputs(&decision("a", 0), "{}");
+        assert_eq!(append(&store, &[event]).await, sequence);
+    }
+    store.close().await;
 }
