@@ -125,6 +125,7 @@ async fn compare(cli: &Cli) -> Result<()> {
         Part::Throughput,
         Part::Identity,
         Part::Lifecycle,
+        Part::Follow,
         Part::Append,
     ];
     let postgres =

@@ -41,6 +41,8 @@
 //! [`LogKey`] verifies receipts of the server's log without the server, and [`LogView`] keeps
 //! the last checkpoint that was seen, so that a log that was rewritten is found; see [`log`].
 //!
+//! [`Client::watch_events`] follows the log as it grows.
+//!
 //! # Everything else
 //! The generated clients of all services are at hand over the same connection:
 //! [`Client::agents`], [`Client::policies`], [`Client::audit`],
@@ -68,6 +70,7 @@ mod decision;
 mod dpop;
 mod enroll;
 mod error;
+mod events;
 mod folder;
 mod guard;
 mod key;
@@ -84,6 +87,7 @@ pub use credential::{Credential, Validity};
 pub use decision::{Decision, Denied, Effect};
 pub use enroll::enroll;
 pub use error::{ArgumentsError, Error, RpcError};
+pub use events::EventStream;
 pub use guard::Guard;
 pub use log::{LogError, LogKey, LogView};
 pub use zta_proto::v1;

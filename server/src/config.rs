@@ -115,9 +115,9 @@ pub struct Limits {
     pub anonymous_connections_max: usize,
     /// How long one request may take.
     pub request_timeout_ms: u64,
-    /// Streams of revisions that may be open at once; of one caller, a quarter of them.
+    /// Streams of revisions and events that may be open at once; of one caller, a quarter.
     pub watch_streams_max: usize,
-    /// How often a stream of revisions tells that nothing is new.
+    /// How often a stream tells that nothing is new.
     pub watch_heartbeat_ms: u64,
 }
 

@@ -20,6 +20,7 @@ from zta._calls import Call
 from zta._channel import RenewingChannel
 from zta._dpop import Possession
 from zta._errors import CredentialError, RpcError
+from zta._events import AsyncEventStream, EventStream
 from zta._identity import Credential
 from zta._log import (
     Checkpoint,
@@ -270,6 +271,16 @@ class Client(_Base):
         request = consistency_request(old, new)
         return self.audit.GetConsistencyProof(request).hashes if request else ()
 
+    def watch_events(self, request: v1.WatchEventsRequest | None = None) -> EventStream:
+        """Follow the log: iterate for events, in order and each once, for as long as it takes.
+
+        It begins at the request's cursor or place, or now: what is appended after this returned
+        is not missed. A cut connection or a server that restarts is no end. Keep the stream's
+        `cursor` with what was made of the events, and begin with it the next time. Raises
+        RpcError for what no other attempt can mend, such as a permission that has gone.
+        """
+        return EventStream(self.audit.WatchEvents, request or v1.WatchEventsRequest())
+
     def close(self) -> None:
         """Stop renewing and close the connection."""
         self._renewer.close()
@@ -418,6 +429,13 @@ class AsyncClient(_Base):
     async def _consistency(self, old: Checkpoint | None, new: Checkpoint) -> Sequence[bytes]:
         request = consistency_request(old, new)
         return (await self.audit.GetConsistencyProof(request)).hashes if request else ()
+
+    def watch_events(self, request: v1.WatchEventsRequest | None = None) -> AsyncEventStream:
+        """Follow the log with `async for`; see `Client.watch_events`.
+
+        It begins when it is entered (`async with`) or first asked for an event.
+        """
+        return AsyncEventStream(self.audit.WatchEvents, request or v1.WatchEventsRequest())
 
     async def aclose(self) -> None:
         """Stop renewing and close the connection."""

@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zta import v1
 from zta._calls import OPTIONAL_ACTIONS, Call, Delegation, Message, Outcome
 from zta._client import AsyncClient, Client
-from zta._denials import ChainError, NoBlockError, NoIdentityError, NoPeerError, denied, place
+from zta._denials import (
+    ChainError,
+    NoBlockError,
+    NoIdentityError,
+    NoPeerError,
+    NoSessionError,
+    denied,
+    place,
+)
 from zta._errors import ConfigurationError, CredentialError, RpcError
 from zta._identity import FACTS, Credential
 from zta._messages import Decision, Session, authorize_request
@@ -64,6 +72,7 @@ class Guard:
         also: Iterable[str] = (),
         code_tools: Iterable[str] = (),
         extend_chain: bool = True,
+        require_session: bool = False,
     ) -> None:
         """Map the name of each framework agent to a credential folder of its own.
 
@@ -75,6 +84,7 @@ class Guard:
         `send_message`. `code_tools` names the tools that run code: they are asked for as
         `execute`. An agent that another one calls acts on its behalf: policy must permit what it
         does to both. Without `extend_chain` that is so only where the caller acts for somebody.
+        With `require_session` whatever happens outside of a session is denied.
         """
         if not identities:
             raise ConfigurationError("a guard needs at least one agent with an identity")
@@ -85,7 +95,7 @@ class Guard:
         self.code_tools = frozenset(code_tools)
         self._obligations = dict(obligations or {})
         self._observer, self._outcomes = observer, outcomes
-        self._extend_chain = extend_chain
+        self._extend_chain, self._require_session = extend_chain, require_session
         self.sessions = Sessions()
         self._clients: dict[str, Client] = {}
         owners: dict[str, str] = {}
@@ -284,6 +294,8 @@ class Guard:
     def _request(self, agent: str, call: Call, session: Session | None) -> v1.AuthorizeRequest:
         if agent not in self._clients:
             raise NoIdentityError
+        if self._require_session and session is None and not self.sessions.in_block():
+            raise NoSessionError
         peer = None
         if isinstance(call, (Delegation, Message)):
             if call.to not in self._clients:

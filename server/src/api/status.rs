@@ -345,6 +345,13 @@ impl From<OperationError> for Status {
             OperationError::EventNotFound => {
                 status(Code::NotFound, ErrorReason::EventNotFound, message)
             }
+            OperationError::CursorBeyondLog { .. } => {
+                status(Code::OutOfRange, ErrorReason::CursorBeyondLog, message)
+            }
+            OperationError::CursorTooOld { .. } => {
+                status(Code::OutOfRange, ErrorReason::CursorTooOld, message)
+            }
+            OperationError::Stopping => status(Code::Unavailable, ErrorReason::Stopping, message),
             OperationError::NotSigned => retriable(ErrorReason::NotReady, message),
             OperationError::LogAltered(_) => {
                 tracing::error!(error = %message, "the log");

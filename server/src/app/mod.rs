@@ -197,7 +197,7 @@ pub async fn serve(
             let first = loaded?;
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
-            keep_up(&signer, &pdp, &mut tasks);
+            keep_up(&signer, &store, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
             // After the announcement: both write the bundle.
             tasks.follow_authorities(&config, (&pdp, &store), &material, reload);
@@ -254,9 +254,10 @@ async fn load(
 }
 
 /// The background work of a server that has its state.
-fn keep_up(signer: &Arc<Mutex<Signer>>, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
+fn keep_up(signer: &Arc<Mutex<Signer>>, store: &SharedStore, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
     tasks.sign_checkpoints(Arc::clone(signer));
+    tasks.follow_tail(store, pdp);
     tasks.summarize_refusals(Arc::clone(pdp));
 }
 

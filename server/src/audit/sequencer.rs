@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::merkle::Frontier;
 use super::record::{AppendError, Appended, Record};
+use super::tail::Tail;
 use crate::model::Change;
 use crate::model::change::GenerationUse;
 use crate::store::{AuditTx, LogHead, PreparedEvent, SharedStore, StoreError};
@@ -62,6 +63,7 @@ pub struct Audit {
     /// What bounds the queue: a permit is an event.
     room: Arc<Semaphore>,
     failing: Arc<AtomicBool>,
+    tail: Tail,
 }
 
 impl Audit {
@@ -74,6 +76,7 @@ impl Audit {
             queue,
             room: Arc::new(Semaphore::new(QUEUE_MAX)),
             failing: Arc::clone(&failing),
+            tail: Tail::default(),
         };
         let sequencer = Sequencer {
             store,
@@ -105,6 +108,11 @@ impl Audit {
     /// The log.
     pub fn log_id(&self) -> Uuid {
         self.log_id
+    }
+
+    /// Where the log ends.
+    pub fn tail(&self) -> &Tail {
+        &self.tail
     }
 
     /// How many events wait.
@@ -161,7 +169,10 @@ impl Audit {
         self.queue
             .send((submission, permit))
             .map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        let appended = answer.await.map_err(|_| AppendError::Closed)??;
+        let size = appended.sequence + u64::from(places);
+        self.tail.saw(size, appended.epoch);
+        Ok(appended)
     }
 }
 

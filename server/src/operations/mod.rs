@@ -11,6 +11,7 @@ pub(crate) mod delegation;
 pub(crate) mod diff;
 pub(crate) mod entities;
 pub(crate) mod fleet;
+pub(crate) mod follow;
 pub(crate) mod issuers;
 pub(crate) mod keys;
 pub(crate) mod login;
@@ -22,6 +23,7 @@ pub(crate) mod proposals;
 pub(crate) mod replay;
 pub(crate) mod revocation;
 mod rollback;
+pub(crate) mod scan;
 pub(crate) mod submission;
 pub(crate) mod users;
 pub(crate) mod watch;
@@ -68,7 +70,7 @@ pub(crate) struct Operations {
     pub(crate) four_eyes: bool,
     /// Whose signatures a policy set needs or may have.
     pub(crate) signing: Arc<Signing>,
-    /// Streams of revisions.
+    /// Streams of revisions and of events.
     pub(crate) watches: Arc<Watches>,
     /// What this process is called among the replicas.
     pub(crate) replica_id: Uuid,
@@ -113,6 +115,30 @@ pub(crate) enum OperationError {
     /// The stored log is not what was signed.
     #[error("the log is not what was signed: {0}; see what `zta audit verify` says")]
     LogAltered(String),
+    /// A place in the log that does not exist yet.
+    #[error(
+        "the cursor names place {place}, and the log has {size} events; is it another server's?"
+    )]
+    CursorBeyondLog {
+        /// The place.
+        place: u64,
+        /// The log's size.
+        size: u64,
+    },
+    /// What stands at this place of the log is not kept any more.
+    #[error(
+        "the cursor names place {place}, and the log is kept here from place {first} on; begin \
+         there, and look for what is between in an export"
+    )]
+    CursorTooOld {
+        /// The place.
+        place: u64,
+        /// The oldest place that is kept.
+        first: u64,
+    },
+    /// The server stops, and the stream with it.
+    #[error("the server stops; go on after what came last, on another replica")]
+    Stopping,
     /// A documented limit is exceeded.
     #[error("{name}: {size} is over the limit of {max}")]
     Limit {

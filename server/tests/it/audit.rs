@@ -1,7 +1,9 @@
 //! What happened is on record before its answer, and whoever changes the record is found.
 
 mod exported;
+mod following;
 mod intruder;
+mod listing;
 mod proofs;
 mod secrets;
 mod tamper;

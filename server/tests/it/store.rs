@@ -6,6 +6,7 @@ mod certificates;
 mod changes;
 mod documented;
 mod entities;
+mod filters;
 mod hostile;
 mod keys;
 mod log;
@@ -45,6 +46,8 @@ fn cases() -> Vec<Case> {
         case("units::together", units::together),
         case("units::of_another_epoch", units::of_another_epoch),
         case("units::a_bad_one", units::a_bad_one),
+        case("filters::alone_and_in_pairs", filters::alone_and_in_pairs),
+        case("filters::by_index", filters::by_index),
         case("queries::columns", queries::columns),
         case("queries::inputs", queries::inputs),
         case("queries::look_alike_ids", queries::look_alike_ids),

@@ -17,11 +17,10 @@ use super::writer::{COMMIT_TIMEOUT, Lease, head_of, within};
 use super::{PostgresStore, events};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
-    corrupt, no_head, refuse_change, refuse_events, refuse_nul, stored_number, unsigned,
+    corrupt, no_head, refuse_change, refuse_events, stored_number, unsigned,
 };
 use crate::store::{
-    AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
-    StoredEvent,
+    AuditStore, AuditTx, LogHead, PreparedEvent, StoreError, StoredCheckpoint, StoredEvent,
 };
 
 struct PostgresTx {
@@ -158,18 +157,6 @@ impl AuditStore for PostgresStore {
 
     async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
         events::read(&self.readers, first, limit).await
-    }
-
-    async fn list(
-        &self,
-        filter: &EventFilter,
-        after: Option<u64>,
-        descending: bool,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        let ids = filter.actor_id.iter().chain(&filter.resource_id);
-        refuse_nul(filter.types.iter().chain(ids))?;
-        events::list(&self.readers, filter, after, descending, limit).await
     }
 
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {

@@ -19,6 +19,7 @@ mod partitions;
 mod policy;
 mod proofs;
 mod proposals;
+mod query;
 mod registry;
 mod replicas;
 mod revocations;

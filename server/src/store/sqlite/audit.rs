@@ -11,12 +11,10 @@ use super::backfill::Backfill;
 use super::{SqliteStore, events, translate};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
-    frontier, no_head, parse_uuid, refuse_change, refuse_events, refuse_nul, stored_number,
-    unsigned,
+    frontier, no_head, parse_uuid, refuse_change, refuse_events, stored_number, unsigned,
 };
 use crate::store::{
-    AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
-    StoredEvent,
+    AuditStore, AuditTx, LogHead, PreparedEvent, StoreError, StoredCheckpoint, StoredEvent,
 };
 
 /// A transaction, by hand: sqlx's own counts its depth, and where SQLite itself ended
@@ -201,18 +199,6 @@ impl AuditStore for SqliteStore {
 
     async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
         events::read(&self.readers, first, limit).await
-    }
-
-    async fn list(
-        &self,
-        filter: &EventFilter,
-        after: Option<u64>,
-        descending: bool,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        let ids = filter.actor_id.iter().chain(&filter.resource_id);
-        refuse_nul(filter.types.iter().chain(ids))?;
-        events::list(&self.readers, filter, after, descending, limit).await
     }
 
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
