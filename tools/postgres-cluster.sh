@@ -52,9 +52,10 @@ cluster_start() {
 
 # Makes the roles that whoever sets a database up makes.
 cluster_roles() {
-    # The role that migrations/postgres grants the server's rights to; a test takes it with SET ROLE.
+    # The roles of migrations/README.md; tests take them with SET ROLE.
     "$postgres/psql" --quiet --no-psqlrc --host="$1" --username=postgres --dbname=postgres \
-        --command='CREATE ROLE zta_service NOLOGIN'
+        --command='CREATE ROLE zta_owner NOLOGIN' --command='CREATE ROLE zta_service NOLOGIN' \
+        --command='CREATE ROLE zta_auditor NOLOGIN'
 }
 
 cluster_stop() {

@@ -12,6 +12,7 @@ mod keys;
 mod log;
 mod lost;
 mod parties;
+mod partitions;
 mod proofs;
 mod proposals;
 mod queries;
@@ -19,9 +20,11 @@ mod rate;
 mod replicas;
 mod reports;
 mod revisions;
+mod roles;
 mod support;
 mod units;
 mod users;
+mod views;
 
 use support::{Case, Kind, case, only};
 
@@ -83,6 +86,8 @@ fn cases() -> Vec<Case> {
         case("entities::look_alikes", entities::look_alikes),
         case("entities::bulk", entities::bulk),
         case("documented::examples", documented::examples),
+        case("views::answers", views::answers),
+        case("views::awkward_leaves", views::awkward_leaves),
         case("hostile::a_failing_insert", hostile::a_failing_insert),
         case("hostile::a_wake_up", hostile::a_wake_up),
         only(Kind::Sqlite, "hostile::no_replace", hostile::no_replace),
@@ -96,6 +101,34 @@ fn cases() -> Vec<Case> {
         only(Kind::Postgres, "lost::durability", lost::durability),
         only(Kind::Postgres, "lost::notification", lost::notification),
         only(Kind::Postgres, "lost::service_role", lost::service_role),
+        only(
+            Kind::Postgres,
+            "partitions::under_load",
+            partitions::under_load,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::pruned_plans",
+            partitions::pruned_plans,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::none_to_write",
+            partitions::none_to_write,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::maintenance",
+            partitions::maintenance,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::each_guarded",
+            partitions::each_guarded,
+        ),
+        only(Kind::Postgres, "roles::auditor", roles::auditor),
+        only(Kind::Postgres, "roles::add_only", roles::add_only),
+        only(Kind::Postgres, "roles::owner", roles::owner),
     ]
 }
 

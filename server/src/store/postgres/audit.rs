@@ -1,7 +1,7 @@
 //! The log in Postgres.
 //!
 //! A batch costs three round trips: BEGIN with the lock, one INSERT of everything, and
-//! the new head with COMMIT.
+//! the new head with COMMIT. One more, once in half a partition: see [`super::partitions`].
 
 use std::fmt::Write as _;
 
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::{is_answer, translate};
 use super::notice::CHANNEL;
+use super::partitions::Partitions;
 use super::writer::{COMMIT_TIMEOUT, Lease, head_of, within};
 use super::{PostgresStore, events};
 use crate::model::{Change, Conflict};
@@ -25,6 +26,7 @@ use crate::store::{
 struct PostgresTx {
     lease: Lease,
     head: LogHead,
+    partitions: Partitions,
 }
 
 #[async_trait]
@@ -65,7 +67,10 @@ impl AuditTx for PostgresTx {
         let first = stored_number(first_sequence)?;
         let log_id = self.head.log_id;
         let connection = self.lease.start()?;
-        let rows = events::insert(connection, log_id, first, events).await?;
+        let needed = stored_number(first_sequence + events.len() as u64)?;
+        self.partitions.reach(connection, needed).await?;
+        let rows = events::insert(connection, log_id, first, events).await;
+        let rows = rows.inspect_err(|_| self.partitions.forget())?;
         if rows != events.len() as u64 {
             return Err(corrupt("an insert that wrote another number of rows"));
         }
@@ -80,6 +85,7 @@ impl AuditTx for PostgresTx {
         match timeout(COMMIT_TIMEOUT, commit).await {
             Ok(Ok(_)) => {
                 self.lease.committed();
+                self.partitions.committed();
                 Ok(())
             }
             Ok(Err(error)) if is_answer(&error) => Err(translate(error)),
@@ -133,7 +139,11 @@ impl AuditStore for PostgresStore {
 
     async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError> {
         let (lease, head) = self.writer.begin().await?;
-        Ok(Box::new(PostgresTx { lease, head }))
+        Ok(Box::new(PostgresTx {
+            lease,
+            head,
+            partitions: self.partitions.clone(),
+        }))
     }
 
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError> {
