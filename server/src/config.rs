@@ -5,16 +5,17 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 mod issuer;
 mod policy;
+mod settings;
 
 pub use issuer::{IssuerConfig, IssuerPrincipal};
 pub use policy::PolicyConfig;
 
 /// What the server is told.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where to listen. `127.0.0.1:0` takes a free port.
@@ -92,6 +93,8 @@ pub struct Config {
     pub replica_name: Option<String>,
     /// Dotted paths of what is never stored of a request's inputs.
     pub redact: Vec<String>,
+    /// Dotted paths of what is stored as a keyed hash only.
+    pub redact_hash: Vec<String>,
     /// Identity providers whose tokens are taken for a login.
     pub issuers: Vec<IssuerConfig>,
     /// Limits of the door.
@@ -99,7 +102,7 @@ pub struct Config {
 }
 
 /// Limits of the door.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of one request, other than to the policy and entity services.
@@ -124,7 +127,7 @@ pub struct Limits {
 }
 
 /// The form of the log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -179,6 +182,7 @@ impl Default for Config {
             ]
             .map(|key| format!("**.{key}"))
             .to_vec(),
+            redact_hash: Vec::new(),
             issuers: Vec::new(),
             limits: Limits::default(),
         }
@@ -261,6 +265,7 @@ impl Config {
             .with_list_parse_key("server_names")
             .with_list_parse_key("external_names")
             .with_list_parse_key("redact")
+            .with_list_parse_key("redact_hash")
             .with_list_parse_key("policy.signing_keys")
             .source(Some(own));
         let mut config: Self = builder.add_source(variables).build()?.try_deserialize()?;

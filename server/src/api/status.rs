@@ -330,6 +330,11 @@ fn unauthenticated(reason: ErrorReason, message: String) -> Status {
     status(Code::Unauthenticated, reason, message)
 }
 
+/// There is none of that name.
+fn absent(reason: ErrorReason, message: String) -> Status {
+    status(Code::NotFound, reason, message)
+}
+
 impl From<OperationError> for Status {
     fn from(error: OperationError) -> Self {
         let message = error.to_string();
@@ -345,26 +350,14 @@ impl From<OperationError> for Status {
             }
             OperationError::Field { field: name, why } => field(name, why),
             OperationError::Limit { name, size, max } => limit(name, size, max),
-            OperationError::AgentNotFound(_) => {
-                status(Code::NotFound, ErrorReason::AgentNotFound, message)
-            }
-            OperationError::EventNotFound => {
-                status(Code::NotFound, ErrorReason::EventNotFound, message)
-            }
+            OperationError::AgentNotFound(_) => absent(ErrorReason::AgentNotFound, message),
+            OperationError::EventNotFound => absent(ErrorReason::EventNotFound, message),
             OperationError::CursorBeyondLog { .. } => beyond(ErrorReason::CursorBeyondLog, message),
             OperationError::CursorTooOld { .. } => beyond(ErrorReason::CursorTooOld, message),
             OperationError::Stopping => retriable(ErrorReason::Stopping, message),
-            OperationError::DecisionNotFound => {
-                status(Code::NotFound, ErrorReason::DecisionNotFound, message)
-            }
-            OperationError::DecisionDenied => status(
-                Code::FailedPrecondition,
-                ErrorReason::DecisionDenied,
-                message,
-            ),
-            OperationError::OutcomeLate(_) => {
-                status(Code::FailedPrecondition, ErrorReason::OutcomeLate, message)
-            }
+            OperationError::DecisionNotFound => absent(ErrorReason::DecisionNotFound, message),
+            OperationError::DecisionDenied => failed(ErrorReason::DecisionDenied, message),
+            OperationError::OutcomeLate(_) => failed(ErrorReason::OutcomeLate, message),
             OperationError::OutcomeConflict => {
                 status(Code::AlreadyExists, ErrorReason::OutcomeConflict, message)
             }
@@ -373,9 +366,7 @@ impl From<OperationError> for Status {
                 tracing::error!(error = %message, "the log");
                 status(Code::DataLoss, ErrorReason::LogAltered, message)
             }
-            OperationError::RevisionNotFound(_) => {
-                status(Code::NotFound, ErrorReason::RevisionNotFound, message)
-            }
+            OperationError::RevisionNotFound(_) => absent(ErrorReason::RevisionNotFound, message),
             OperationError::JoinToken => unauthenticated(ErrorReason::JoinTokenInvalid, message),
             OperationError::Csr(_) => {
                 status(Code::InvalidArgument, ErrorReason::CsrInvalid, message)

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -15,7 +14,6 @@ use crate::config::Config;
 use crate::model::event::to_micros;
 use crate::model::revision::{NewRevision, Provenance};
 use crate::model::{AccessRequest, Change, EntityUid, Event, EventType, RevisionMeta};
-use crate::pdp::Pdp;
 use crate::policy::{
     Compiled, EntityMap, Facts, Pip, PolicySource, SharedSet, builtin_source, content_sha256,
     gates_id, pass_gates,
@@ -159,37 +157,5 @@ fn require_administrator(
              `apply_policy` to the role `administrator`, as policies/admin.cedar does",
             verdict.message
         ))),
-    }
-}
-
-/// Puts the start on record, with what was configured (no secret is among it).
-pub(super) async fn record_start(config: &Config, pdp: &Pdp) -> Result<(), AppError> {
-    let now = (pdp.clock)();
-    let event = pdp
-        .event(EventType::ServerStarted, now)
-        .with_detail("version", env!("CARGO_PKG_VERSION"))
-        .with_detail(
-            "store",
-            if config.database_url.is_some() {
-                "postgres"
-            } else {
-                "sqlite"
-            },
-        )
-        .with_detail("plaintext", config.plaintext)
-        .with_detail("four_eyes", config.four_eyes)
-        .with_detail("redact", json!(config.redact));
-    pdp.audit
-        .append(Record::fact(event))
-        .await
-        .map(drop)
-        .map_err(start_error)
-}
-
-/// Puts the stop on record.
-pub(super) async fn record_stop(pdp: &Pdp) {
-    let event = pdp.event(EventType::ServerStopped, (pdp.clock)());
-    if let Err(error) = pdp.audit.append(Record::fact(event)).await {
-        tracing::warn!(%error, "the stop could not be put on record");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::tasks::Tasks;
 use crate::config::Config;
@@ -47,6 +48,12 @@ impl Reporter {
                 stopped: false,
             }),
         })
+    }
+
+    /// The id of this process among the replicas.
+    pub(super) fn id(&self) -> Uuid {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.id
     }
 
     /// Tells how it is now.

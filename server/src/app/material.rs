@@ -19,9 +19,10 @@ use crate::identity::spiffe::TrustDomain;
 use crate::identity::token::{TokenAuthority, TokenError};
 use crate::keys::cursor::{CURSOR_KEY_LEN, CursorSeal};
 use crate::keys::{
-    KeyError, KeyName, KeyService, KeyringSecret, LocalKeys, Passphrase, SigningKey,
-    WrappedKeyStore, WrappedKeys,
+    KeyError, KeyName, KeyNotes, KeyService, KeyStep, KeyringSecret, LocalKeys, NotedKeys,
+    Passphrase, SigningKey, WrappedKeyStore, WrappedKeys,
 };
+use crate::model::redaction::Redaction;
 use crate::store::{SharedStore, StoreError};
 
 /// How long the server's own certificate is good for; renewed at half of it.
@@ -50,6 +51,7 @@ pub(super) struct Material {
     server_key: Arc<dyn SigningKey>,
     server_names: Vec<String>,
     cursor_key: Vec<u8>,
+    redaction_key: Arc<dyn SigningKey>,
 }
 
 impl Material {
@@ -57,15 +59,19 @@ impl Material {
         config: &Config,
         store: &SharedStore,
         log_id: Uuid,
+        notes: KeyNotes,
         now: OffsetDateTime,
     ) -> Result<Self, AppError> {
         let trust_domain = TrustDomain::parse(&config.trust_domain)
             .map_err(|e| AppError::Start(format!("configuration: `trust_domain`: {e}")))?;
-        let keys = key_service(config, store, log_id)?;
+        let keys = NotedKeys::new(key_service(config, store, log_id)?, notes.clone());
+        if config.database_url.is_some() {
+            notes.note("keyring".into(), KeyStep::Loaded, &[]);
+        }
         let key = async |name| keys.load_or_create(name).await.map_err(start_error);
         let server_names = server_names(config);
-        let brought = operator_ca::load(config, &trust_domain, &server_names, now)?;
-        let ca = authorities(config, store, log_id, trust_domain, brought, now).await?;
+        let brought = operator_ca::load(config, &trust_domain, &server_names, &notes, now)?;
+        let ca = authorities(config, store, log_id, (trust_domain, brought), notes, now).await?;
         let origin = checkpoint::origin(&config.trust_domain, log_id);
         let log_key = key(KeyName::Log).await?;
         let vkey = VerifierKey::from_spki(origin.clone(), log_key.public_key_spki_der())
@@ -87,12 +93,25 @@ impl Material {
             server_key: key(KeyName::ServerTls).await?,
             server_names,
             cursor_key: cursor_key(store).await?,
+            redaction_key: key(KeyName::Redaction).await?,
         })
     }
 
     /// Seals the cursors of listings, the same on each replica.
     pub(super) fn cursors(&self) -> Result<CursorSeal, KeyError> {
         CursorSeal::new(&self.cursor_key)
+    }
+
+    /// A keyed hash of a message, whose first bytes say what it is for.
+    pub(super) fn keyed_hash(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.redaction_key.sign(message)
+    }
+
+    /// What is not stored of a request's inputs.
+    pub(super) fn redaction(&self, config: &Config) -> Redaction {
+        let key = Arc::clone(&self.redaction_key);
+        let hash = Arc::new(move |message: &[u8]| key.sign(message).ok()?.try_into().ok());
+        Redaction::new(&config.redact).hashing(&config.redact_hash, hash)
     }
 
     pub(super) fn token_authority(&self, config: &Config) -> Result<TokenAuthority, TokenError> {
@@ -143,8 +162,8 @@ async fn authorities(
     config: &Config,
     store: &SharedStore,
     log_id: Uuid,
-    trust_domain: TrustDomain,
-    brought: Vec<Ca>,
+    (trust_domain, brought): (TrustDomain, Vec<Ca>),
+    notes: KeyNotes,
     now: OffsetDateTime,
 ) -> Result<Authorities, AppError> {
     let misfit = |e: CaError| {
@@ -153,7 +172,8 @@ async fn authorities(
              `trust_domain`): {e}"
         ))
     };
-    let keys = CaKeys::new(trust_domain, key_service(config, store, log_id)?, brought);
+    let keys = NotedKeys::new(key_service(config, store, log_id)?, notes);
+    let keys = CaKeys::new(trust_domain, Box::new(keys), brought);
     let stored = match store.get_blob(CA_BLOB).await? {
         Some(stored) => stored,
         None => {

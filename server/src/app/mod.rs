@@ -4,6 +4,7 @@
 mod administrator;
 mod authorities;
 mod bootstrap;
+mod facts;
 mod fleet;
 mod issuers;
 mod log;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::api::http::Pages;
 use crate::api::server::Doors;
@@ -32,9 +33,8 @@ use crate::identity::challenge::ChallengeMemory;
 use crate::identity::continuous::KeyProofs;
 use crate::identity::dpop::DpopVerifier;
 use crate::identity::lockout::Lockouts;
-use crate::keys::LocalKeys;
+use crate::keys::{KeyNote, KeyNotes, LocalKeys};
 use crate::model::note::NoteKey;
-use crate::model::redaction::Redaction;
 use crate::operations::Operations;
 use crate::operations::issuers::Issuers;
 use crate::operations::watch::Watches;
@@ -151,7 +151,8 @@ pub async fn serve(
         store.migrate().await?;
     }
     let head = store.ensure_log(uuid::Uuid::new_v4()).await?;
-    let material = Material::load(&config, &store, head.log_id, now).await?;
+    let (key_notes, mut noted) = KeyNotes::new();
+    let material = Material::load(&config, &store, head.log_id, key_notes, now).await?;
     let signer = signer(&store, &material)?;
     let metrics = Metrics::new().map_err(AppError::Start)?;
 
@@ -193,8 +194,9 @@ pub async fn serve(
     let ended = tokio::select! {
         part = tasks.first_end() => Err(AppError::PartEnded(part)),
         () = &mut stop => Ok(()),
-        loaded = load(&config, &store, &material, &pdp, (new_administrator, now)) => {
+        loaded = load(&config, &operations, &material, &mut noted, (new_administrator, now)) => {
             let first = loaded?;
+            tasks.record_keys(&pdp, operations.replica_id, noted);
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
             keep_up(&signer, &store, &pdp, &mut tasks);
@@ -235,18 +237,19 @@ async fn become_ready(mut ready: watch::Receiver<Ready>) {
 /// Makes what a new log needs and loads the state.
 async fn load(
     config: &Config,
-    store: &SharedStore,
+    operations: &Operations,
     material: &Material,
-    pdp: &Arc<Pdp>,
+    notes: &mut mpsc::Receiver<KeyNote>,
     (new_administrator, now): (bool, OffsetDateTime),
 ) -> Result<Option<administrator::FirstStart>, AppError> {
+    let (store, pdp) = (&operations.store, &operations.pdp);
     let (audit, replica) = (&pdp.audit, &pdp.replica);
     let policies = bootstrap::first_policies(config, store, audit, material, replica, now).await?;
     let first = bootstrap::first_administrator(config, store, audit, material, now).await?;
     tracing::info!("loading the policies");
     replica.load().await?;
     drop(policies);
-    bootstrap::record_start(config, pdp).await?;
+    facts::record_start(config, pdp, operations.replica_id, material, notes).await?;
     match new_administrator && first.is_none() {
         true => administrator::create_again(config, pdp, material, now).await,
         false => Ok(first),
@@ -256,7 +259,7 @@ async fn load(
 /// The background work of a server that has its state.
 fn keep_up(signer: &Arc<Mutex<Signer>>, store: &SharedStore, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
-    tasks.sign_checkpoints(Arc::clone(signer));
+    tasks.sign_checkpoints(Arc::clone(signer), Arc::clone(pdp));
     tasks.follow_tail(store, pdp);
     tasks.summarize_refusals(Arc::clone(pdp));
 }
@@ -274,7 +277,7 @@ fn operations(
         tokens: material.token_authority(config).map_err(start_error)?,
         proofs: DpopVerifier::new(&config.external_names, &material::server_names(config))
             .map_err(start_error)?,
-        redaction: Redaction::new(&config.redact),
+        redaction: material.redaction(config),
         clock: Arc::clone(clock),
         failures: std::sync::Mutex::new(Throttle::default()),
         key_proofs: KeyProofs::new(config.key_proof_interval()),
@@ -397,7 +400,7 @@ async fn drain(
     let last = async {
         // The second that is not over yet, too: no other one will tell of it.
         tasks::record_summaries(pdp, (pdp.clock)() + time::Duration::SECOND).await;
-        bootstrap::record_stop(pdp).await;
+        facts::record_stop(pdp, reporter.id()).await;
         if let Err(error) = reporter.report(true).await {
             tracing::warn!(%error, "the others could not be told that this replica stops");
         }

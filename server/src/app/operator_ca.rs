@@ -12,7 +12,7 @@ use super::material::passphrase;
 use crate::config::Config;
 use crate::identity::ca::{Ca, CaChain};
 use crate::identity::spiffe::TrustDomain;
-use crate::keys::{KeyAlgorithm, KeyFile};
+use crate::keys::{KeyAlgorithm, KeyFile, KeyNotes, KeyStep};
 
 /// What an operator's encrypted key is bound to.
 const KEY_NAME: &str = "operator-ca";
@@ -38,11 +38,12 @@ pub(super) fn load(
     config: &Config,
     trust_domain: &TrustDomain,
     server_names: &[String],
+    notes: &KeyNotes,
     now: OffsetDateTime,
 ) -> Result<Vec<Ca>, AppError> {
     let mut brought = Vec::new();
     for pair in pairs(config) {
-        let ca = load_one(config, &pair, trust_domain)?;
+        let ca = load_one(config, &pair, trust_domain, notes)?;
         ca.verify_chain(server_names, now)
             .map_err(|e| refuse(pair.chain_setting, pair.chain, &e))?;
         if ca.not_after() - now < WARNING {
@@ -93,7 +94,12 @@ fn pairs(config: &Config) -> impl Iterator<Item = Pair<'_>> {
     })
 }
 
-fn load_one(config: &Config, pair: &Pair<'_>, trust_domain: &TrustDomain) -> Result<Ca, AppError> {
+fn load_one(
+    config: &Config,
+    pair: &Pair<'_>,
+    trust_domain: &TrustDomain,
+    notes: &KeyNotes,
+) -> Result<Ca, AppError> {
     let of_chain = |why: &dyn Display| refuse(pair.chain_setting, pair.chain, why);
     let of_key = |why: &dyn Display| refuse(pair.key_setting, pair.key, why);
     let text = read(pair.chain).map_err(|e| of_chain(&e))?;
@@ -102,7 +108,8 @@ fn load_one(config: &Config, pair: &Pair<'_>, trust_domain: &TrustDomain) -> Res
         .load(passphrase(config)?.as_deref())
         .map_err(|e| of_key(&e))?
         .ok_or_else(|| of_key(&"there is no such file"))?;
-    Ca::load_chain(Arc::new(key), chain, trust_domain).map_err(|e| of_chain(&e))
+    let key = notes.follow(KEY_NAME.into(), KeyStep::Loaded, Arc::new(key));
+    Ca::load_chain(key, chain, trust_domain).map_err(|e| of_chain(&e))
 }
 
 fn refuse(setting: &str, path: &Path, why: &dyn Display) -> AppError {

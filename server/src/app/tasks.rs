@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tonic_health::ServingStatus;
 
+use super::facts;
 use super::material::{Material, SERVER_CERTIFICATE_LIFETIME};
 use crate::api::server::{Doors, Health};
 use crate::api::tls::{FailedHandshake, Incoming, TlsReload};
@@ -167,15 +168,24 @@ impl Tasks {
 
     /// Signs a checkpoint at least once a second while the log grows, for as long as it is
     /// this replica's turn.
-    pub(super) fn sign_checkpoints(&mut self, signer: Arc<Mutex<Signer>>) {
+    pub(super) fn sign_checkpoints(&mut self, signer: Arc<Mutex<Signer>>, pdp: Arc<Pdp>) {
         self.spawn("the checkpoint signer", async move {
             let mut tick = tokio::time::interval(checkpoint::INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut recorded = false;
             loop {
                 tick.tick().await;
-                match signer.lock().await.advance().await {
-                    Ok(_) => {}
-                    Err(error @ SignError::Altered { .. }) => tracing::error!(%error, "the log"),
+                let signed = signer.lock().await.advance().await;
+                match signed {
+                    Ok(_) => recorded = false,
+                    Err(error @ SignError::Altered { .. }) => {
+                        tracing::error!(%error, "the log");
+                        // Once: the log would grow by it each second.
+                        if !std::mem::replace(&mut recorded, true) {
+                            let why = error.to_string();
+                            facts::record_unverified(&pdp, "checkpoint", &why).await;
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "no checkpoint could be signed; trying again");
                     }

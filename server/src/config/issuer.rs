@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Config;
 
@@ -20,7 +20,7 @@ const DAY_S: u32 = 86_400;
 const ATTRIBUTES_MAX: usize = 16;
 
 /// One identity provider.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
     /// The issuer's URL, exactly as its tokens have it in `iss`.
@@ -72,7 +72,7 @@ pub struct IssuerConfig {
 }
 
 /// What the subjects of an issuer are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IssuerPrincipal {
     /// People.

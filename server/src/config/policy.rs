@@ -1,9 +1,9 @@
 //! Settings of the life of policies.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What the server demands of policies beyond that they pass the gates.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
     /// The keys whose signatures of policies are taken, as `zta policy keygen` prints them.

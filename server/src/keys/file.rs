@@ -127,6 +127,7 @@ impl KeyFile<'_> {
             wanted: match self.algorithm {
                 KeyAlgorithm::EcdsaP256 => "ECDSA P-256",
                 KeyAlgorithm::Ed25519 => "Ed25519",
+                KeyAlgorithm::HmacSha256 => "a secret in the form of an Ed25519 key",
             },
         }
     }

@@ -9,6 +9,7 @@
 pub(crate) mod cursor;
 pub(crate) mod file;
 pub(crate) mod local;
+pub(crate) mod noted;
 pub(crate) mod passphrase;
 pub(crate) mod pem;
 pub(crate) mod software;
@@ -23,6 +24,7 @@ use async_trait::async_trait;
 
 pub(crate) use file::KeyFile;
 pub(crate) use local::LocalKeys;
+pub(crate) use noted::{KeyNote, KeyNotes, KeyStep, NotedKeys};
 pub(crate) use passphrase::Passphrase;
 pub(crate) use software::SoftwareKey;
 pub(crate) use wrapped::{KeyringSecret, WrappedKeyStore, WrappedKeys};
@@ -40,11 +42,19 @@ pub(crate) enum KeyName {
     Log,
     /// Proves the server in TLS handshakes.
     ServerTls,
+    /// Makes the keyed hashes that stand in the record in place of values.
+    Redaction,
 }
 
 impl KeyName {
     /// Every key, in the order in which a first start makes them.
-    pub(crate) const ALL: [Self; 4] = [Self::Ca, Self::Token, Self::Log, Self::ServerTls];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Ca,
+        Self::Token,
+        Self::Log,
+        Self::ServerTls,
+        Self::Redaction,
+    ];
 
     /// The stable name: file stem, row key, and part of what a sealed key is bound to.
     pub(crate) fn text(self) -> Cow<'static, str> {
@@ -54,6 +64,7 @@ impl KeyName {
             Self::Token => "token",
             Self::Log => "log",
             Self::ServerTls => "server-tls",
+            Self::Redaction => "redaction",
         })
     }
 
@@ -79,7 +90,7 @@ impl KeyName {
         match self {
             Self::Ca => Some(1),
             Self::LaterCa(number) => Some(number),
-            Self::Token | Self::Log | Self::ServerTls => None,
+            Self::Token | Self::Log | Self::ServerTls | Self::Redaction => None,
         }
     }
 
@@ -88,6 +99,7 @@ impl KeyName {
         match self {
             Self::Ca | Self::LaterCa(_) | Self::Token | Self::ServerTls => KeyAlgorithm::EcdsaP256,
             Self::Log => KeyAlgorithm::Ed25519,
+            Self::Redaction => KeyAlgorithm::HmacSha256,
         }
     }
 }
@@ -105,6 +117,10 @@ pub(crate) enum KeyAlgorithm {
     EcdsaP256,
     /// Ed25519; signatures are the 64 bytes of RFC 8032.
     Ed25519,
+    /// HMAC-SHA-256 (RFC 2104); a signature is the 32 bytes of the code, which only the
+    /// holder of the key can verify. The 32 bytes of the key are stored in the form of an
+    /// Ed25519 key (RFC 8410), so that one form is encrypted, sealed and backed up.
+    HmacSha256,
 }
 
 /// A private key that can be used but not read.
@@ -112,7 +128,7 @@ pub(crate) trait SigningKey: Send + Sync + fmt::Debug {
     /// The algorithm, and with it the encoding of signatures.
     fn algorithm(&self) -> KeyAlgorithm;
 
-    /// The public key as a DER `SubjectPublicKeyInfo`.
+    /// The public key as a DER `SubjectPublicKeyInfo`; empty where there is none.
     fn public_key_spki_der(&self) -> &[u8];
 
     /// Signs `message` itself (not a digest of it).

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::encoding::{AsBigEndian as _, AsDer as _, Curve25519SeedBin};
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
@@ -23,6 +24,15 @@ pub(crate) struct SoftwareKey {
 enum Pair {
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
+    /// The key, and the form that it is stored in.
+    Hmac(Box<hmac::Key>, Ed25519KeyPair),
+}
+
+fn hmac_pair(stored: Ed25519KeyPair) -> Option<Pair> {
+    let seed: Curve25519SeedBin<'_> = stored.seed().ok()?.as_be_bytes().ok()?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref());
+    drop(seed);
+    Some(Pair::Hmac(Box::new(key), stored))
 }
 
 impl SoftwareKey {
@@ -35,6 +45,10 @@ impl SoftwareKey {
             KeyAlgorithm::Ed25519 => Ed25519KeyPair::generate()
                 .map(Pair::Ed25519)
                 .map_err(|_| KeyError::Generate)?,
+            KeyAlgorithm::HmacSha256 => Ed25519KeyPair::generate()
+                .ok()
+                .and_then(hmac_pair)
+                .ok_or(KeyError::Generate)?,
         };
         Self::new(pair).ok_or(KeyError::Generate)
     }
@@ -48,6 +62,7 @@ impl SoftwareKey {
                     .map(Pair::Ecdsa)?
             }
             KeyAlgorithm::Ed25519 => Ed25519KeyPair::from_pkcs8(pkcs8).ok().map(Pair::Ed25519)?,
+            KeyAlgorithm::HmacSha256 => hmac_pair(Ed25519KeyPair::from_pkcs8(pkcs8).ok()?)?,
         };
         Self::new(pair)
     }
@@ -56,6 +71,10 @@ impl SoftwareKey {
         let spki = match &pair {
             Pair::Ecdsa(key) => key.public_key().as_der(),
             Pair::Ed25519(key) => key.public_key().as_der(),
+            Pair::Hmac(..) => {
+                let spki_der = Vec::new();
+                return Some(Self { pair, spki_der });
+            }
         };
         let spki_der = spki.ok()?.as_ref().to_vec();
         Some(Self { pair, spki_der })
@@ -65,7 +84,7 @@ impl SoftwareKey {
     pub(crate) fn pkcs8_der(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let document = match &self.pair {
             Pair::Ecdsa(key) => key.to_pkcs8v1(),
-            Pair::Ed25519(key) => key.to_pkcs8v1(),
+            Pair::Ed25519(key) | Pair::Hmac(_, key) => key.to_pkcs8v1(),
         };
         let document = document.map_err(|_| KeyError::Generate)?;
         Ok(Zeroizing::new(document.as_ref().to_vec()))
@@ -82,6 +101,7 @@ impl SigningKey for SoftwareKey {
         match self.pair {
             Pair::Ecdsa(_) => KeyAlgorithm::EcdsaP256,
             Pair::Ed25519(_) => KeyAlgorithm::Ed25519,
+            Pair::Hmac(..) => KeyAlgorithm::HmacSha256,
         }
     }
 
@@ -91,6 +111,7 @@ impl SigningKey for SoftwareKey {
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         let signature = match &self.pair {
+            Pair::Hmac(key, _) => return Ok(hmac::sign(key, message).as_ref().to_vec()),
             Pair::Ecdsa(key) => key.sign(&SystemRandom::new(), message),
             Pair::Ed25519(key) => key.try_sign(message),
         };
@@ -143,6 +164,20 @@ mod tests {
             assert!(verifies(verification, &key, b"message", &signature));
             assert!(!verifies(verification, &key, b"massage", &signature));
         }
+    }
+
+    #[test]
+    fn a_code_is_hmac_under_the_bytes_that_are_stored() {
+        let key = SoftwareKey::generate(KeyAlgorithm::HmacSha256).expect("a key");
+        assert_eq!(key.public_key_spki_der(), b"", "nothing of it is public");
+        let stored = key.pkcs8_der().expect("PKCS#8");
+        let loaded = SoftwareKey::from_pkcs8(KeyAlgorithm::HmacSha256, &stored).expect("own form");
+        // RFC 8410: the seed is the last 32 bytes of the 48 without a public key.
+        let own = hmac::Key::new(hmac::HMAC_SHA256, &stored[16..48]);
+        let code = loaded.sign(b"message").expect("a code");
+        assert!(hmac::verify(&own, b"message", &code).is_ok());
+        assert_eq!(code, key.sign(b"message").expect("the same"));
+        assert_ne!(code, key.sign(b"massage").expect("another"));
     }
 
     #[test]

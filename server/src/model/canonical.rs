@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::arguments::{Json, SAFE_INTEGER_MAX};
-use super::redaction::{Key, REDACTED, Redaction, Rule};
+use super::redaction::{Key, NONE, Redaction, Rule, poses};
 
 /// A text in quotes, escaped as RFC 8785 wants it.
 pub(super) fn text(out: &mut Vec<u8>, text: &str) {
@@ -131,6 +131,9 @@ pub enum Node<'a> {
     Text(&'a str),
     /// A text that no redaction removes.
     Kept(&'a str),
+    /// A digest of what stands before it, which would let what was redacted there be guessed:
+    /// `null` if something was.
+    Digest(&'a str),
     /// A number within ±(2^53-1).
     Integer(i64),
     /// A list of texts.
@@ -139,6 +142,8 @@ pub enum Node<'a> {
     List(Vec<Node<'a>>),
     /// Texts of ours by their names, which are plain ASCII.
     Tags(&'a BTreeMap<String, String>),
+    /// A caller's value.
+    Json(&'a Json),
     /// The fields of a caller's object, in any order.
     Fields(&'a [(String, Json)]),
     /// An object of ours, its keys plain ASCII in ascending order.
@@ -154,7 +159,8 @@ impl Node<'_> {
 
     /// As [`Node::canonical`], from which the caller's values can be read back as they were:
     /// a number without fraction that was no integer literal is `zta:float:<number>`. For the
-    /// record; a digest does not tell `1` from `1.0`.
+    /// record; a digest does not tell `1` from `1.0`. Any text that could be taken for what
+    /// redaction writes is tagged, too; [`Node::Kept`] is not.
     pub fn recorded(&self, redaction: &Redaction) -> Vec<u8> {
         self.written(redaction, true)
     }
@@ -165,6 +171,7 @@ impl Node<'_> {
             redaction,
             rules: redaction.start(),
             exact,
+            replaced: false,
         };
         let all = 0..writer.rules.len();
         writer.node(self, all);
@@ -179,6 +186,8 @@ struct Writer<'a> {
     rules: Vec<Rule>,
     /// Whether numbers that look like integers and are none are tagged.
     exact: bool,
+    /// Whether something was redacted so far.
+    replaced: bool,
 }
 
 impl Writer<'_> {
@@ -190,22 +199,40 @@ impl Writer<'_> {
         write: impl FnOnce(&mut Self, Range<usize>),
     ) {
         let begin = self.rules.len();
-        if self.redaction.advance(&mut self.rules, level.clone(), key) {
-            text(&mut self.out, REDACTED);
-        } else {
-            let end = self.rules.len();
-            write(self, begin..end);
+        match self.redaction.advance(&mut self.rules, level.clone(), key) {
+            Some(treatment) => {
+                self.replaced = true;
+                let instead = self.redaction.instead(treatment, || alone(write));
+                text(&mut self.out, &instead);
+            }
+            None => {
+                let end = self.rules.len();
+                write(self, begin..end);
+            }
         }
         self.rules.truncate(begin);
+    }
+
+    /// A text that need not be ours.
+    fn told(&mut self, value: &str) {
+        self.out.push(b'"');
+        if self.exact && poses(value) {
+            self.out.extend_from_slice(b"zta:str:");
+        }
+        escape(&mut self.out, value);
+        self.out.push(b'"');
     }
 
     fn node(&mut self, node: &Node<'_>, level: Range<usize>) {
         match node {
             Node::Null => self.out.extend_from_slice(b"null"),
-            Node::Text(value) | Node::Kept(value) => text(&mut self.out, value),
+            Node::Text(value) => self.told(value),
+            Node::Kept(value) => text(&mut self.out, value),
+            Node::Digest(_) if self.replaced => self.out.extend_from_slice(b"null"),
+            Node::Digest(value) => text(&mut self.out, value),
             Node::Integer(n) => plain(&mut self.out, n),
             Node::Texts(items) => {
-                self.list(items, &level, |writer, item, _| text(&mut writer.out, item));
+                self.list(items, &level, |writer, item, _| writer.told(item));
             }
             Node::List(items) => {
                 self.list(items, &level, |writer, item, level| {
@@ -216,10 +243,11 @@ impl Writer<'_> {
                 self.out.push(b'{');
                 for (place, (key, value)) in tags.iter().enumerate() {
                     self.separate(place, key);
-                    self.child(Key::Name(key), &level, |w, _| text(&mut w.out, value));
+                    self.child(Key::Name(key), &level, |w, _| w.told(value));
                 }
                 self.out.push(b'}');
             }
+            Node::Json(json) => self.json(json, &level),
             Node::Fields(fields) => self.fields(fields, &level),
             Node::Object(fields) => {
                 debug_assert!(fields.is_sorted_by(|a, b| a.0 < b.0));
@@ -227,7 +255,7 @@ impl Writer<'_> {
                 for (place, (key, node)) in fields.iter().enumerate() {
                     self.separate(place, key);
                     match node {
-                        Node::Kept(value) => text(&mut self.out, value),
+                        Node::Kept(_) | Node::Digest(_) => self.node(node, 0..0),
                         _ => self.child(Key::Name(key), &level, |w, level| w.node(node, level)),
                     }
                 }
@@ -301,7 +329,7 @@ impl Writer<'_> {
             },
             Json::String(s) => {
                 self.out.push(b'"');
-                if s.starts_with("zta:") {
+                if s.starts_with("zta:") || (self.exact && poses(s)) {
                     self.out.extend_from_slice(b"zta:str:");
                 }
                 escape(&mut self.out, s);
@@ -311,6 +339,19 @@ impl Writer<'_> {
             Json::Object(fields) => self.fields(fields, level),
         }
     }
+}
+
+/// The canonical form of a value by itself: no rule reaches into it.
+fn alone<'a>(write: impl FnOnce(&mut Writer<'a>, Range<usize>)) -> Vec<u8> {
+    let mut writer = Writer {
+        out: Vec::new(),
+        redaction: &NONE,
+        rules: Vec::new(),
+        exact: false,
+        replaced: false,
+    };
+    write(&mut writer, 0..0);
+    writer.out
 }
 
 fn is_digit(byte: &u8) -> bool {
@@ -329,6 +370,7 @@ mod tests {
 
     use super::*;
     use crate::model::arguments::Arguments;
+    use crate::model::redaction::REDACTED;
 
     /// Any JSON, keys that UTF-8 and UTF-16 order differently among them.
     fn any_json() -> impl Strategy<Value = Value> {

@@ -122,8 +122,17 @@ impl Operations {
         Ok((story, decision))
     }
 
-    /// The rules of redaction speak of `arguments`; policies see them as `input`.
+    /// The rules of redaction speak of `arguments`; policies see them as `input`. What is
+    /// told of an entity stands where one that the request brought stands in the record.
     fn redact(&self, story: &mut Explanation) {
+        for entity in &mut story.entities {
+            let attributes = entity.attributes.take();
+            let told = json!({ "attributes": attributes, "tags": entity.tags.take() });
+            let mut told = json!({ "entities": [told] });
+            self.pdp.redaction.apply(&mut told);
+            entity.attributes = told["entities"][0]["attributes"].take();
+            entity.tags = told["entities"][0]["tags"].take();
+        }
         let Some(context) = story.context.as_object_mut() else {
             return;
         };

@@ -6,8 +6,9 @@ use super::{OperationError, Operations};
 use crate::audit::merkle::Hash;
 use crate::audit::proof::{Plan, verify_inclusion};
 use crate::audit::tile::{TilePath, bundle, width_in};
-use crate::audit::{receipt, tiles};
+use crate::audit::{Record, receipt, tiles};
 use crate::identity::registry::Credential;
+use crate::model::EventType;
 use crate::store::{StoreError, StoredCheckpoint, StoredEvent};
 
 /// Which event.
@@ -35,8 +36,18 @@ pub(crate) struct SizedProof {
 }
 
 impl Operations {
-    /// An event and what proves that it is on record.
+    /// An event and what proves that it is on record. That nothing proves it is on record,
+    /// too.
     pub(crate) async fn event(
+        &self,
+        credential: &Credential,
+        name: EventName,
+    ) -> Result<Receipted, OperationError> {
+        let receipted = self.receipted(credential, name).await;
+        self.verified("receipt", receipted).await
+    }
+
+    async fn receipted(
         &self,
         credential: &Credential,
         name: EventName,
@@ -62,6 +73,16 @@ impl Operations {
 
     /// That an event is in the tree of a size; the leaf's hash beside it.
     pub(crate) async fn inclusion_proof(
+        &self,
+        credential: &Credential,
+        sequence: u64,
+        size: u64,
+    ) -> Result<(Hash, SizedProof), OperationError> {
+        let included = self.included(credential, sequence, size).await;
+        self.verified("inclusion_proof", included).await
+    }
+
+    async fn included(
         &self,
         credential: &Credential,
         sequence: u64,
@@ -96,12 +117,22 @@ impl Operations {
             field: "first_size",
             why: format!("must be from 1 to the second size, which is {second}"),
         })?;
-        self.sized(&plan, second).await
+        let proof = self.sized(&plan, second).await;
+        self.verified("consistency_proof", proof).await
     }
 
     /// A tile or entry bundle of the signed log; `None` where it has none of that name. Entry
     /// bundles say who did what: nobody reads them without a credential.
     pub(crate) async fn log_tile(
+        &self,
+        credential: &Credential,
+        path: TilePath,
+    ) -> Result<Option<Vec<u8>>, OperationError> {
+        let tile = self.tile(credential, path).await;
+        self.verified("tile", tile).await
+    }
+
+    async fn tile(
         &self,
         credential: &Credential,
         path: TilePath,
@@ -170,6 +201,26 @@ impl Operations {
 
     async fn prove(&self, plan: &Plan, size: u64) -> Result<Vec<Hash>, OperationError> {
         tiles::prove(&self.store, plan, size).await.map_err(altered)
+    }
+
+    /// Puts on record that something of the log did not verify, before the caller hears so.
+    async fn verified<T>(
+        &self,
+        what: &'static str,
+        result: Result<T, OperationError>,
+    ) -> Result<T, OperationError> {
+        if let Err(OperationError::LogAltered(why)) = &result {
+            let event = self
+                .pdp
+                .event(EventType::VerificationFailed, (self.pdp.clock)())
+                .with_detail("what", what)
+                .with_detail("why", why.as_str());
+            // The caller hears that the log is altered, whether or not it takes this event.
+            if let Err(error) = self.pdp.audit.append(Record::fact(event)).await {
+                tracing::error!(%error, what, "that it did not verify could not be put on record");
+            }
+        }
+        result
     }
 
     fn open(&self, checkpoint: &StoredCheckpoint) -> Result<(u64, Hash), OperationError> {

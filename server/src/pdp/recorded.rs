@@ -3,23 +3,24 @@
 //! Pure. Nothing here answers for a decision: what is read back is decided again under a
 //! candidate, and compared.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
-use crate::model::arguments::{Arguments, Json};
-use crate::model::redaction::REDACTED;
+use crate::model::arguments::Arguments;
 use crate::model::{
     AccessRequest, Delegation, DenyReason, Effect, EntityUid, Event, GivenEntity, Obligation,
     Principal, PrincipalKind, Standing,
 };
 use crate::policy::Facts;
 use crate::store::StoredEvent;
+
+mod told;
+
+use told::{Recorded, Told, texts};
 
 /// Why a decision cannot be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -89,7 +90,7 @@ pub(crate) fn read(stored: &StoredEvent) -> Result<RecordedDecision, NotReplayab
         return Err(NotReplayable::Altered);
     }
     let text = std::str::from_utf8(&inputs.json).map_err(|_| NotReplayable::Unreadable)?;
-    if text.contains(&format!("\"{REDACTED}\"")) {
+    if told::redacted(text).map_err(|_| NotReplayable::Unreadable)? {
         return Err(NotReplayable::Redacted);
     }
     let inputs: Inputs<'_> = serde_json::from_str(text).map_err(|_| NotReplayable::Unreadable)?;
@@ -115,7 +116,7 @@ fn was_contained(event: &Event) -> bool {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Inputs<'a> {
-    action: EntityUid,
+    action: Uid,
     arguments: Recorded,
     arguments_sha256: Option<&'a str>,
     authentication: Authentication,
@@ -125,7 +126,7 @@ struct Inputs<'a> {
     epoch: String,
     principal: PrincipalFacts,
     request: Recorded,
-    supported_obligations: Vec<String>,
+    supported_obligations: Vec<Told>,
 }
 
 #[derive(Deserialize)]
@@ -139,28 +140,28 @@ struct Authentication {
 #[serde(deny_unknown_fields)]
 struct PrincipalFacts {
     #[serde(default)]
-    attributes: BTreeMap<String, String>,
-    name: String,
-    owner: String,
-    roles: Vec<String>,
+    attributes: BTreeMap<String, Told>,
+    name: Told,
+    owner: Told,
+    roles: Vec<Told>,
     #[serde(default)]
-    zone: String,
+    zone: Told,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Chain {
     actors: Vec<ChainParty>,
-    scope: Vec<String>,
+    scope: Vec<Told>,
     subject: ChainParty,
-    token_id: String,
+    token_id: Told,
 }
 
 #[derive(Deserialize)]
 struct ChainParty {
-    id: String,
+    id: Told,
     #[serde(rename = "type")]
-    ty: String,
+    ty: Told,
     #[serde(flatten)]
     facts: PrincipalFacts,
 }
@@ -169,9 +170,23 @@ struct ChainParty {
 #[serde(deny_unknown_fields)]
 struct Given {
     attributes: Recorded,
-    parents: Vec<EntityUid>,
+    parents: Vec<Uid>,
     tags: Recorded,
-    uid: EntityUid,
+    uid: Uid,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Uid {
+    id: Told,
+    #[serde(rename = "type")]
+    ty: Told,
+}
+
+impl From<Uid> for EntityUid {
+    fn from(uid: Uid) -> Self {
+        Self::new(uid.ty.0, uid.id.0)
+    }
 }
 
 impl Inputs<'_> {
@@ -188,8 +203,8 @@ impl Inputs<'_> {
         }
         let given = |given: Given| {
             Some(GivenEntity {
-                uid: given.uid,
-                parents: given.parents,
+                uid: given.uid.into(),
+                parents: given.parents.into_iter().map(EntityUid::from).collect(),
                 attributes: given.attributes.object()?.ok()?,
                 tags: given.tags.object()?.ok()?,
             })
@@ -199,7 +214,7 @@ impl Inputs<'_> {
             None => None,
         };
         let request = AccessRequest {
-            action: self.action,
+            action: self.action.into(),
             resource: event.resource.clone()?,
             arguments,
             pep_context: self.request.object()?,
@@ -212,7 +227,7 @@ impl Inputs<'_> {
                 .map(given)
                 .collect::<Option<_>>()?,
             correlation_id: None,
-            supported_obligations: self.supported_obligations,
+            supported_obligations: texts(self.supported_obligations),
             trace_id: None,
         };
         let facts = facts(event.time, event.source, &self.authentication, delegation)?;
@@ -259,14 +274,16 @@ impl PrincipalFacts {
             PrincipalKind::User,
             PrincipalKind::Workload,
         ];
+        let attributes = self.attributes.into_iter();
+        let attributes = attributes.map(|(key, value)| (key, value.0)).collect();
         Some(Principal {
             kind: kinds.into_iter().find(|kind| kind.cedar_type() == ty)?,
             id,
-            name: self.name,
-            roles: self.roles,
-            owner: self.owner,
-            zone: self.zone,
-            attributes: Arc::new(self.attributes),
+            name: self.name.0,
+            roles: texts(self.roles),
+            owner: self.owner.0,
+            zone: self.zone.0,
+            attributes: Arc::new(attributes),
             state: Standing::Active,
             instance: None,
         })
@@ -275,102 +292,13 @@ impl PrincipalFacts {
 
 impl Chain {
     fn delegation(self) -> Option<Delegation> {
-        let party = |party: ChainParty| party.facts.of(&party.ty, party.id);
+        let party = |party: ChainParty| party.facts.of(&party.ty.0, party.id.0);
         Some(Delegation {
-            token_id: self.token_id,
+            token_id: self.token_id.0,
             subject: party(self.subject)?,
             actors: self.actors.into_iter().map(party).collect::<Option<_>>()?,
-            scope: self.scope,
+            scope: texts(self.scope),
         })
-    }
-}
-
-/// A caller's value as `Node::recorded` wrote it, its tags taken off again.
-struct Recorded(Json);
-
-impl Recorded {
-    /// A caller's object; why it was none; or that there was none.
-    fn object(self) -> Option<Result<Arguments, String>> {
-        match self.0 {
-            Json::Object(fields) => Some(Ok(Arguments::of(fields))),
-            Json::String(why) => Some(Err(why)),
-            _ => None,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Recorded {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RecordedVisitor)
-    }
-}
-
-struct RecordedVisitor;
-
-impl<'de> Visitor<'de> for RecordedVisitor {
-    type Value = Recorded;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a recorded value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Recorded, E> {
-        Ok(Recorded(Json::Null))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Recorded, E> {
-        Ok(Recorded(Json::Bool(value)))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Recorded, E> {
-        Ok(Recorded(Json::Integer(value.to_string())))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Recorded, E> {
-        Ok(Recorded(Json::Integer(value.to_string())))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Recorded, E> {
-        Ok(Recorded(Json::Float(value)))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Recorded, E> {
-        untagged(value)
-            .map(Recorded)
-            .ok_or_else(|| E::custom("an unknown tag"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Recorded, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Recorded(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Recorded(Json::Array(list)))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Recorded, A::Error> {
-        let mut fields: Vec<(String, Json)> = Vec::new();
-        while let Some((key, Recorded(value))) = entries.next_entry::<String, Recorded>()? {
-            fields.push((key, value));
-        }
-        let keys: BTreeSet<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
-        match keys.len() == fields.len() {
-            true => Ok(Recorded(Json::Object(fields))),
-            false => Err(serde::de::Error::custom("a key stands twice")),
-        }
-    }
-}
-
-fn untagged(text: &str) -> Option<Json> {
-    let Some(tagged) = text.strip_prefix("zta:") else {
-        return Some(Json::String(text.to_owned()));
-    };
-    let (tag, value) = tagged.split_once(':')?;
-    match tag {
-        "int" => Some(Json::Integer(value.to_owned())),
-        "str" => Some(Json::String(value.to_owned())),
-        "float" => value.parse().ok().map(Json::Float),
-        _ => None,
     }
 }
 
@@ -379,7 +307,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
+    use super::told::Recorded;
     use super::*;
+    use crate::model::arguments::Json;
     use crate::model::canonical::Node;
     use crate::model::redaction::Redaction;
 

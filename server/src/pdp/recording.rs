@@ -128,7 +128,8 @@ impl Pdp {
 
     /// What replay needs beside the event: redacted, under a salted commitment. The
     /// digest of the arguments is among it, not in the leaf: unsalted, it would let
-    /// short arguments be guessed for ever.
+    /// short arguments be guessed for ever. Where something of them was redacted, it is not
+    /// kept at all.
     fn inputs(
         &self,
         scene: &Scene<'_>,
@@ -177,7 +178,7 @@ impl Pdp {
             ("action", Node::Object(action)),
             ("arguments", given(request.arguments.as_ref())),
         ];
-        inputs.extend(digest.iter().map(|d| ("arguments_sha256", Node::Kept(d))));
+        inputs.extend(digest.iter().map(|d| ("arguments_sha256", Node::Digest(d))));
         inputs.push(("authentication", Node::Object(authentication)));
         if let Some(delegation) = &caller.delegation {
             inputs.push(("delegation", chain_inputs(delegation)));

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{Context, EntityUID};
+use cedar_policy_core::evaluator::EvaluationError;
 use serde_json::{Map, Value};
 
 use super::authorize::{authorize, evaluator, is_true};
 use super::compile::Compiled;
 use super::entry::{Entry, source_text};
 use super::evaluate::{Case, Facts, NoCase, Pip, PolicyError};
-use super::verdict::verdict;
+use super::verdict::{kind, verdict};
 use crate::model::decision::Annotations;
 use crate::model::{AccessRequest, Effect, EntityUid, Principal, Verdict};
 
@@ -133,7 +134,7 @@ impl Compiled {
             let outcome = match is_true(&evaluator, entry, condition) {
                 Ok(true) => Outcome::Satisfied,
                 Ok(false) => Outcome::NotSatisfied,
-                Err(error) => Outcome::Errored(error.to_string()),
+                Err(error) => Outcome::Errored(shown(&error)),
             };
             conditions.push((source_text(condition), outcome.clone()));
             if outcome != Outcome::Satisfied {
@@ -155,6 +156,16 @@ impl Compiled {
                 .place(entry)
                 .map(|(file, line)| (file.to_owned(), line)),
         }
+    }
+}
+
+/// What went wrong, without the values of the request that it went wrong with: redaction
+/// knows paths and would not find them in a sentence.
+fn shown(error: &EvaluationError) -> String {
+    use EvaluationError::{EntityDoesNotExist, RecordAttrDoesNotExist, TypeError};
+    match error {
+        EntityDoesNotExist(_) | RecordAttrDoesNotExist(_) | TypeError(_) => error.to_string(),
+        _ => kind(error).to_owned(),
     }
 }
 

@@ -106,7 +106,7 @@ fn nearest(outcome: &Outcome<'_>, case: &Case<'_>) -> Vec<Nearest> {
 
 /// What went wrong in a condition, without the values it went wrong with: the answer goes
 /// to the one whom the policy does not permit anything.
-fn kind(error: &EvaluationError) -> &'static str {
+pub(super) fn kind(error: &EvaluationError) -> &'static str {
     match error {
         EvaluationError::EntityDoesNotExist(_) => "an entity does not exist",
         EvaluationError::EntityAttrDoesNotExist(_) => {

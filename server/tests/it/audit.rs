@@ -6,6 +6,7 @@ mod intruder;
 mod listing;
 mod outcomes;
 mod proofs;
+mod redaction;
 mod secrets;
 mod tamper;
 

@@ -42,11 +42,19 @@ pub enum EventType {
     ServerStopped,
     /// The log was created; always the first event.
     LogCreated,
+    /// One of the server's own keys was made.
+    KeyMade,
+    /// One of the server's own keys, or the secret that they are sealed with, was loaded.
+    KeyLoaded,
+    /// One of the server's own keys was used for the first time in a process.
+    KeyUsed,
+    /// Something of the log did not verify.
+    VerificationFailed,
 }
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::Decision,
         Self::Outcome,
         Self::PermissionsListed,
@@ -65,6 +73,10 @@ impl EventType {
         Self::ServerStarted,
         Self::ServerStopped,
         Self::LogCreated,
+        Self::KeyMade,
+        Self::KeyLoaded,
+        Self::KeyUsed,
+        Self::VerificationFailed,
     ];
 
     /// The type's name in leaves and columns.
@@ -88,6 +100,10 @@ impl EventType {
             Self::ServerStarted => "server_started",
             Self::ServerStopped => "server_stopped",
             Self::LogCreated => "log_created",
+            Self::KeyMade => "key_made",
+            Self::KeyLoaded => "key_loaded",
+            Self::KeyUsed => "key_used",
+            Self::VerificationFailed => "verification_failed",
         }
     }
 }
