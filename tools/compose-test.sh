@@ -149,6 +149,8 @@ examine_server() {
     expect "the server's role cannot empty the audit" refuses as_service 'TRUNCATE audit_events'
     expect "the server's role cannot lift the guard" refuses as_service 'ALTER TABLE audit_events DISABLE TRIGGER ALL'
     expect "the server's role makes no tables" refuses as_service 'CREATE TABLE probe (i integer)'
+    expect "the server's role makes room in the audit" as_service 'SELECT audit_extend(size) FROM log_head'
+    expect "the server's role cannot change a partition" refuses as_service 'DELETE FROM audit_events_0'
 }
 
 examine_life() {

@@ -9,6 +9,8 @@
 //! | `decide` | none: the library, in this process ([`inprocess`]) | one evaluation at 100 and at 100,000 policies, and where none of them is scoped |
 //! | `entities` | ours with 1,000,000 entities ([`entities`]) | putting, loading, memory, throughput of requests that read attributes and hierarchy |
 //! | `identity` | [`noop`]; ours over mutual TLS and over proofs of possession | logins; the cost of each kind of proof; how soon a revocation on one replica bites on another one under load |
+//! | `follow` | ours under load, on SQLite; two replicas on Postgres | from the answer of an Authorize to the arrival of its event at a watcher of everything, on the same and on another replica |
+//! | `append` | none: the writer of the log in this process; then ours | events a second on each store, by one replica and by two; how long one takes to be durable; decisions with tiles and signing beside decisions without |
 //! | `audit` | ours with 1,000,000 records | receipts of single records (a call that is decided and recorded, the proof from tiles, verified by the client); an export of all, and its verification |
 //! | `compare` | ours and Cerbos, where that is installed | both with the same workload |
 //!
@@ -41,9 +43,11 @@ pub mod server;
 pub mod setup;
 pub mod workload;
 
+mod append;
 mod audit;
 mod compare;
 mod decide;
+mod follow;
 mod identity;
 mod lifecycle;
 mod scale;

@@ -121,7 +121,13 @@ async fn compare(cli: &Cli) -> Result<()> {
         true => Part::value_variants().to_vec(),
         false => cli.only.clone(),
     };
-    let fleet = [Part::Throughput, Part::Identity, Part::Lifecycle];
+    let fleet = [
+        Part::Throughput,
+        Part::Identity,
+        Part::Lifecycle,
+        Part::Follow,
+        Part::Append,
+    ];
     let postgres =
         fleet.iter().any(|part| parts.contains(part)) && !cli.noop_only && !cli.without_postgres;
     let plan = Plan {

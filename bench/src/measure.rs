@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use zta_client::{Client, Credential};
 
 use crate::{
-    Result, audit, compare, decide, entities, identity, lifecycle,
+    Result, append, audit, compare, decide, entities, follow, identity, lifecycle,
     load::{self, Round, Shape},
     report::Report,
     requests::Case,
@@ -35,6 +35,10 @@ pub enum Part {
     Identity,
     /// Replay of recorded decisions, and how soon a revision is in force everywhere.
     Lifecycle,
+    /// How soon an event is with who follows the log.
+    Follow,
+    /// The writer of the log alone, and what tiles and signing cost decisions.
+    Append,
     /// Receipts of single records, an export, and its verification.
     Audit,
     /// Other systems beside ours, where they are installed.
@@ -129,6 +133,8 @@ pub async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) ->
             (Part::Entities, Some(binary)) => entities::run(plan, binary, report, say).await,
             (Part::Identity, Some(binary)) => identity::run(plan, binary, report, say).await,
             (Part::Lifecycle, Some(binary)) => lifecycle::run(plan, binary, report, say).await,
+            (Part::Follow, Some(binary)) => follow::run(plan, binary, report, say).await,
+            (Part::Append, Some(binary)) => append::run(plan, binary, report, say).await,
             (Part::Audit, Some(binary)) => audit::run(plan, binary, report, say).await,
             (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
         };

@@ -222,6 +222,13 @@ impl AuthorizationService for AllowAll {
     ) -> std::result::Result<Response<v1::ExplainResponse>, Status> {
         Err(single_requests_only())
     }
+
+    async fn report_outcome(
+        &self,
+        _: Request<v1::ReportOutcomeRequest>,
+    ) -> std::result::Result<Response<v1::ReportOutcomeResponse>, Status> {
+        Err(single_requests_only())
+    }
 }
 
 fn single_requests_only() -> Status {

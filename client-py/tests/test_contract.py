@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from support import DELETE, READ
+from support import DELETE, FAIL, READ, Ran
 from support.rows import (
     FRAMEWORKS,
     in_every_framework,
@@ -291,6 +291,20 @@ def test_outcomes_of_allowed_calls_are_told(
     assert len("contents of a") <= outcome.size_bytes < 100
 
 
+@in_every_mode
+def test_the_server_learns_what_became_of_each_allowed_call(
+    server: FakeServer, module: ModuleType, mode: str
+) -> None:
+    with server.guard("fin") as guard:
+        module.run(guard, "fin", [READ, FAIL, DELETE], mode)
+    assert guard.outcomes_lost == 0
+    allowed = [r.response.decision_id for r in server.records if r.allowed]
+    told = [reported.outcome.decision_id for reported in server.outcomes]
+    assert sorted(told) == sorted(allowed), "each allowed call, and no denied one"
+    by_path = {json.loads(r.record.request.arguments_json)["path"]: r.ok for r in server.outcomes}
+    assert by_path == {"a": True, "missing": False}
+
+
 @in_every_framework
 def test_an_observer_of_outcomes_that_raises_changes_nothing(
     server: FakeServer, module: ModuleType
@@ -316,6 +330,46 @@ def test_an_mcp_tool_is_decided_by_its_servers_name_for_it(
         module.through_mcp(guard, "fin", log)
     assert log.read_text().split() == ["read_file"]
     assert {r.tool for r in server.records} == {"files/read_file", "files/delete_file"}
+
+
+@in_every_framework
+def test_a_tool_runs_in_the_session_of_its_call(server: FakeServer, module: ModuleType) -> None:
+    """Agents that it runs act for the same user and chain, in whatever thread it runs."""
+    users = []
+
+    class Look(Ran):
+        """Notes for whom each tool ran."""
+
+        def __call__(self, tool: str, argument: Any) -> None:
+            users.append((tool, guard.current_session().user))
+            super().__call__(tool, argument)
+
+    server.allow["fin"].add("delete_file")
+    with server.guard("fin") as guard, guard.session(user="alice"):
+        module.run(guard, "fin", [READ, DELETE], module.MODES[0], Look())
+    assert sorted(users) == [("delete_file", "alice"), ("read_file", "alice")]
+
+
+@in_every_framework
+def test_a_session_may_be_required(server: FakeServer, module: ModuleType) -> None:
+    with server.guard("fin", require_session=True) as guard:
+        outcome = module.run(guard, "fin", [READ], module.MODES[0])
+        assert outcome.ran == []
+        assert "it is in no session" in outcome.seen
+        assert "the end" in outcome.final
+        assert server.records == []
+        with guard.session(user="alice"):
+            assert module.run(guard, "fin", [READ], module.MODES[0]).ran == [("read_file", "a")]
+
+
+@in_every_framework
+def test_a_guard_that_is_closed_lets_nothing_run(server: FakeServer, module: ModuleType) -> None:
+    guard = server.guard("fin")
+    guard.close()
+    outcome = module.run(guard, "fin", [READ], module.MODES[0])
+    assert outcome.ran == []
+    assert "DENIED" in outcome.seen
+    assert "the end" in outcome.final
 
 
 def _written(vector: dict[str, Any]) -> str:

@@ -338,9 +338,9 @@ def test_an_mcp_tool_is_decided_by_its_servers_name_for_it(
         guard.crewai(running)
         go(running)
         assert log.read_text() == ""
-        [read] = [r.tool for r in server.records if r.tool.endswith("/read_file")]
+        assert all(r.tool.startswith("mcp-") for r in server.records)
         server.allow["fin"] = {"files/read_file"}
-        name = read.removesuffix("/read_file")
+        name = f"{sys.executable}_{mcp_server.__file__}"  # as CrewAI calls it
         guard.crewai(running, mcp_servers={name: "files"})
         llm.turns = [None, "end"]
         go(running)

@@ -5,6 +5,7 @@ still needs what it does about it, and whether something new is needed.
 """
 
 import asyncio
+import contextvars
 import json
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from crewai.tools import BaseTool
 from pydantic import BaseModel
 from strands.hooks import BeforeToolCallEvent, HookProvider
 from strands.middleware import ExecuteToolStage, InvokeModelStage
+from strands.vended_tools.subagent import make_subagent
 from support import DELETE, READ, Ran, autogen_run, crewai_run, mcp_server, strands_run, within
 
 _HANG_S = 4
@@ -122,6 +124,18 @@ def test_crewai_does_not_call_mcp_tools_by_their_names(tmp_path: Path) -> None:
     assert not {"delete_file", "read_file"} & set(names)
 
 
+def test_crewai_keeps_the_hooks_that_there_were_when_an_agent_first_ran() -> None:
+    llm = crewai_run.ScriptedLLM(["one", "two"])
+    running = crewai_run.crew(crewai_run.agent("fin", llm, []))
+    crewai_run.go(running)
+
+    def refuse(_context: Any) -> None:
+        raise HookAborted(reason="no")
+
+    register_hook(InterceptionPoint.PRE_MODEL_CALL, refuse)
+    assert crewai_run.go(running) == "two"
+
+
 def test_crewai_sees_no_direct_calls() -> None:
     def refuse(_context: Any) -> None:
         raise HookAborted(reason="no")
@@ -219,6 +233,21 @@ def test_strands_does_not_pass_invocation_state_to_an_agent_that_is_a_tool() -> 
     main = strands_run.agent(None, "main", turns, ran, tools=[sub], hooks=[look])
     within(60, lambda: main("go", invocation_state={"user": "alice"}))
     assert seen == [("main", "alice"), ("sub", None)]
+
+
+def test_strands_hands_no_hook_of_an_agent_on_to_its_subagents() -> None:
+    ran = Ran()
+    turns = [[("subagent", {"task": "x"})], [DELETE], "sub end", "end"]
+    tools = [make_subagent(), *strands_run.tools(ran)]
+    seen: list[str] = []
+
+    class Look(HookProvider):
+        def register_hooks(self, registry: Any, **_kwargs: Any) -> None:
+            registry.add_callback(BeforeToolCallEvent, lambda e: seen.append(e.tool_use["name"]))
+
+    strands_run.go(strands_run.agent(None, "fin", turns, ran, tools=tools, hooks=[Look()]))
+    assert seen == ["subagent"]
+    assert ran.calls == [("delete_file", "b")]
 
 
 def test_strands_makes_nothing_of_arguments_that_are_no_json() -> None:
@@ -331,6 +360,21 @@ def test_autogen_hangs_when_a_message_is_dropped() -> None:
             return await RoundRobinGroupChat(members, max_turns=2, runtime=runtime).run(task=task)
 
     assert hangs(Team())
+
+
+def test_autogen_runs_a_function_without_the_context_of_its_call() -> None:
+    variable, seen = contextvars.ContextVar("user", default=""), []
+
+    class Look(Ran):
+        """Notes for whom each tool ran."""
+
+        def __call__(self, tool: str, argument: Any) -> None:
+            seen.append((tool, variable.get()))
+
+    member = autogen_run.agent("fin", [[READ, DELETE], "the end"], Look())
+    variable.set("alice")
+    autogen_run.go(member)
+    assert sorted(seen) == [("delete_file", "alice"), ("read_file", "")]
 
 
 def test_autogen_ids_of_calls_are_the_models_and_repeat() -> None:

@@ -11,10 +11,13 @@ from autogen_agentchat.teams import RoundRobinGroupChat, SelectorGroupChat
 from autogen_agentchat.tools import AgentTool
 from autogen_core.code_executor import CodeBlock, CodeResult
 from autogen_core.tools import StaticWorkbench
+from autogen_ext.tools.mcp import McpWorkbench, StdioServerParams
 from crewai import Crew, Process, Task
 from crewai.hooks import clear_all_hooks
+from mcp.types import Tool as MCPTool
 from strands.middleware import ExecuteToolStage
 from strands.multiagent import GraphBuilder
+from strands.tools.mcp import MCPAgentTool, MCPClient
 from support import DELETE, READ, Ran, autogen_run, crewai_run, strands_run
 from support.rows import in_every_framework
 
@@ -168,6 +171,27 @@ def test_the_wrapper_installs_everything(server: FakeServer) -> None:
     assert {r.on_behalf_of for r in server.records if r.agent == "fin"} == {("main",)}
 
 
+def test_the_wrapper_holds_what_it_says_for_an_agent_that_has_a_plugin(
+    server: FakeServer,
+) -> None:
+    with server.guard("fin") as guard:
+        running = strands_run.agent(guard, "fin", [[READ], "the end"], Ran())
+        wrapped = SecurityWrapper(running, guard)
+        assert wrapped.gaps == []
+        assert "DENIED" in str(wrapped("go"))
+        assert running.model.seen == []
+        server.allow["fin"].add("call_model:scripted")
+        SecurityWrapper(running, guard)
+        assert str(wrapped("go")).strip() == "the end"
+    assert set(running.model.offered) == {"read_file"}
+    assert [r.action for r in server.records] == [
+        "call_model",
+        "call_model",
+        "call_tool",
+        "call_model",
+    ]
+
+
 def test_the_wrapper_does_not_start_with_an_agent_that_nobody_knows(server: FakeServer) -> None:
     sub = strands_run.agent(None, "stranger", [], Ran())
     main = strands_run.agent(None, "main", [], Ran(), tools=[sub])
@@ -266,3 +290,25 @@ def test_autogen_later_tools_selectors_and_sub_agents(server: FakeServer) -> Non
         assert "unguarded_agent" not in {kind for kind, _ in found}
         main._workbench.append(StaticWorkbench(autogen_run.tools(ran)))
         assert ("tool_added_later", "main") in kinds(guard, team)
+
+
+def test_mcp_servers_that_no_name_tells_apart_are_found(server: FakeServer) -> None:
+    """What is permitted on a tool of the one would be on that of the other."""
+    found = ("unnamed_server", "fin")
+    parameters = StdioServerParams(command="true", args=[])
+    one = McpWorkbench(parameters)
+    two = McpWorkbench(parameters, model_client=autogen_run.model([]))
+    nowhere: Any = lambda: None  # noqa: E731 - nothing connects
+    clients = [MCPClient(nowhere), MCPClient(nowhere)]
+    told = [MCPTool(name=f"t{n}", inputSchema={}) for n in range(2)]
+    remote = [MCPAgentTool(tool, client) for tool, client in zip(told, clients, strict=True)]
+    with server.guard("fin") as guard:
+        for names in ({}, {one: "files"}):
+            member = autogen_run.agent("fin", [], Ran(), workbench=[one, two])
+            gaps = kinds(guard, guard.autogen(member, mcp_servers=names))
+            assert (found in gaps) == (not names)
+            assert ("model_client", "fin") in gaps
+        for known in ({}, {clients[0]: "files"}):
+            plugin = guard.strands(mcp_servers=known)
+            running = strands_run.agent(None, "fin", [], Ran(), tools=remote, plugins=[plugin])
+            assert (found in kinds(guard, running)) == (not known)

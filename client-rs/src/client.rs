@@ -260,6 +260,10 @@ impl Client {
         }
     }
 
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// The credential in use: none in plain text.
     pub fn credential(&self) -> Option<Arc<Credential>> {
         self.inner.credential()

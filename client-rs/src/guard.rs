@@ -1,6 +1,11 @@
 //! The policy enforcement point (PEP) around a tool.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::rand;
 use serde_json::{Map, Value};
@@ -12,12 +17,13 @@ use crate::{
     client::Client,
     decision::{Decision, Denied, IDENTITY_REFUSED, UNAVAILABLE},
     error::{ArgumentsError, Error},
+    outcome::{Outcome, Reporter},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
-type CarryOut = dyn Fn(&v1::Obligation, &Decision) -> Outcome + Send + Sync;
+type CarriedOut = Result<(), Box<dyn std::error::Error>>;
+type CarryOut = dyn Fn(&v1::Obligation, &Decision) -> CarriedOut + Send + Sync;
 type Obligations = BTreeMap<String, Arc<CarryOut>>;
 
 /// Lets a tool run only after the server allowed exactly this call.
@@ -56,6 +62,8 @@ pub struct Guard {
     fresh: Option<v1::ConsistencyToken>,
     context: Map<String, Value>,
     obligations: Arc<Obligations>,
+    /// Shared by the guards that were made of one.
+    reporter: Option<Arc<Reporter>>,
 }
 
 impl Guard {
@@ -71,6 +79,7 @@ impl Guard {
             fresh: None,
             context: Map::new(),
             obligations: Arc::default(),
+            reporter: Some(Arc::new(Reporter::new())),
         }
     }
 
@@ -149,6 +158,13 @@ impl Guard {
         self
     }
 
+    /// Tells the server nothing of what becomes of the calls.
+    #[must_use]
+    pub fn without_outcomes(mut self) -> Self {
+        self.reporter = None;
+        self
+    }
+
     /// Registers an obligation that this process can carry out. It is carried out before
     /// the tool runs; if it fails, the tool does not run. A decision that asks for an
     /// obligation that is not registered is a deny.
@@ -201,6 +217,9 @@ impl Guard {
 
     /// Runs `function` if, and only after, the call was allowed. It runs at most once.
     ///
+    /// On record it ends well when it returns; of one that may fail, [`Self::try_run`]
+    /// tells the difference.
+    ///
     /// # Errors
     /// The call was not allowed; `function` did not run.
     pub async fn run<A, F, Fut, T>(
@@ -215,8 +234,59 @@ impl Guard {
         F: FnOnce() -> Fut,
         Fut: Future<Output = T>,
     {
-        self.authorize(tool, arguments).await?;
-        Ok(function().await)
+        let decision = self.authorize(tool, arguments).await?;
+        let running = Running::new(self, &decision);
+        let value = function().await;
+        running.ended(Outcome::ok());
+        Ok(value)
+    }
+
+    /// As [`Self::run`], for a function that may fail: its `Err` is on record as an error.
+    ///
+    /// # Errors
+    /// The call was not allowed; `function` did not run.
+    pub async fn try_run<A, F, Fut, T, E>(
+        &self,
+        tool: &str,
+        arguments: A,
+        function: F,
+    ) -> Result<Result<T, E>, Denied>
+    where
+        A: TryInto<Arguments>,
+        ArgumentsError: From<A::Error>,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let decision = self.authorize(tool, arguments).await?;
+        let running = Running::new(self, &decision);
+        let result = function().await;
+        running.ended(match result {
+            Ok(_) => Outcome::ok(),
+            Err(_) => Outcome::error(""),
+        });
+        Ok(result)
+    }
+
+    /// Tells the server what became of a call that [`Self::authorize`] allowed. It does not
+    /// wait, and no call fails of it; what cannot be told is counted.
+    pub fn report(&self, decision: &Decision, outcome: Outcome) {
+        if let Some(reporter) = self.reporter.as_ref().filter(|_| decision.is_allowed()) {
+            reporter.put(&self.client, decision, outcome);
+        }
+    }
+
+    /// How many outcomes the server was not told of: too many at once, or refused.
+    #[must_use]
+    pub fn outcomes_lost(&self) -> u64 {
+        self.reporter.as_ref().map_or(0, |reporter| reporter.lost())
+    }
+
+    /// Waits until the server was told of all outcomes; whether that came about in time.
+    pub async fn flush_outcomes(&self, timeout: Duration) -> bool {
+        match &self.reporter {
+            Some(reporter) => reporter.flush(timeout).await,
+            None => true,
+        }
     }
 
     fn request(&self, tool: &str, arguments: &Arguments) -> Result<v1::AuthorizeRequest, Error> {
@@ -265,6 +335,45 @@ impl Guard {
             })?;
         }
         Ok(())
+    }
+}
+
+/// A call under way. Dropped before its end, by a panic or because nobody waits for it any
+/// more, it counts as failed.
+struct Running<'a> {
+    guard: &'a Guard,
+    decision: &'a Decision,
+    began: Instant,
+    ended: bool,
+}
+
+impl<'a> Running<'a> {
+    fn new(guard: &'a Guard, decision: &'a Decision) -> Self {
+        Self {
+            guard,
+            decision,
+            began: Instant::now(),
+            ended: false,
+        }
+    }
+
+    fn ended(mut self, outcome: Outcome) {
+        self.ended = true;
+        let outcome = outcome.duration(self.began.elapsed());
+        self.guard.report(self.decision, outcome);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let class = match std::thread::panicking() {
+                true => "panicked",
+                false => "cancelled",
+            };
+            let outcome = Outcome::error(class).duration(self.began.elapsed());
+            self.guard.report(self.decision, outcome);
+        }
     }
 }
 

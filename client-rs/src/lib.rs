@@ -32,6 +32,11 @@
 //! all carried out. No connection, no answer in time, an unknown effect, an error of any
 //! kind: the function does not run.
 //!
+//! # What becomes of calls
+//! [`Guard::run`] and [`Guard::try_run`] tell the server in the background how each call
+//! ended, without its result; [`Guard::without_outcomes`] turns that off. Call
+//! [`Guard::flush_outcomes`] before the process ends.
+//!
 //! # Arguments
 //! The digest sent with each call binds the decision to it; see [`arguments`]. A
 //! [`serde_json::Value`] will do. Where integers beyond 64 bits matter, pass the JSON text
@@ -40,6 +45,8 @@
 //! # What is on record
 //! [`LogKey`] verifies receipts of the server's log without the server, and [`LogView`] keeps
 //! the last checkpoint that was seen, so that a log that was rewritten is found; see [`log`].
+//!
+//! [`Client::watch_events`] follows the log as it grows.
 //!
 //! # Everything else
 //! The generated clients of all services are at hand over the same connection:
@@ -68,10 +75,12 @@ mod decision;
 mod dpop;
 mod enroll;
 mod error;
+mod events;
 mod folder;
 mod guard;
 mod key;
 pub mod log;
+mod outcome;
 mod pinned;
 mod proving;
 mod renewal;
@@ -84,6 +93,8 @@ pub use credential::{Credential, Validity};
 pub use decision::{Decision, Denied, Effect};
 pub use enroll::enroll;
 pub use error::{ArgumentsError, Error, RpcError};
+pub use events::EventStream;
 pub use guard::Guard;
 pub use log::{LogError, LogKey, LogView};
+pub use outcome::Outcome;
 pub use zta_proto::v1;

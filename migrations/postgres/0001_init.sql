@@ -10,6 +10,16 @@ CREATE TABLE log_head (
     epoch    bigint NOT NULL
 );
 
+-- How wide partitions of the audit are that are made from now on: a multiple of 65,536, so
+-- that each holds whole tiles of two levels. Only the owner of the tables changes it.
+CREATE TABLE audit_layout (
+    one             integer PRIMARY KEY CHECK (one = 1),
+    partition_width bigint NOT NULL CHECK (partition_width > 0 AND partition_width % 65536 = 0)
+);
+INSERT INTO audit_layout VALUES (1, 4194304);
+
+-- Partitioned by sequence; `audit_extend` makes the partitions. What cannot stand here stands
+-- there: the unique index on event_id, the triggers of statements, storage parameters.
 CREATE TABLE audit_events (
     sequence       bigint PRIMARY KEY,
     log_id         uuid NOT NULL,
@@ -35,9 +45,8 @@ CREATE TABLE audit_events (
     trace_id       text,
     leaf           bytea NOT NULL,
     leaf_hash      bytea NOT NULL
-);
+) PARTITION BY RANGE (sequence);
 
-CREATE UNIQUE INDEX audit_events_event_id ON audit_events (event_id);
 CREATE INDEX audit_events_actor ON audit_events (actor_id, sequence);
 -- What was done to a resource: the few administrative acts alone, so that no decision pays.
 CREATE INDEX audit_events_acts ON audit_events (resource_id, sequence) WHERE type = 'admin';
@@ -45,9 +54,6 @@ CREATE INDEX audit_events_acts ON audit_events (resource_id, sequence) WHERE typ
 -- for almost nothing at each insert.
 CREATE INDEX audit_events_time ON audit_events USING brin (time)
     WITH (pages_per_range = 32, autosummarize = on);
--- Rows of a few KiB stay in one piece: out-of-line storage would cost a second table
--- and a second index at each insert.
-ALTER TABLE audit_events SET (toast_tuple_target = 8160);
 
 -- What a decision was made from, under the commitment in its leaf. Rows may be
 -- destroyed; they cannot be changed.
@@ -56,8 +62,7 @@ CREATE TABLE audit_inputs (
     log_id   uuid NOT NULL,
     salt     bytea NOT NULL,
     inputs   bytea NOT NULL
-);
-ALTER TABLE audit_inputs SET (toast_tuple_target = 8160);
+) PARTITION BY RANGE (sequence);
 
 CREATE TABLE checkpoints (
     size   bigint PRIMARY KEY,
@@ -311,3 +316,70 @@ CREATE TRIGGER audit_inputs_no_update BEFORE UPDATE ON audit_inputs
     FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
 CREATE TRIGGER checkpoints_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
+
+-- Where the last partition ends, exclusive; 0 without one.
+CREATE FUNCTION audit_partitions_end() RETURNS bigint LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(max((regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''?(\d+)''?\)'))[1]::bigint), 0)
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'public.audit_events'::regclass
+$$;
+
+-- One partition of each audit table, from `first` on. Made beside the tables and then attached: that
+-- waits for nobody who reads or writes, and nobody waits for it. A statement's trigger does not reach
+-- from the table to its partitions, so each has its own; rights do reach, so none has any.
+CREATE FUNCTION audit_add_partition(first bigint, until bigint) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    events text := 'audit_events_' || first;
+    inputs text := 'audit_inputs_' || first;
+BEGIN
+    -- Rows of a few KiB stay in one piece: out-of-line storage would cost a second table and a
+    -- second index at each insert.
+    EXECUTE format('CREATE TABLE public.%I (LIKE public.audit_events INCLUDING ALL) WITH (toast_tuple_target = 8160)', events);
+    EXECUTE format('CREATE TABLE public.%I (LIKE public.audit_inputs INCLUDING ALL) WITH (toast_tuple_target = 8160)', inputs);
+    EXECUTE format('CREATE UNIQUE INDEX %I ON public.%I (event_id)', events || '_event_id', events);
+    EXECUTE format('CREATE TRIGGER audit_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.%I
+        FOR EACH STATEMENT EXECUTE FUNCTION public.audit_append_only()', events);
+    EXECUTE format('CREATE TRIGGER audit_inputs_no_update BEFORE UPDATE ON public.%I
+        FOR EACH STATEMENT EXECUTE FUNCTION public.audit_append_only()', inputs);
+    EXECUTE format('REVOKE ALL ON public.%I, public.%I FROM PUBLIC', events, inputs);
+    EXECUTE format('ALTER TABLE public.audit_events ATTACH PARTITION public.%I FOR VALUES FROM (%s) TO (%s)', events, first, until);
+    EXECUTE format('ALTER TABLE public.audit_inputs ATTACH PARTITION public.%I FOR VALUES FROM (%s) TO (%s)', inputs, first, until);
+END $$;
+REVOKE EXECUTE ON FUNCTION audit_add_partition(bigint, bigint) FROM PUBLIC;
+
+-- Sees to it that there are partitions for sequences below `needed`, and for half a partition more;
+-- returns up to where no further call is needed. The server calls it with the head locked. By the
+-- right of the tables' owner, but it makes nothing except the next partitions, and none that is
+-- further from the head than any batch reaches.
+CREATE FUNCTION audit_extend(needed bigint) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
+DECLARE
+    width bigint := (SELECT partition_width FROM public.audit_layout);
+    ends  bigint := public.audit_partitions_end();
+BEGIN
+    IF needed - 65536 > COALESCE((SELECT size FROM public.log_head), 0) THEN
+        RAISE EXCEPTION 'sequence % is too far from the head of the log', needed;
+    END IF;
+    BEGIN
+        WHILE ends < needed + width / 2 LOOP
+            -- Whoever else makes one is awaited here, and what it made is seen after it.
+            LOCK TABLE public.audit_events IN SHARE UPDATE EXCLUSIVE MODE;
+            ends := public.audit_partitions_end();
+            EXIT WHEN ends >= needed + width / 2;
+            PERFORM public.audit_add_partition(ends, ends + width);
+            ends := ends + width;
+        END LOOP;
+    EXCEPTION WHEN lock_not_available THEN
+        -- Somebody does maintenance on the tables. There is time while the last partition lasts.
+        ends := public.audit_partitions_end();
+        IF ends < needed THEN
+            RAISE;
+        END IF;
+        RETURN needed;
+    END;
+    RETURN ends - width / 2;
+END $$;
+REVOKE EXECUTE ON FUNCTION audit_extend(bigint) FROM PUBLIC;
+SELECT audit_extend(0);

@@ -8,6 +8,8 @@ BEGIN
         RETURN;
     END IF;
     GRANT SELECT ON ALL TABLES IN SCHEMA public TO zta_service;
+    -- It reads partitions through their tables alone, the first one like those that are made later.
+    REVOKE ALL ON audit_events_0, audit_inputs_0 FROM zta_service;
     GRANT INSERT ON log_head, audit_events, audit_inputs, checkpoints, agents, users, party_versions, instances, certificates,
         certificate_authorities, token_revocations, join_tokens, policy_texts, revisions, revision_files, proposals, proposal_files,
         entities, blobs, replicas, log_tiles, log_signer TO zta_service;
@@ -15,4 +17,5 @@ BEGIN
     GRANT DELETE ON certificates, token_revocations, replicas TO zta_service;
     GRANT UPDATE (state, decided_by_type, decided_by_id) ON proposals TO zta_service;
     GRANT UPDATE (until_epoch) ON entities TO zta_service;
+    GRANT EXECUTE ON FUNCTION audit_extend(bigint) TO zta_service;
 END $$;

@@ -84,6 +84,8 @@ pub struct Config {
     /// They say how many events there are and nothing of what is in them; entries are never
     /// shown without a credential.
     pub public_log: bool,
+    /// How long after a decision its outcome is taken, in seconds, from 60 to 2592000.
+    pub outcome_window_s: u32,
     /// What is demanded of policies.
     pub policy: PolicyConfig,
     /// What this replica is called in `zta policy status`; without it the address that it
@@ -118,9 +120,9 @@ pub struct Limits {
     pub anonymous_connections_max: usize,
     /// How long one request may take.
     pub request_timeout_ms: u64,
-    /// Streams of revisions that may be open at once; of one caller, a quarter of them.
+    /// Streams of revisions and events that may be open at once; of one caller, a quarter.
     pub watch_streams_max: usize,
-    /// How often a stream of revisions tells that nothing is new.
+    /// How often a stream tells that nothing is new.
     pub watch_heartbeat_ms: u64,
 }
 
@@ -164,6 +166,7 @@ impl Default for Config {
             delegation_depth_max: 4,
             four_eyes: false,
             public_log: false,
+            outcome_window_s: 86_400,
             policy: PolicyConfig::default(),
             replica_name: None,
             redact: [
@@ -345,6 +348,10 @@ impl Config {
             (
                 self.key_proof_interval_s <= 86_400,
                 ("key_proof_interval_s", "must be at most 86400; 0 is never"),
+            ),
+            (
+                (60..=2_592_000).contains(&self.outcome_window_s),
+                ("outcome_window_s", "must be 60 to 2592000"),
             ),
             (
                 (100..=60_000).contains(&self.limits.watch_heartbeat_ms),

@@ -21,6 +21,7 @@ from zta._errors import (
     RpcError,
     ZtaError,
 )
+from zta._events import AsyncEventStream, EventStream
 from zta._guard import Guard
 from zta._identity import Credential
 from zta._log import Checkpoint, LogError, LogKey, LogView, RolledBackError, SplitViewError
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentsError",
     "AsyncClient",
+    "AsyncEventStream",
     "Call",
     "Checkpoint",
     "Client",
@@ -41,6 +43,7 @@ __all__ = [
     "Decision",
     "Delegation",
     "EnrollmentError",
+    "EventStream",
     "Guard",
     "LogError",
     "LogKey",

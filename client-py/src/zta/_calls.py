@@ -116,3 +116,7 @@ class Outcome:
     """From the decision until the result."""
     size_bytes: int | None = None
     """The result as text in UTF-8; None where it has none or was streamed."""
+    error_class: str = ""
+    """The kind of its error, a short word such as `TimeoutError`; never its text."""
+    labels: tuple[str, ...] = ()
+    """What is said of the result, for example `pii`: at most 16 words."""

@@ -20,6 +20,7 @@ from zta._calls import Call
 from zta._channel import RenewingChannel
 from zta._dpop import Possession
 from zta._errors import CredentialError, RpcError
+from zta._events import AsyncEventStream, EventStream
 from zta._identity import Credential
 from zta._log import (
     Checkpoint,
@@ -135,6 +136,18 @@ def _batch(
     return results
 
 
+def _outcomes(
+    request: v1.ReportOutcomeRequest, response: v1.ReportOutcomeResponse
+) -> list[v1.RecordedOutcome | RpcError]:
+    told = [outcome.decision_id for outcome in request.outcomes]
+    if [item.decision_id for item in response.items] != told:
+        raise RpcError(grpc.StatusCode.INTERNAL, "the answer does not have one item per outcome")
+    return [
+        item.recorded if item.HasField("recorded") else _item_error(item.error)
+        for item in response.items
+    ]
+
+
 def _item_error(error: v1.ItemError) -> RpcError:
     codes = {code.value[0]: code for code in grpc.StatusCode}
     code = codes.get(error.code, grpc.StatusCode.UNKNOWN)
@@ -209,6 +222,17 @@ class Client(_Base):
         )
         return _batch(requests, response)
 
+    def report_outcomes(
+        self, outcomes: Sequence[v1.CallOutcome], *, timeout_ms: int | None = None
+    ) -> list[v1.RecordedOutcome | RpcError]:
+        """Tell what became of up to 256 permitted calls, in order; may be told again.
+
+        A guard does so by itself.
+        """
+        request = v1.ReportOutcomeRequest(outcomes=outcomes)
+        timeout_s = timeout_ms / 1000 if timeout_ms else self._timeout_s
+        return _outcomes(request, self.authorization.ReportOutcome(request, timeout=timeout_s))
+
     def authenticate(self) -> v1.AuthenticateResponse:
         """Sign a challenge for an access token that is bound to this client's certificate."""
         challenge = self.authentication.GetChallenge(v1.GetChallengeRequest()).challenge
@@ -269,6 +293,16 @@ class Client(_Base):
     def _consistency(self, old: Checkpoint | None, new: Checkpoint) -> Sequence[bytes]:
         request = consistency_request(old, new)
         return self.audit.GetConsistencyProof(request).hashes if request else ()
+
+    def watch_events(self, request: v1.WatchEventsRequest | None = None) -> EventStream:
+        """Follow the log: iterate for events, in order and each once, for as long as it takes.
+
+        It begins at the request's cursor or place, or now: what is appended after this returned
+        is not missed. A cut connection or a server that restarts is no end. Keep the stream's
+        `cursor` with what was made of the events, and begin with it the next time. Raises
+        RpcError for what no other attempt can mend, such as a permission that has gone.
+        """
+        return EventStream(self.audit.WatchEvents, request or v1.WatchEventsRequest())
 
     def close(self) -> None:
         """Stop renewing and close the connection."""
@@ -373,6 +407,15 @@ class AsyncClient(_Base):
         )
         return _batch(requests, response)
 
+    async def report_outcomes(
+        self, outcomes: Sequence[v1.CallOutcome], *, timeout_ms: int | None = None
+    ) -> list[v1.RecordedOutcome | RpcError]:
+        """Tell what became of up to 256 permitted calls, in order; may be told again."""
+        request = v1.ReportOutcomeRequest(outcomes=outcomes)
+        timeout_s = timeout_ms / 1000 if timeout_ms else self._timeout_s
+        response = await self.authorization.ReportOutcome(request, timeout=timeout_s)
+        return _outcomes(request, response)
+
     async def authenticate(self) -> v1.AuthenticateResponse:
         """Sign a challenge for an access token that is bound to this client's certificate."""
         challenge = (await self.authentication.GetChallenge(v1.GetChallengeRequest())).challenge
@@ -418,6 +461,13 @@ class AsyncClient(_Base):
     async def _consistency(self, old: Checkpoint | None, new: Checkpoint) -> Sequence[bytes]:
         request = consistency_request(old, new)
         return (await self.audit.GetConsistencyProof(request)).hashes if request else ()
+
+    def watch_events(self, request: v1.WatchEventsRequest | None = None) -> AsyncEventStream:
+        """Follow the log with `async for`; see `Client.watch_events`.
+
+        It begins when it is entered (`async with`) or first asked for an event.
+        """
+        return AsyncEventStream(self.audit.WatchEvents, request or v1.WatchEventsRequest())
 
     async def aclose(self) -> None:
         """Stop renewing and close the connection."""

@@ -31,6 +31,10 @@ class NoBlockError(Exception):
     """Control was handed on for somebody where no block of a session would carry the chain."""
 
 
+class NoSessionError(Exception):
+    """The guard requires a session, and the call is in none: it would be for nobody."""
+
+
 def denied(agent: str, error: Exception) -> Decision:
     """The deny for whatever went wrong. Only fixed texts go to the model, no payload to the log."""
     if isinstance(error, NoIdentityError):
@@ -45,6 +49,9 @@ def denied(agent: str, error: Exception) -> Decision:
     if isinstance(error, NoBlockError):
         logger.warning("denied: agent %r hands over control outside of `guard.session`", agent)
         return refused("control can be handed on only inside a session", "GUARD_FAILED")
+    if isinstance(error, NoSessionError):
+        logger.warning("denied: agent %r acts outside of `guard.session`", agent)
+        return refused("this agent acts for nobody: it is in no session", "GUARD_FAILED")
     if isinstance(error, ArgumentsError):
         logger.warning("denied: a call of agent %r: %s", agent, error)
         return refused(str(error), "INVALID_ARGUMENTS")

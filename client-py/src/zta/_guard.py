@@ -22,10 +22,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zta import v1
 from zta._calls import OPTIONAL_ACTIONS, Call, Delegation, Message, Outcome
 from zta._client import AsyncClient, Client
-from zta._denials import ChainError, NoBlockError, NoIdentityError, NoPeerError, denied, place
+from zta._denials import (
+    ChainError,
+    NoBlockError,
+    NoIdentityError,
+    NoPeerError,
+    NoSessionError,
+    denied,
+    place,
+)
 from zta._errors import ConfigurationError, CredentialError, RpcError
 from zta._identity import FACTS, Credential
 from zta._messages import Decision, Session, authorize_request
+from zta._outcomes import OutcomeReporter, call_outcome
 from zta._permitted import permitted
 from zta._sessions import Link, Sessions
 
@@ -61,20 +70,24 @@ class Guard:
         obligations: Mapping[str, ObligationHandler] | None = None,
         observer: Observer | None = None,
         outcomes: OutcomeObserver | None = None,
+        report_outcomes: bool = True,
         also: Iterable[str] = (),
         code_tools: Iterable[str] = (),
         extend_chain: bool = True,
+        require_session: bool = False,
     ) -> None:
         """Map the name of each framework agent to a credential folder of its own.
 
         An agent without one is denied. `obligations` are those that this process can carry out;
         an allow with any other is a deny. `observer` is told each decision, `outcomes` what came
-        of each call that was allowed.
+        of each call that was allowed. The server is told that, too, in the background and without
+        results, except where `report_outcomes` is False.
 
         Tool calls, code and delegations are always decided; `also` adds `call_model` and
         `send_message`. `code_tools` names the tools that run code: they are asked for as
         `execute`. An agent that another one calls acts on its behalf: policy must permit what it
         does to both. Without `extend_chain` that is so only where the caller acts for somebody.
+        With `require_session` whatever happens outside of a session is denied.
         """
         if not identities:
             raise ConfigurationError("a guard needs at least one agent with an identity")
@@ -85,7 +98,7 @@ class Guard:
         self.code_tools = frozenset(code_tools)
         self._obligations = dict(obligations or {})
         self._observer, self._outcomes = observer, outcomes
-        self._extend_chain = extend_chain
+        self._extend_chain, self._require_session = extend_chain, require_session
         self.sessions = Sessions()
         self._clients: dict[str, Client] = {}
         owners: dict[str, str] = {}
@@ -101,6 +114,7 @@ class Guard:
         self._async_clients = {
             agent: AsyncClient(sharing=client) for agent, client in self._clients.items()
         }
+        self._reporter = OutcomeReporter(self._clients) if report_outcomes else None
         self._acting_lock = threading.Lock()
         self._acting_clients: dict[tuple[str, str], Client] = {}
         self._acting_async_clients: dict[tuple[str, str], AsyncClient] = {}
@@ -256,11 +270,25 @@ class Guard:
 
     def report(self, agent: str, call: Call, decision: Decision, outcome: Outcome) -> None:
         """Tell what came of a call that was allowed. Raises no Exception and does not wait."""
+        if self._reporter is not None and decision.allowed and decision.decided:
+            try:
+                self._reporter.put(agent, call_outcome(decision, outcome))
+            except Exception as error:  # noqa: BLE001 - the call is over
+                logger.warning("an outcome could not be reported: %s", place(error))
         if self._outcomes is not None:
             try:
                 self._outcomes(agent, call, decision, outcome)
             except Exception as error:  # noqa: BLE001 - the call is over
                 logger.warning("the guard's observer of outcomes raised %s", place(error))
+
+    @property
+    def outcomes_lost(self) -> int:
+        """How many outcomes the server was not told of."""
+        return 0 if self._reporter is None else self._reporter.lost
+
+    def flush_outcomes(self, timeout_ms: int = 2_000) -> bool:
+        """Wait until the server was told of all outcomes; whether that came about in time."""
+        return self._reporter is None or self._reporter.flush(timeout_ms / 1000)
 
     def verify(
         self,
@@ -284,6 +312,8 @@ class Guard:
     def _request(self, agent: str, call: Call, session: Session | None) -> v1.AuthorizeRequest:
         if agent not in self._clients:
             raise NoIdentityError
+        if self._require_session and session is None and not self.sessions.in_block():
+            raise NoSessionError
         peer = None
         if isinstance(call, (Delegation, Message)):
             if call.to not in self._clients:
@@ -394,10 +424,15 @@ class Guard:
         return target
 
     def close(self) -> None:
-        """Close the connections. From then on everything that this guard guards is denied."""
+        """Report the last outcomes and close the connections.
+
+        From then on everything that this guard guards is denied.
+        """
         adapter = sys.modules.get("zta.integrations.crewai")
         if adapter is not None:
             adapter.uninstall(self)
+        if self._reporter is not None:
+            self._reporter.close()
         for client in self._clients.values():
             client.close()
 

@@ -12,6 +12,8 @@ from typing import Any
 POLICIES = Path(__file__).parents[3] / "policies"
 READ = ("read_file", {"path": "a"})
 DELETE = ("delete_file", {"path": "b"})
+FAIL = ("read_file", {"path": "missing"})
+"""Allowed like any other, and the tool raises."""
 
 
 def text(arguments: Any) -> str:
@@ -27,6 +29,8 @@ class Ran:
 
     def __call__(self, tool: str, argument: Any) -> None:
         self.calls.append((tool, argument))
+        if argument == "missing":
+            raise FileNotFoundError("no such file")
 
 
 @dataclass

@@ -83,8 +83,8 @@ def seen(running: AssistantAgent) -> str:
     return str([call["messages"] for call in running._model_client.create_calls])
 
 
-def run(guard: Guard, name: str, calls: list[Any], mode: str) -> Outcome:
-    ran = Ran()
+def run(guard: Guard, name: str, calls: list[Any], mode: str, ran: Ran | None = None) -> Outcome:
+    ran = ran or Ran()
     member = agent(name, [calls, "the end"], ran)
     running: Any = member
     if mode == "team":

@@ -109,8 +109,8 @@ def go(running: Crew, mode: str = "kickoff") -> str:
     return str(within(90, ways[mode]))
 
 
-def run(guard: Guard, name: str, calls: list[Any], mode: str) -> Outcome:
-    ran, native = Ran(), not mode.startswith("react")
+def run(guard: Guard, name: str, calls: list[Any], mode: str, ran: Ran | None = None) -> Outcome:
+    ran, native = ran or Ran(), not mode.startswith("react")
     llm = ScriptedLLM(turns(calls, native), native)
     running = crew(agent(name, llm, tools(ran)))
     guard.crewai(running)

@@ -93,8 +93,8 @@ def go(running: Agent, mode: str = "sync") -> str:
     return str(within(60, lambda: asyncio.run(running.invoke_async("go"))))
 
 
-def run(guard: Guard, name: str, calls: list[Any], mode: str) -> Outcome:
-    ran = Ran()
+def run(guard: Guard, name: str, calls: list[Any], mode: str, ran: Ran | None = None) -> Outcome:
+    ran = ran or Ran()
     running = agent(guard, name, [calls, "the end"], ran)
     final = go(running, mode)
     return Outcome(ran.calls, json.dumps(running.model.seen), final)

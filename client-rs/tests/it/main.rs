@@ -3,4 +3,5 @@
 mod client;
 mod enroll;
 mod guard;
+mod outcome;
 mod support;

@@ -42,7 +42,7 @@ const ANONYMOUS_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct Doors {
     pub(crate) operations: Arc<Operations>,
     pub(crate) metrics: Metrics,
-    /// Seals where a page of what is permitted ends.
+    /// Seals where a page of what is permitted, or of events, ends.
     pub(crate) cursors: Arc<CursorSeal>,
     pub(crate) pages: Pages,
     pub(crate) limits: Limits,
@@ -103,7 +103,8 @@ impl Doors {
                     .max_decoding_message_size(self.limits.entity_message_bytes_max),
             )
             .add_service(
-                AuditServiceServer::new(AuditDoor(operations())).max_decoding_message_size(max),
+                AuditServiceServer::new(AuditDoor(operations(), Arc::clone(&self.cursors)))
+                    .max_decoding_message_size(max),
             );
         services.add_service(
             HealthServer::new(HealthService::from_health_reporter(health))

@@ -315,9 +315,24 @@ fn policy_invalid(diagnostics: &[Diagnostic], message: String) -> Status {
     detailed(code, reason, message, details)
 }
 
+/// What stands does not allow it.
+fn failed(reason: ErrorReason, message: String) -> Status {
+    status(Code::FailedPrecondition, reason, message)
+}
+
+/// A place that this log does not have, or not any more.
+fn beyond(reason: ErrorReason, message: String) -> Status {
+    status(Code::OutOfRange, reason, message)
+}
+
 /// What was given proves nothing.
 fn unauthenticated(reason: ErrorReason, message: String) -> Status {
     status(Code::Unauthenticated, reason, message)
+}
+
+/// There is none of that name.
+fn absent(reason: ErrorReason, message: String) -> Status {
+    status(Code::NotFound, reason, message)
 }
 
 impl From<OperationError> for Status {
@@ -329,30 +344,29 @@ impl From<OperationError> for Status {
             OperationError::Contained(standing) => {
                 status(Code::PermissionDenied, contained(standing), message)
             }
-            OperationError::GenerationMissing => status(
-                Code::FailedPrecondition,
-                ErrorReason::GenerationConflict,
-                message,
-            ),
+            OperationError::GenerationMissing => failed(ErrorReason::GenerationConflict, message),
             OperationError::RecoveryRefused => {
                 status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
             }
             OperationError::Field { field: name, why } => field(name, why),
             OperationError::Limit { name, size, max } => limit(name, size, max),
-            OperationError::AgentNotFound(_) => {
-                status(Code::NotFound, ErrorReason::AgentNotFound, message)
-            }
-            OperationError::EventNotFound => {
-                status(Code::NotFound, ErrorReason::EventNotFound, message)
+            OperationError::AgentNotFound(_) => absent(ErrorReason::AgentNotFound, message),
+            OperationError::EventNotFound => absent(ErrorReason::EventNotFound, message),
+            OperationError::CursorBeyondLog { .. } => beyond(ErrorReason::CursorBeyondLog, message),
+            OperationError::CursorTooOld { .. } => beyond(ErrorReason::CursorTooOld, message),
+            OperationError::Stopping => retriable(ErrorReason::Stopping, message),
+            OperationError::DecisionNotFound => absent(ErrorReason::DecisionNotFound, message),
+            OperationError::DecisionDenied => failed(ErrorReason::DecisionDenied, message),
+            OperationError::OutcomeLate(_) => failed(ErrorReason::OutcomeLate, message),
+            OperationError::OutcomeConflict => {
+                status(Code::AlreadyExists, ErrorReason::OutcomeConflict, message)
             }
             OperationError::NotSigned => retriable(ErrorReason::NotReady, message),
             OperationError::LogAltered(_) => {
                 tracing::error!(error = %message, "the log");
                 status(Code::DataLoss, ErrorReason::LogAltered, message)
             }
-            OperationError::RevisionNotFound(_) => {
-                status(Code::NotFound, ErrorReason::RevisionNotFound, message)
-            }
+            OperationError::RevisionNotFound(_) => absent(ErrorReason::RevisionNotFound, message),
             OperationError::JoinToken => unauthenticated(ErrorReason::JoinTokenInvalid, message),
             OperationError::Csr(_) => {
                 status(Code::InvalidArgument, ErrorReason::CsrInvalid, message)
@@ -385,9 +399,7 @@ impl From<OperationError> for Status {
                 ErrorReason::DelegationInvalid,
                 message,
             ),
-            OperationError::Lockout => {
-                status(Code::FailedPrecondition, ErrorReason::Lockout, message)
-            }
+            OperationError::Lockout => failed(ErrorReason::Lockout, message),
             OperationError::Challenge(_) | OperationError::Ca(_) | OperationError::Token(_) => {
                 internal(&message)
             }

@@ -199,7 +199,7 @@ pub async fn serve(
             tasks.record_keys(&pdp, operations.replica_id, noted);
             become_ready(ready).await;
             tasks.publish_revocations(&store, &pdp, material.ca.clone(), publish);
-            keep_up(&signer, &pdp, &mut tasks);
+            keep_up(&signer, &store, &pdp, &mut tasks);
             announce(&config, address, first.as_ref(), &material)?;
             // After the announcement: both write the bundle.
             tasks.follow_authorities(&config, (&pdp, &store), &material, reload);
@@ -257,9 +257,10 @@ async fn load(
 }
 
 /// The background work of a server that has its state.
-fn keep_up(signer: &Arc<Mutex<Signer>>, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
+fn keep_up(signer: &Arc<Mutex<Signer>>, store: &SharedStore, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
     tasks.sign_checkpoints(Arc::clone(signer), Arc::clone(pdp));
+    tasks.follow_tail(store, pdp);
     tasks.summarize_refusals(Arc::clone(pdp));
 }
 
@@ -300,6 +301,7 @@ fn operations(
         certificate_lifetime_max: time::Duration::seconds(config.certificate_lifetime_s.into()),
         pages: tokio::sync::Semaphore::new(crate::operations::authorization::PAGES_MAX),
         replays: tokio::sync::Semaphore::new(1),
+        outcome_window: time::Duration::seconds(config.outcome_window_s.into()),
         recoveries_max: config.recoveries_max,
         token_lifetime_max: time::Duration::seconds(config.token_lifetime_s.into()),
     }))

@@ -26,6 +26,9 @@ use crate::store::SharedStore;
 const HANDSHAKES_QUEUED_MAX: usize = 1024;
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the end of the log is looked at for those who follow it: what this replica
+/// appends, they hear of at once; this is for what others append.
+const TAIL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the store may take to show that it can be written.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -186,6 +189,24 @@ impl Tasks {
                     Err(error) => {
                         tracing::warn!(%error, "no checkpoint could be signed; trying again");
                     }
+                }
+            }
+        });
+    }
+
+    /// Looks at the end of the log for as long as somebody follows it.
+    pub(super) fn follow_tail(&mut self, store: &SharedStore, pdp: &Pdp) {
+        let (store, tail) = (Arc::clone(store), pdp.audit.tail().clone());
+        self.spawn("the watch over the log's end", async move {
+            loop {
+                tokio::time::sleep(TAIL_INTERVAL).await;
+                if !tail.is_followed() {
+                    continue;
+                }
+                match store.head().await {
+                    Ok(head) => tail.saw(head.size, head.epoch),
+                    // The next look is soon, and readiness says what is wrong.
+                    Err(error) => tracing::debug!(%error, "the end of the log is not known"),
                 }
             }
         });

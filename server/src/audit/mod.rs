@@ -10,6 +10,7 @@ pub mod receipt;
 pub mod record;
 pub mod sequencer;
 pub mod signer;
+pub mod tail;
 pub mod throttle;
 pub mod tile;
 pub mod tiles;

@@ -75,6 +75,9 @@ pub enum AppendError {
     /// The change cannot be made.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// An event of this id is in the log: it reports something that is reported once.
+    #[error("an event of this id is on record")]
+    OnRecord,
     /// The queue is full.
     #[error("more than {QUEUE_MAX} events wait for the audit writer")]
     Overloaded,

@@ -9,6 +9,8 @@
 //! it, events stand in the log whose callers never heard of them. The reverse, an answer
 //! without its event, cannot happen.
 
+mod reports;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +20,7 @@ use uuid::Uuid;
 
 use super::merkle::Frontier;
 use super::record::{AppendError, Appended, Record};
+use super::tail::Tail;
 use crate::model::Change;
 use crate::model::change::GenerationUse;
 use crate::store::{AuditTx, LogHead, PreparedEvent, SharedStore, StoreError};
@@ -31,6 +34,9 @@ pub const UNIT_MAX: usize = 256;
 /// How often the outcome of a COMMIT without an answer is looked up before giving up.
 const LOOKUPS_MAX: u32 = 20;
 
+pub use reports::REPORTS_MAX;
+use reports::{REPORTS_BATCH_MAX, refuse_repeated, witness};
+
 /// What commits together and is answered together: one event, or several decisions of
 /// one epoch.
 struct Submission {
@@ -39,6 +45,8 @@ struct Submission {
     /// Only with one event.
     change: Option<Change>,
     rider: Option<GenerationUse>,
+    /// Whether its event is in the log at most once, by its id.
+    once: bool,
     reply: Reply,
 }
 
@@ -61,23 +69,32 @@ pub struct Audit {
     queue: mpsc::UnboundedSender<Queued>,
     /// What bounds the queue: a permit is an event.
     room: Arc<Semaphore>,
+    /// The queue of reports, and what bounds it.
+    reports: mpsc::UnboundedSender<Queued>,
+    reports_room: Arc<Semaphore>,
     failing: Arc<AtomicBool>,
+    tail: Tail,
 }
 
 impl Audit {
     /// The way to a writer on this store, and the writer itself, to be run as a task.
     pub fn new(log_id: Uuid, store: SharedStore) -> (Self, Sequencer) {
         let (queue, receiver) = mpsc::unbounded_channel();
+        let (reports, reports_receiver) = mpsc::unbounded_channel();
         let failing = Arc::new(AtomicBool::new(false));
         let audit = Self {
             log_id,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_MAX)),
+            reports,
+            reports_room: Arc::new(Semaphore::new(REPORTS_MAX)),
             failing: Arc::clone(&failing),
+            tail: Tail::default(),
         };
         let sequencer = Sequencer {
             store,
             receiver,
+            reports: reports_receiver,
             next: None,
             failing,
         };
@@ -105,6 +122,11 @@ impl Audit {
     /// The log.
     pub fn log_id(&self) -> Uuid {
         self.log_id
+    }
+
+    /// Where the log ends.
+    pub fn tail(&self) -> &Tail {
+        &self.tail
     }
 
     /// How many events wait.
@@ -156,12 +178,16 @@ impl Audit {
             epoch,
             change,
             rider,
+            once: false,
             reply,
         };
         self.queue
             .send((submission, permit))
             .map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        let appended = answer.await.map_err(|_| AppendError::Closed)??;
+        let size = appended.sequence + u64::from(places);
+        self.tail.saw(size, appended.epoch);
+        Ok(appended)
     }
 }
 
@@ -169,6 +195,7 @@ impl Audit {
 pub struct Sequencer {
     store: SharedStore,
     receiver: mpsc::UnboundedReceiver<Queued>,
+    reports: mpsc::UnboundedReceiver<Queued>,
     /// Taken, but too large for the batch that was being filled.
     next: Option<Submission>,
     failing: Arc<AtomicBool>,
@@ -189,6 +216,7 @@ struct Waiting {
     epoch: Option<u64>,
     change: Option<Change>,
     rider: Option<GenerationUse>,
+    once: bool,
     reply: Reply,
 }
 
@@ -206,11 +234,17 @@ impl Sequencer {
         }
     }
 
-    /// Waits for a submission and takes what waits with it, up to a batch.
+    /// Waits for a submission and takes what waits with it, up to a batch; then some
+    /// reports, however many decisions there are, so that they do not wait for ever.
     async fn take(&mut self) -> Option<Vec<Submission>> {
         let first = match self.next.take() {
             Some(first) => first,
-            None => self.receiver.recv().await?.0,
+            None => tokio::select! {
+                biased;
+                Some((submission, _permit)) = self.receiver.recv() => submission,
+                Some((report, _permit)) = self.reports.recv() => report,
+                else => return None,
+            },
         };
         let mut events = first.events.len();
         let mut batch = vec![first];
@@ -224,6 +258,12 @@ impl Sequencer {
             }
             batch.push(submission);
         }
+        let reports = std::iter::from_fn(|| self.reports.try_recv().ok());
+        batch.extend(
+            reports
+                .take(REPORTS_BATCH_MAX)
+                .map(|(report, _permit)| report),
+        );
         Some(batch)
     }
 }
@@ -284,6 +324,11 @@ async fn commit(
             true => refused.push((submission, AppendError::Stale { epoch })),
             false => kept.push(submission),
         }
+    }
+    if let Err(error) = refuse_repeated(tx.as_mut(), &mut kept, &mut refused).await {
+        kept.extend(changes);
+        kept.extend(refused.into_iter().map(|(s, _)| s));
+        return Err((kept, error));
     }
     let mut changes = changes.into_iter();
     while let Some(submission) = changes.next() {
@@ -384,6 +429,7 @@ async fn write(
             epoch: submission.epoch,
             change: submission.change,
             rider: submission.rider,
+            once: submission.once,
             reply: submission.reply,
         });
         batch.events.extend(submission.events);
@@ -396,7 +442,7 @@ async fn write(
     };
     let first = match written {
         Ok(()) => batch.first,
-        Err(StoreError::CommitUnknown(why)) => match look_up(store, &batch.events[0], &why).await {
+        Err(StoreError::CommitUnknown(why)) => match look_up(store, &batch, &why).await {
             Ok(sequence) => sequence,
             Err(error) => return Err((rejoin(batch), error)),
         },
@@ -418,19 +464,24 @@ fn rejoin(batch: Batch) -> Vec<Submission> {
         epoch: waiting.epoch,
         change: waiting.change,
         rider: waiting.rider,
+        once: waiting.once,
         reply: waiting.reply,
     };
     batch.waiting.into_iter().map(rejoin).collect()
 }
 
 /// Whether a COMMIT without an answer took effect: a batch is there whole or not at all,
-/// so its first event tells.
-async fn look_up(store: &SharedStore, event: &PreparedEvent, why: &str) -> Result<u64, StoreError> {
+/// so one event tells where it begins. Where all are reports, nobody can tell, and they are
+/// told so: a report may be repeated.
+async fn look_up(store: &SharedStore, batch: &Batch, why: &str) -> Result<u64, StoreError> {
+    let Some((place, event)) = witness(batch) else {
+        return Err(StoreError::Unavailable(why.to_owned()));
+    };
     tracing::warn!(%why, "a commit got no answer; looking its outcome up");
     let mut last = StoreError::Unavailable(why.to_owned());
     for attempt in 1..=LOOKUPS_MAX {
         match store.find(event.columns.event_id).await {
-            Ok(Some(sequence)) => return Ok(sequence),
+            Ok(Some(sequence)) => return Ok(sequence.saturating_sub(place)),
             Ok(None) => {
                 return Err(StoreError::Unavailable(format!(
                     "the commit did not take effect: {why}"

@@ -99,12 +99,12 @@ fn tell(options: &Options, progress: &v1::ReplayProgress) {
     clippy::disallowed_methods,
     reason = "an age is told from the user's clock"
 )]
-fn client_time() -> OffsetDateTime {
+pub(super) fn client_time() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
 /// An age or a time.
-fn moment(
+pub(super) fn moment(
     option: &str,
     text: Option<&str>,
     now: OffsetDateTime,

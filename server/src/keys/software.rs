@@ -25,14 +25,14 @@ enum Pair {
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
     /// The key, and the form that it is stored in.
-    Hmac(hmac::Key, Ed25519KeyPair),
+    Hmac(Box<hmac::Key>, Ed25519KeyPair),
 }
 
 fn hmac_pair(stored: Ed25519KeyPair) -> Option<Pair> {
     let seed: Curve25519SeedBin<'_> = stored.seed().ok()?.as_be_bytes().ok()?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, seed.as_ref());
     drop(seed);
-    Some(Pair::Hmac(key, stored))
+    Some(Pair::Hmac(Box::new(key), stored))
 }
 
 impl SoftwareKey {

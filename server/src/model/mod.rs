@@ -9,6 +9,7 @@ pub mod decision;
 pub mod entity;
 pub mod event;
 pub mod note;
+pub mod outcome;
 pub mod party;
 pub mod principal;
 pub mod proposal;

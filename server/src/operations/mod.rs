@@ -11,9 +11,11 @@ pub(crate) mod delegation;
 pub(crate) mod diff;
 pub(crate) mod entities;
 pub(crate) mod fleet;
+pub(crate) mod follow;
 pub(crate) mod issuers;
 pub(crate) mod keys;
 pub(crate) mod login;
+pub(crate) mod outcomes;
 pub(crate) mod policies;
 mod policy_tests;
 pub(crate) mod profile;
@@ -22,6 +24,7 @@ pub(crate) mod proposals;
 pub(crate) mod replay;
 pub(crate) mod revocation;
 mod rollback;
+pub(crate) mod scan;
 pub(crate) mod submission;
 pub(crate) mod users;
 pub(crate) mod watch;
@@ -68,12 +71,14 @@ pub(crate) struct Operations {
     pub(crate) four_eyes: bool,
     /// Whose signatures a policy set needs or may have.
     pub(crate) signing: Arc<Signing>,
-    /// Streams of revisions.
+    /// Streams of revisions and of events.
     pub(crate) watches: Arc<Watches>,
     /// What this process is called among the replicas.
     pub(crate) replica_id: Uuid,
     /// How long issued certificates are good for, at most.
     pub(crate) certificate_lifetime_max: Duration,
+    /// How long after a decision its outcome is taken.
+    pub(crate) outcome_window: Duration,
     /// How often a key may be recovered after its certificate has ended.
     pub(crate) recoveries_max: u32,
     /// Turns to make a page of what is permitted.
@@ -107,12 +112,48 @@ pub(crate) enum OperationError {
     /// There is no such event.
     #[error("there is no such event in the log")]
     EventNotFound,
+    /// The caller has no such decision, whoever else may.
+    #[error("you have no decision of this id")]
+    DecisionNotFound,
+    /// Nothing can have come of it.
+    #[error("the decision was a deny, so there is no outcome to report")]
+    DecisionDenied,
+    /// The decision is too long ago.
+    #[error("the decision is over {} s old; report outcomes when they come about", .0.whole_seconds())]
+    OutcomeLate(Duration),
+    /// It was reported otherwise.
+    #[error("another outcome of this decision is on record; it stays as it is")]
+    OutcomeConflict,
     /// No checkpoint covers it yet.
     #[error("no checkpoint covers this yet; a growing log is signed each second, try again")]
     NotSigned,
     /// The stored log is not what was signed.
     #[error("the log is not what was signed: {0}; see what `zta audit verify` says")]
     LogAltered(String),
+    /// A place in the log that does not exist yet.
+    #[error(
+        "the cursor names place {place}, and the log has {size} events; is it another server's?"
+    )]
+    CursorBeyondLog {
+        /// The place.
+        place: u64,
+        /// The log's size.
+        size: u64,
+    },
+    /// What stands at this place of the log is not kept any more.
+    #[error(
+        "the cursor names place {place}, and the log is kept here from place {first} on; begin \
+         there, and look for what is between in an export"
+    )]
+    CursorTooOld {
+        /// The place.
+        place: u64,
+        /// The oldest place that is kept.
+        first: u64,
+    },
+    /// The server stops, and the stream with it.
+    #[error("the server stops; go on after what came last, on another replica")]
+    Stopping,
     /// A documented limit is exceeded.
     #[error("{name}: {size} is over the limit of {max}")]
     Limit {

@@ -178,8 +178,10 @@ impl<'a> Reader<'a> {
         if self.ended {
             return Ok(None);
         }
-        let after = self.begun.then_some(self.reached);
-        let mut events = self.store.list(&self.filter, after, false, PAGE).await?;
+        let first = self.reached + u64::from(self.begun);
+        let places = first..u64::MAX;
+        let events = self.store.list(&self.filter, places, false, PAGE).await;
+        let mut events = events?;
         self.begun = true;
         let full = events.len() == PAGE as usize;
         let last = events.last().map(|event| event.sequence);

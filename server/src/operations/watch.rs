@@ -1,4 +1,5 @@
-//! Streams of revisions: what comes next after a known one, and who may have how many.
+//! Streams of revisions: what comes next after a known one. And of every kind: who may have
+//! how many.
 //!
 //! The caller is asked for again at each answer, on record: a stream is no permission that
 //! outlives the one that opened it.
@@ -29,7 +30,7 @@ pub(crate) struct News {
 pub(crate) struct Watches {
     max: usize,
     open: Mutex<HashMap<EntityUid, usize>>,
-    /// How often a stream says that nothing is new.
+    /// How often a stream says that nothing is new, on whatever it is told of.
     pub(crate) heartbeat: Duration,
     /// Whether the server stops.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -49,7 +50,7 @@ impl Watches {
     ///
     /// # Errors
     /// [`OperationError::Limit`] when there are too many.
-    fn place(self: &Arc<Self>, caller: EntityUid) -> Result<Place, OperationError> {
+    pub(super) fn place(self: &Arc<Self>, caller: EntityUid) -> Result<Place, OperationError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let (all, own) = (
             open.values().sum::<usize>(),

@@ -7,6 +7,7 @@
 
 pub mod postgres;
 mod proofs;
+mod query;
 pub mod sqlite;
 mod value;
 
@@ -17,14 +18,15 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use proofs::{ProofStore, SigningTurn, StoredTile, TILE_WIDTH, TILES_MAX, TileId, TileLevel};
+pub use query::{EventFilter, EventQueries};
 
 use crate::model::event::Inputs;
 use crate::model::proposal::{Proposal, ProposalMeta};
 use crate::model::replica::{Fleet, ReplicaRecord};
 use crate::model::revision::{Digest, Manifest, RevisionNews};
 use crate::model::{
-    AgentRecord, AuthorityRecord, Change, Columns, Conflict, Effect, EntityCursor, EntityPage,
-    EntityUid, Instance, PartyVersion, RevisionMeta, StoredEntity, UserRecord, VoidTokens,
+    AgentRecord, AuthorityRecord, Change, Columns, Conflict, EntityCursor, EntityPage, EntityUid,
+    Instance, PartyVersion, RevisionMeta, StoredEntity, UserRecord, VoidTokens,
 };
 
 /// The head row of the log: where it stands, and the clock of everything that can turn
@@ -78,27 +80,6 @@ pub struct StoredCheckpoint {
     pub size: u64,
     /// The C2SP signed note.
     pub note: String,
-}
-
-/// Which events to list.
-#[derive(Clone, Debug, Default)]
-pub struct EventFilter {
-    /// Event types by name; empty means all.
-    pub types: Vec<String>,
-    /// Only this actor's.
-    pub actor_id: Option<String>,
-    /// Only those about this resource.
-    pub resource_id: Option<String>,
-    /// Only those of the action of this id, in whatever namespace.
-    pub action_id: Option<String>,
-    /// Only decisions with this effect.
-    pub effect: Option<Effect>,
-    /// Only at or after.
-    pub start_time: Option<OffsetDateTime>,
-    /// Only before.
-    pub end_time: Option<OffsetDateTime>,
-    /// Each with its row of the side table.
-    pub with_inputs: bool,
 }
 
 /// Everything that changed after an epoch, read in one snapshot of the database.
@@ -163,6 +144,10 @@ pub trait AuditTx: Send {
         epoch: u64,
     ) -> Result<Result<(), Conflict>, StoreError>;
 
+    /// Which of these ids events of the log have, in no order. What is found under the
+    /// head's lock is all that there is.
+    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError>;
+
     /// Writes events at consecutive sequences.
     async fn insert(
         &mut self,
@@ -191,14 +176,8 @@ pub trait AuditStore: Send + Sync {
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError>;
     /// Events from `first` on, in order, at most `limit`, with inputs.
     async fn read(&self, first: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
-    /// Events that match, `after` exclusive in the direction asked for, at most `limit`.
-    async fn list(
-        &self,
-        filter: &EventFilter,
-        after: Option<u64>,
-        descending: bool,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError>;
+    /// Those of these events whose commits can be seen, in no order, without inputs.
+    async fn named(&self, event_ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError>;
     /// The newest checkpoint.
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError>;
 }
@@ -326,6 +305,7 @@ pub trait BlobStore: Send + Sync {
 #[async_trait]
 pub trait Store:
     AuditStore
+    + EventQueries
     + ProofStore
     + RegistryStore
     + CertificateStore

@@ -3,7 +3,10 @@
 mod canaries;
 mod documented;
 mod exported;
+mod following;
 mod intruder;
+mod listing;
+mod outcomes;
 mod proofs;
 mod redaction;
 mod secrets;

@@ -1,5 +1,9 @@
-//! Kill -9 under load, on both databases: each decision that was answered is in the log
-//! at its sequence, and the log verifies.
+//! Crashes and faults under load. Here: kill -9 of the server, on both databases; each
+//! decision that was answered is in the log at its sequence, and the log verifies.
+
+mod clock;
+mod faults;
+mod load;
 
 use std::path::Path;
 

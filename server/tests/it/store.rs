@@ -6,20 +6,25 @@ mod certificates;
 mod changes;
 mod documented;
 mod entities;
+mod filters;
 mod hostile;
 mod keys;
 mod log;
 mod lost;
 mod parties;
+mod partitions;
 mod proofs;
 mod proposals;
 mod queries;
 mod rate;
 mod replicas;
+mod reports;
 mod revisions;
+mod roles;
 mod support;
 mod units;
 mod users;
+mod views;
 
 use support::{Case, Kind, case, only};
 
@@ -42,6 +47,10 @@ fn cases() -> Vec<Case> {
         case("units::together", units::together),
         case("units::of_another_epoch", units::of_another_epoch),
         case("units::a_bad_one", units::a_bad_one),
+        case("filters::alone_and_in_pairs", filters::alone_and_in_pairs),
+        case("filters::by_index", filters::by_index),
+        case("reports::once", reports::once),
+        case("reports::behind_decisions", reports::behind_decisions),
         case("queries::columns", queries::columns),
         case("queries::inputs", queries::inputs),
         case("queries::look_alike_ids", queries::look_alike_ids),
@@ -77,6 +86,8 @@ fn cases() -> Vec<Case> {
         case("entities::look_alikes", entities::look_alikes),
         case("entities::bulk", entities::bulk),
         case("documented::examples", documented::examples),
+        case("views::answers", views::answers),
+        case("views::awkward_leaves", views::awkward_leaves),
         case("hostile::a_failing_insert", hostile::a_failing_insert),
         case("hostile::a_wake_up", hostile::a_wake_up),
         only(Kind::Sqlite, "hostile::no_replace", hostile::no_replace),
@@ -90,6 +101,34 @@ fn cases() -> Vec<Case> {
         only(Kind::Postgres, "lost::durability", lost::durability),
         only(Kind::Postgres, "lost::notification", lost::notification),
         only(Kind::Postgres, "lost::service_role", lost::service_role),
+        only(
+            Kind::Postgres,
+            "partitions::under_load",
+            partitions::under_load,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::pruned_plans",
+            partitions::pruned_plans,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::none_to_write",
+            partitions::none_to_write,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::maintenance",
+            partitions::maintenance,
+        ),
+        only(
+            Kind::Postgres,
+            "partitions::each_guarded",
+            partitions::each_guarded,
+        ),
+        only(Kind::Postgres, "roles::auditor", roles::auditor),
+        only(Kind::Postgres, "roles::add_only", roles::add_only),
+        only(Kind::Postgres, "roles::owner", roles::owner),
     ]
 }
 

@@ -6,15 +6,18 @@ Nothing here raises while a run is on: an exception that escapes a workbench mak
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autogen_agentchat.agents import AssistantAgent, CodeExecutorAgent
 from autogen_core.code_executor import CodeResult
 from autogen_core.models import ChatCompletionClient, CreateResult, RequestUsage
 from autogen_core.tools import (
+    FunctionTool,
     StaticStreamWorkbench,
     StaticWorkbench,
     TextResultContent,
@@ -26,14 +29,16 @@ from zta._arguments import snapshot
 from zta._calls import Call, CodeExecution, Delegation, ModelCall, Outcome, ToolCall
 from zta._denials import adapter_failed
 from zta._errors import ConfigurationError
-from zta._messages import Decision, Session
+from zta._messages import Decision, Session, refused
 from zta._permitted import offered
 from zta._sessions import Link
+from zta.integrations._autogen_members import members, static_tools, stranger
 
 if TYPE_CHECKING:
     from zta._guard import Guard
 
 _CODE_TOOL = "PythonCodeExecutionTool"
+_NOT_GUARDED = "the other agent is not under this guard"
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ class Asker:
     session: Session | None
     mcp_servers: Mapping[Any, str]
     only_permitted: bool = False
-    peers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """By the id of a tool that runs a team: the agents in it, by name."""
+    names: AbstractSet[str] = frozenset()
+    """The agents that the guard was put before, also those without an identity."""
 
     async def decide(self, call: Call) -> Decision:
         """Decide one call of the agent."""
@@ -63,11 +68,6 @@ class Asker:
 def refuse_to_dump(_self: Any) -> Any:
     """Stand in for `dump_component`."""
     raise ConfigurationError("a guarded component cannot be dumped: its guard would be lost")
-
-
-def static_tools(workbench: Any) -> list[Any]:
-    """The tools of a workbench that has them in this process."""
-    return list(workbench._tools) if isinstance(workbench, StaticWorkbench) else []
 
 
 class GuardedWorkbench(Workbench):
@@ -110,13 +110,17 @@ class GuardedWorkbench(Workbench):
         asker = self._asker
         try:
             tool = _tool(self._inner, original)
+            _keep_context(tool)
+            runs = getattr(tool, "_task_runner", None)
+            if runs is not None and stranger(asker.guard, runs):
+                return call, refused(_NOT_GUARDED, "NO_IDENTITY"), links
             if isinstance(call, Delegation):
                 decision, link = await asker.delegate(call.to, call.origin or "", name)
                 return call, decision, [link]
             decision = await asker.decide(call)
-            for peer in asker.peers.get(id(tool), ()):
+            for peer in members(runs) if runs is not None else ():
                 if decision.allowed:
-                    decision, link = await asker.delegate(peer, call.origin or "", name)
+                    decision, link = await asker.delegate(peer.name, call.origin or "", name)
                     links.append(link)
             return call, decision, links
         except Exception as error:  # noqa: BLE001 - an exception would make the run hang
@@ -219,9 +223,9 @@ class GuardedModel(ChatCompletionClient):
 
     component_type = "model"
 
-    def __init__(self, inner: Any, asker: Asker) -> None:
-        """Let `asker` decide each call of `inner`."""
-        self._inner, self._asker = inner, asker
+    def __init__(self, inner: Any, asker: Asker, says: str | None = None) -> None:
+        """Let `asker` decide each call of `inner`; a denied one says `says` if it is given."""
+        self._inner, self._asker, self._says = inner, asker, says
 
     async def _decide(self) -> Decision:
         try:
@@ -229,11 +233,16 @@ class GuardedModel(ChatCompletionClient):
         except Exception as error:  # noqa: BLE001 - AutoGen has changed
             return adapter_failed(self._asker.agent, error)
 
+    def _unsaid(self, decision: Decision) -> CreateResult:
+        usage = RequestUsage(prompt_tokens=0, completion_tokens=0)
+        text = f"DENIED: {decision.message}" if self._says is None else self._says
+        return CreateResult(finish_reason="stop", content=text, usage=usage, cached=False)
+
     async def create(self, *args: Any, **options: Any) -> CreateResult:
         """Decide, then ask the model."""
         decision = await self._decide()
         if not decision.allowed:
-            return _unsaid(decision)
+            return self._unsaid(decision)
         result: CreateResult = await self._inner.create(*args, **options)
         return result
 
@@ -243,7 +252,7 @@ class GuardedModel(ChatCompletionClient):
         """Decide, then let the model stream."""
         decision = await self._decide()
         if not decision.allowed:
-            yield _unsaid(decision)
+            yield self._unsaid(decision)
             return
         async for event in self._inner.create_stream(*args, **options):
             yield event
@@ -367,6 +376,22 @@ def _tool(workbench: Any, original: str) -> Any:
     return next((tool for tool in static_tools(workbench) if tool.name == original), None)
 
 
+def _keep_context(tool: Any) -> None:
+    """Let a synchronous function see the context variables of its call.
+
+    AutoGen runs it in a thread without them: agents that it runs would act for nobody.
+    """
+    if not isinstance(tool, FunctionTool) or asyncio.iscoroutinefunction(tool._func):
+        return
+    function = tool._func
+
+    @functools.wraps(function)
+    async def in_thread(*args: Any, **options: Any) -> Any:
+        return await asyncio.to_thread(function, *args, **options)
+
+    tool._func = in_thread
+
+
 def _runs_code(tool: Any) -> bool:
     return any(kind.__name__ == _CODE_TOOL for kind in type(tool).__mro__)
 
@@ -374,8 +399,3 @@ def _runs_code(tool: Any) -> bool:
 def _refusal(name: str, decision: Decision) -> ToolResult:
     content = TextResultContent(content=decision.refusal)
     return ToolResult(name=name, result=[content], is_error=True)
-
-
-def _unsaid(decision: Decision) -> CreateResult:
-    usage = RequestUsage(prompt_tokens=0, completion_tokens=0)
-    return CreateResult(finish_reason="stop", content=decision.refusal, usage=usage, cached=False)

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from crewai import Crew
 from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.utilities.crew.crew_context import get_crew_context
 
+from zta._calls import MODEL_CALLS
 from zta._errors import ConfigurationError
 from zta._messages import Session
 
 if TYPE_CHECKING:
     from zta._guard import Guard
+
+
+_RUNNING_MAX = 1024  # crews whose names are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,11 @@ class Claim:
     mcp_servers: Mapping[str, str]
 
 
+def crew_name(crew: Any) -> str:
+    """The name by which a crew asks for what it does beside its agents."""
+    return str(crew.name or "crew").strip()
+
+
 class Claims:
     """Which guard speaks for which crew and agent."""
 
@@ -35,11 +45,15 @@ class Claims:
         self._default: Claim | None = None
         self._objects: dict[int, tuple[Any, Claim]] = {}
         self._crew_keys: dict[str, list[Claim]] = {}
+        self._running: dict[str, str] = {}
+        self.decide_models = False
+        """Whether a guard of this process decides models: then it stays so."""
 
     def add(self, claim: Claim, target: Any) -> None:
         """Let a claim stand for a crew, an agent, or with None for whoever no other one has."""
         guard = claim.guard
         with self._lock:
+            self.decide_models |= MODEL_CALLS in guard.also
             if target is None:
                 if self._default is not None and self._default.guard is not guard:
                     raise ConfigurationError(
@@ -73,6 +87,25 @@ class Claims:
         """The claim on an agent of a crew."""
         with self._lock:
             return self._of_crew(crew) or self._of_object(agent) or self._default
+
+    def note(self, crew: Any) -> None:
+        """Remember the name of a crew that runs: inside of the run only its id is known."""
+        with self._lock:
+            self._running[str(crew.id)] = crew_name(crew)
+            while len(self._running) > _RUNNING_MAX:
+                del self._running[next(iter(self._running))]
+
+    def of_run(self) -> tuple[Claim | None, str]:
+        """The claim on the crew whose run the code is in, and the crew's name."""
+        run = get_crew_context()
+        if run is None:
+            return None, ""
+        with self._lock:
+            objects = list(self._objects.values())
+            known = (c for r, c in objects if str(getattr(r(), "id", "")) == run.id)
+            claims = self._crew_keys.get(run.key or "", ())
+            of_key = claims[0] if len(claims) == 1 else self._default
+            return next(known, of_key), self._running.get(run.id or "", "")
 
     def _of_crew(self, crew: Any) -> Claim | None:
         if crew is None:

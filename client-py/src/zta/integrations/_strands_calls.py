@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ from strands.tools.structured_output.structured_output_tool import StructuredOut
 
 from zta._calls import Call, CodeExecution, Delegation, ModelCall, ToolCall
 
+_TERMINALS = {
+    "strands.tools.executors._executor": "_make_execute_tool_terminal.<locals>.terminal",
+    "strands.event_loop.event_loop": "_make_invoke_model_terminal.<locals>.terminal",
+}
 _HAND_OFF = f"{Swarm._create_handoff_tool.__qualname__}.<locals>.handoff_to_agent"
 
 
@@ -61,6 +66,16 @@ def resource(tool: Any, mcp_servers: Mapping[Any, str]) -> tuple[str, str]:
     return str(tool.tool_name), origin
 
 
+def unnamed_clients(agent: Any, mcp_servers: Mapping[Any, str]) -> list[int]:
+    """The MCP clients of an agent that neither a name nor a prefix tells apart, by id."""
+    clients = (getattr(tool, "mcp_client", None) for tool in agent.tool_registry.registry.values())
+    return [
+        id(client)
+        for client in clients
+        if client is not None and not (mcp_servers.get(client) or getattr(client, "_prefix", None))
+    ]
+
+
 def describe_model(model: Any) -> ModelCall:
     """The call of a model, under the id of its configuration or the name of its class."""
     config = model.get_config()
@@ -77,6 +92,15 @@ def wraps(agent: Any, stage: Any = ExecuteToolStage) -> list[Any]:
     return [entry for entry in handlers if entry.phase == "wrap"]
 
 
+def is_terminal(next_fn: Any) -> bool:
+    """Whether what a wrap calls next is the tool or the model itself.
+
+    A chain is put together when its call begins: the order of the wraps may have changed since.
+    """
+    following = inspect.getclosurevars(next_fn).nonlocals["nf"]
+    return bool(_TERMINALS.get(following.__module__) == following.__qualname__)
+
+
 def is_innermost(agent: Any, stage: Any, wrap: Any) -> bool:
     """Whether nothing stands between a wrap and what it wraps."""
     return bool(wraps(agent, stage)[-1].handler == wrap)
@@ -85,6 +109,21 @@ def is_innermost(agent: Any, stage: Any, wrap: Any) -> bool:
 def make_innermost(agent: Any, stage: Any, wrap: Any) -> None:
     """Move a wrap to the end, for the next call."""
     agent._middleware_registry._handlers[stage].sort(key=lambda entry: entry.handler == wrap)
+
+
+def speakers(target: Any) -> list[Any]:
+    """The agents whose words a node passes on, or who are told what a node is told."""
+    if isinstance(target, (Swarm, Graph)):
+        return [agent for node in target.nodes.values() for agent in speakers(node.executor)]
+    return [target]
+
+
+def orchestrators(target: Any) -> list[Any]:
+    """A swarm or graph and those inside of it; of an agent, none."""
+    if not isinstance(target, (Swarm, Graph)):
+        return []
+    inner = [o for node in target.nodes.values() for o in orchestrators(node.executor)]
+    return [target, *inner]
 
 
 def members(target: Any, seen: set[int] | None = None) -> Iterator[Any]:

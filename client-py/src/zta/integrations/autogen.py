@@ -7,34 +7,28 @@ mere name of its call, whatever its tool returns; a denied one is taken out befo
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping
+import weakref
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from autogen_agentchat.agents import (
-    AssistantAgent,
-    CodeExecutorAgent,
-    MessageFilterAgent,
-    SocietyOfMindAgent,
-    UserProxyAgent,
-)
+from autogen_agentchat.agents import CodeExecutorAgent, SocietyOfMindAgent
 from autogen_agentchat.messages import TextMessage
-from autogen_agentchat.teams import BaseGroupChat
-from autogen_agentchat.tools._task_runner_tool import TaskRunnerTool
 from autogen_core.models import FunctionExecutionResult
 
 from zta._calls import MESSAGES, MODEL_CALLS, Message, ToolCall
 from zta._denials import adapter_failed, place
 from zta._errors import ConfigurationError
 from zta._messages import Decision, Session
+from zta.integrations._autogen_members import members, teams
 from zta.integrations._autogen_parts import (
     Asker,
     GuardedExecutor,
     GuardedModel,
     guarded_workbench,
     refuse_to_dump,
-    static_tools,
 )
 
 if TYPE_CHECKING:
@@ -42,8 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("zta")
 
+_names: weakref.WeakKeyDictionary[Guard, set[str]] = weakref.WeakKeyDictionary()
+"""The agents that each guard was put before, also those without an identity."""
+_CANCELLED = "Error: the tool call was cancelled."
 _FAILED = "Error: the tool call failed."
-_ACTS = (AssistantAgent, CodeExecutorAgent, SocietyOfMindAgent)
 
 
 def install(
@@ -61,74 +57,52 @@ def install(
     the `session` here. With `only_permitted` a model is offered no tool that its agent may not
     call.
     """
-    agents = list(members(target, set()))
+    agents, known = members(target), (session, dict(mcp_servers), only_permitted)
     for agent in agents:
-        owner = getattr(agent, "_zta_guard", guard)
+        owner, before = getattr(agent, "_zta_guard", guard), getattr(agent, "_zta_options", known)
         if owner is not guard:
             raise ConfigurationError(f"agent `{agent.name}` already belongs to another guard")
-    peers = {
-        id(tool): tuple(part.name for part in members(tool._task_runner, set()))
-        for agent in agents
-        for tool in runners(agent)
-        if not isinstance(tool._task_runner, (AssistantAgent, CodeExecutorAgent))
-    }
-    names = frozenset(agent.name for agent in agents)
+        if before != known:
+            raise ConfigurationError(
+                f"agent `{agent.name}` is guarded already, with another session or other options"
+            )
+    _guard_teams(guard, target, session)
+    names = _names.setdefault(guard, set())
+    names |= {agent.name for agent in agents}
     for agent in agents:
         if getattr(agent, "_zta_guard", None) is None:
-            asker = Asker(guard, agent.name, session, mcp_servers, only_permitted, peers)
-            _guard_agent(asker, agent, names)
+            asker = Asker(guard, agent.name, session, mcp_servers, only_permitted, names)
+            _guard_agent(asker, agent)
+            agent._zta_options = known
 
 
-def members(target: Any, seen: set[int]) -> Iterator[Any]:
-    """Every agent that calls tools, runs code or has a model, however deep."""
-    if id(target) in seen:
+def _guard_teams(guard: Guard, target: Any, session: Session | None) -> None:
+    """Put a guarded way before the models of teams, which choose who speaks."""
+    if MODEL_CALLS not in guard.also:
         return
-    seen.add(id(target))
-    if isinstance(target, _ACTS):
-        yield target
-    for part in _parts(target):
-        yield from members(part, seen)
+    for team in teams(target):
+        model = getattr(team, "_model_client", None)
+        if model is None or isinstance(model, GuardedModel):
+            continue
+        if team._initialized:
+            raise ConfigurationError(f"team `{team.name}` has run already: guard it before")
+        # What it says must be no name: a refusal would choose whom it happens to mention.
+        team._model_client = GuardedModel(model, Asker(guard, team.name, session, {}), says="")
 
 
-def runners(agent: Any) -> list[Any]:
-    """The tools of an agent that run another agent or a team."""
-    workbenches = getattr(agent, "_workbench", None) or ()
-    inner = [getattr(workbench, "_inner", workbench) for workbench in workbenches]
-    tools = [tool for workbench in inner for tool in static_tools(workbench)]
-    return [tool for tool in tools if isinstance(tool, TaskRunnerTool)]
-
-
-def _parts(target: Any) -> list[Any]:
-    """What an agent or team holds; one that could act without asking is refused."""
-    if isinstance(target, AssistantAgent):
-        return [tool._task_runner for tool in runners(target)]
-    if isinstance(target, BaseGroupChat):
-        return list(target._participants)
-    if isinstance(target, SocietyOfMindAgent):
-        return [target._team]
-    if isinstance(target, MessageFilterAgent):
-        return [target._wrapped_agent]
-    if isinstance(target, (UserProxyAgent, CodeExecutorAgent)):
-        return []
-    raise ConfigurationError(
-        f"cannot guard a `{type(target).__name__}` of AutoGen: what it does is not a tool call"
-    )
-
-
-def _guard_agent(asker: Asker, agent: Any, names: frozenset[str]) -> None:
+def _guard_agent(asker: Asker, agent: Any) -> None:
     """Put a guarded way before whatever the agent acts by, and its class before its methods."""
     guard, model = asker.guard, getattr(agent, "_model_client", None)
     if MODEL_CALLS in guard.also and model is not None:
         agent._model_client = GuardedModel(model, asker)
-    if isinstance(agent, SocietyOfMindAgent):
-        agent._zta_guard = guard  # type: ignore[attr-defined]
-        return
     members = _messages(asker, type(agent)) if MESSAGES in guard.also else {}
-    if isinstance(agent, CodeExecutorAgent):
+    if isinstance(agent, SocietyOfMindAgent):
+        pass  # The agents inside of it act, each by itself.
+    elif isinstance(agent, CodeExecutorAgent):
         agent._code_executor = GuardedExecutor(agent._code_executor, asker)  # type: ignore[assignment]
     else:
         agent._workbench = [guarded_workbench(part, asker) for part in agent._workbench or ()]
-        peers = names | set(guard.agents)
+        peers = asker.names | set(guard.agents)
         targets = {name: str(handoff.target) for name, handoff in agent._handoffs.items()}
         to_agents = {name: target for name, target in targets.items() if target in peers}
         members |= _hand_offs(asker, type(agent), to_agents)
@@ -165,6 +139,11 @@ def _hand_offs(asker: Asker, base: Any, to_agents: Mapping[str, str]) -> dict[st
                 tool_call, workbench, handoff_tools, agent_name, cancellation_token, stream
             )
             return result
+        except asyncio.CancelledError:
+            # The tool was cancelled, not this task: AutoGen would wait for it for ever.
+            if _is_cancelling() or not cancellation_token.is_cancelled():
+                raise
+            return tool_call, _error_result(tool_call, _CANCELLED)
         except Exception as error:  # noqa: BLE001 - it would make the run hang
             logger.warning("a tool call of agent %r failed: %s", agent_name, place(error))
             return tool_call, _error_result(tool_call, _FAILED)
@@ -213,7 +192,7 @@ def _messages(asker: Asker, base: Any) -> dict[str, Any]:
 async def _let_in(asker: Asker, message: Any) -> Any:
     """The message, or a note in its place. What people say is not asked about."""
     sender = str(message.source)
-    if sender == asker.agent or sender not in asker.guard.agents:
+    if sender == asker.agent or sender not in asker.names | set(asker.guard.agents):
         return message
     call = Message(asker.agent, framework="autogen", origin=type(message).__name__)
     try:
@@ -237,6 +216,11 @@ def _describe_handoff(tool_call: Any) -> ToolCall:
         visible_name=tool_call.name,
         origin="handoff",
     )
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
 
 
 def _error_result(tool_call: Any, text: str) -> FunctionExecutionResult:

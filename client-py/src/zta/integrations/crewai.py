@@ -27,7 +27,7 @@ from crewai.hooks.dispatch import (
     unregister,
 )
 
-from zta._calls import MESSAGES, MODEL_CALLS, Call, Delegation, Message, Outcome
+from zta._calls import Call, Delegation, Outcome
 from zta._denials import adapter_failed, claimed_by_no_guard
 from zta._errors import ConfigurationError
 from zta._messages import Decision, Session, refused
@@ -36,17 +36,16 @@ from zta.integrations._crewai_calls import (
     agent_name,
     ambiguous,
     describe,
-    describe_model,
     resource,
-    senders,
 )
 from zta.integrations._crewai_claims import Claim, Claims
+from zta.integrations._crewai_models import decide_model, heed
 
 if TYPE_CHECKING:
     from zta._guard import Guard
 
 _PRE, _POST = InterceptionPoint.PRE_TOOL_CALL, InterceptionPoint.POST_TOOL_CALL
-_MODEL = InterceptionPoint.PRE_MODEL_CALL
+_MODEL, _START = InterceptionPoint.PRE_MODEL_CALL, InterceptionPoint.EXECUTION_START
 _OPEN_MAX = 1024
 _FAILURES = ("Error executing tool", "I encountered an error while trying to use the tool")
 
@@ -103,8 +102,9 @@ def install(
         unregister(point, hook)
         register(point, hook)
     if guard.also:
-        unregister(_MODEL, _before_model)
-        register(_MODEL, _before_model)
+        for point, hook in ((_MODEL, _before_model), (_START, _before_run)):
+            unregister(point, hook)
+            register(point, hook)
     if only_permitted:
         _drop_unpermitted(claim, target)
 
@@ -116,13 +116,19 @@ def uninstall(guard: Guard) -> None:
 
 def remove_hooks() -> None:
     """Take the hook out of the process. From then on CrewAI's tools run undecided."""
-    for point, hook in ((_PRE, _before), (_POST, _after), (_MODEL, _before_model)):
+    hooks = ((_PRE, _before), (_POST, _after), (_MODEL, _before_model), (_START, _before_run))
+    for point, hook in hooks:
         unregister(point, hook)
 
 
 def is_installed() -> bool:
     """Whether the hook is in this process."""
     return _before in get_hooks(_PRE)
+
+
+def decides_models() -> bool:
+    """Whether the hook that decides calls of models is in this process."""
+    return _before_model in get_hooks(_MODEL) and _before_run in get_hooks(_START)
 
 
 def claimed_by(guard: Guard, crew: Any, agent: Any) -> bool:
@@ -146,7 +152,7 @@ def _drop_unpermitted(claim: Claim, target: Any) -> None:
 
 def _permitted(claim: Claim, agent: Any, tools: list[Any]) -> list[Any]:
     ids = [resource(tool, claim.mcp_servers)[0] for tool in tools]
-    known = offered(claim.guard, agent_name(agent, claim.guard), ids, claim.session)
+    known = offered(claim.guard, agent_name(agent), ids, claim.session)
     return [tool for tool, name in zip(tools, ids, strict=True) if name in known]
 
 
@@ -179,7 +185,7 @@ def _after(context: Any) -> str | None:
         text = str(context.tool_result)
         took = (time.monotonic() - opened.began) * 1000
         outcome = Outcome(
-            not text.startswith(_FAILURES), took, len(text.encode("utf-8", "replace"))
+            not text.lstrip().startswith(_FAILURES), took, len(text.encode("utf-8", "replace"))
         )
         opened.guard.report(opened.agent, opened.call, opened.decision, outcome)
     return None
@@ -196,7 +202,9 @@ def _decide(context: Any) -> _Open | None:
         text = "the name of the tool is unknown or ambiguous"
         return _refused(refused(text, "INVALID_ARGUMENTS"))
     guard = claim.guard
-    agent = agent_name(context.agent, guard)
+    if guard.also:
+        heed(context.agent, _before_model)
+    agent = agent_name(context.agent)
     call = describe(context, claim.mcp_servers, guard)
     token = None
     if isinstance(call, Delegation):
@@ -214,28 +222,24 @@ def _refused(decision: Decision) -> _Open:
 
 def _before_model(context: Any) -> None:
     try:
-        decision = _decide_model(context)
+        decision = decide_model(_claims, context)
     except Exception as error:  # noqa: BLE001 - CrewAI would swallow it and ask the model
         decision = adapter_failed(_role(context), error)
     if decision is not None and not decision.allowed:
         raise HookAborted(reason=f"DENIED: {decision.message}", source="zta")
 
 
-def _decide_model(context: Any) -> Decision | None:
-    claim = _claims.find(context.crew, context.agent) if context.agent is not None else None
-    if claim is None:
-        return claimed_by_no_guard(_role(context))
-    guard = claim.guard
-    agent = agent_name(context.agent, guard)
-    if MESSAGES in guard.also and context.iterations == 0 and context.task is not None:
-        for sender in senders(context.task, context.crew):
-            told = Message(agent, framework="crewai", origin="task")
-            decision = guard.decide(agent_name(sender, guard), told, session=claim.session)
-            if not decision.allowed:
-                return decision
-    if MODEL_CALLS not in guard.also:
-        return None
-    return guard.decide(agent, describe_model(context.llm), session=claim.session)
+def _before_run(context: Any) -> None:
+    """Agents that ran before keep the hooks that there were then: give them ours."""
+    crew = context.crew
+    try:
+        if crew is not None:
+            _claims.note(crew)
+            for agent in [*crew.agents, crew.manager_agent]:
+                heed(agent, _before_model)
+    except Exception as error:  # noqa: BLE001 - CrewAI would swallow it and ask the models
+        decision = adapter_failed(_role(context), error)
+        raise HookAborted(reason=f"DENIED: {decision.message}", source="zta") from None
 
 
 def _role(context: Any) -> str:

@@ -13,6 +13,6 @@ policies::
 """
 
 from zta.testing._embedded import EmbeddedServer, embedded_server, find_binary
-from zta.testing._fake import FakeServer, Recorded
+from zta.testing._fake import FakeServer, Recorded, Reported
 
-__all__ = ["EmbeddedServer", "FakeServer", "Recorded", "embedded_server", "find_binary"]
+__all__ = ["EmbeddedServer", "FakeServer", "Recorded", "Reported", "embedded_server", "find_binary"]

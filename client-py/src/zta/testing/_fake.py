@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,23 @@ class Recorded:
         return self.response.effect == v1.EFFECT_ALLOW
 
 
+@dataclass(frozen=True)
+class Reported:
+    """What a guard said came of a call."""
+
+    agent: str
+    record: Recorded
+    """The decision on the call."""
+    outcome: v1.CallOutcome
+
+    @property
+    def ok(self) -> bool:
+        """Whether the call ended with a result."""
+        return self.outcome.result == v1.CALL_RESULT_OK
+
+
 class FakeServer:
-    """Answers Authorize, BatchAuthorize, ListPermitted, ExchangeToken and Renew over mutual TLS.
+    """Answers the calls of agents over mutual TLS: decisions, outcomes, grants and renewals.
 
     `allow` names, for each agent, the tools it may call, and with the action before it whatever
     else: `delegate:ops`, `call_model:m`. Everything else is NOT_PERMITTED. Who acts for others
@@ -75,6 +91,8 @@ class FakeServer:
         self.forbid = dict(forbid or {})
         self.records: list[Recorded] = []
         """Every decision that was given, in order."""
+        self.outcomes: list[Reported] = []
+        """Every outcome that was reported, once for a decision; guards report after the call."""
         self.renewals: list[str] = []
         """The agents whose certificates were renewed."""
         self.fault: Fault | None = None
@@ -164,6 +182,29 @@ class FakeServer:
             self.records.append(Recorded(agent, request, answer, on_behalf_of))
         return answer
 
+    def report(self, agent: str, outcome: v1.CallOutcome) -> v1.ReportOutcomeItem:
+        """Take an outcome, or refuse it as the real server does."""
+        item = v1.ReportOutcomeItem(decision_id=outcome.decision_id)
+
+        def refuse(code: grpc.StatusCode, reason: str) -> v1.ReportOutcomeItem:
+            item.error.code, item.error.reason = code.value[0], reason
+            return item
+
+        with self._lock:
+            known = [r for r in self.records if r.response.decision_id == outcome.decision_id]
+            if not known or known[0].agent != agent:
+                return refuse(grpc.StatusCode.NOT_FOUND, "DECISION_NOT_FOUND")
+            if not known[0].allowed:
+                return refuse(grpc.StatusCode.FAILED_PRECONDITION, "DECISION_DENIED")
+            before = [o for o in self.outcomes if o.record is known[0]]
+            if before and before[0].outcome != outcome:
+                return refuse(grpc.StatusCode.ALREADY_EXISTS, "OUTCOME_CONFLICT")
+            if not before:
+                self.outcomes.append(Reported(agent, known[0], outcome))
+            event_id = uuid.uuid5(uuid.UUID(outcome.decision_id), "outcome")
+            item.recorded.event_id, item.recorded.repeated_report = str(event_id), bool(before)
+        return item
+
     def list_permitted(self, agent: str, request: v1.ListPermittedRequest) -> Any:
         """What the table has for an agent, on one page."""
         action = request.resources.action.id or "call_tool"
@@ -243,6 +284,14 @@ def _caller(context: grpc.ServicerContext) -> tuple[str, bytes]:
     return names[0].rsplit("/", 1)[-1], peer["x509_pem_cert"][0]
 
 
+def _report(
+    fake: FakeServer, request: v1.ReportOutcomeRequest, context: grpc.ServicerContext
+) -> v1.ReportOutcomeResponse:
+    agent, _ = _caller(context)
+    items = [fake.report(agent, outcome) for outcome in request.outcomes]
+    return v1.ReportOutcomeResponse(items=items)
+
+
 def _handlers(fake: FakeServer) -> grpc.GenericRpcHandler:
     def authorize(request: v1.AuthorizeRequest, context: grpc.ServicerContext) -> Any:
         agent, _ = _caller(context)
@@ -275,6 +324,10 @@ def _handlers(fake: FakeServer) -> grpc.GenericRpcHandler:
     methods: dict[str, tuple[Any, Any]] = {
         "/zta.v1.AuthorizationService/Authorize": (authorize, v1.AuthorizeRequest),
         "/zta.v1.AuthorizationService/BatchAuthorize": (batch, v1.BatchAuthorizeRequest),
+        "/zta.v1.AuthorizationService/ReportOutcome": (
+            partial(_report, fake),
+            v1.ReportOutcomeRequest,
+        ),
         "/zta.v1.AuthorizationService/ListPermitted": (list_permitted, v1.ListPermittedRequest),
         "/zta.v1.AuthenticationService/ExchangeToken": (exchange, v1.ExchangeTokenRequest),
         "/zta.v1.AgentService/Renew": (renew, v1.RenewRequest),

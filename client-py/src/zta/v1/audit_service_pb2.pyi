@@ -16,6 +16,8 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class ListEventsRequest(google.protobuf.message.Message):
+    """All conditions together; what is empty means all."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: builtins.int
@@ -27,9 +29,20 @@ class ListEventsRequest(google.protobuf.message.Message):
     END_TIME_FIELD_NUMBER: builtins.int
     DESCENDING_FIELD_NUMBER: builtins.int
     RESOURCE_ID_FIELD_NUMBER: builtins.int
+    ACTION_ID_FIELD_NUMBER: builtins.int
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    TASK_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    TRACE_ID_FIELD_NUMBER: builtins.int
+    USER_ID_FIELD_NUMBER: builtins.int
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    START_SEQUENCE_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """1 to 1000; 0 means 100."""
+    """1 to 1000; 0 means 100. A page ends before it has 4 MiB of leaves, too."""
     page_token: builtins.str
+    """Of the last answer to the same request. With another condition or order it is refused."""
     actor_id: builtins.str
     """Only events of this actor, by Cedar id; empty means all."""
     effect: zta.v1.types_pb2.Effect.ValueType
@@ -38,13 +51,33 @@ class ListEventsRequest(google.protobuf.message.Message):
     """Newest first."""
     resource_id: builtins.str
     """Only events about this resource, by Cedar id; empty means all."""
+    action_id: builtins.str
+    """Only events of this action, by Cedar id in whatever namespace."""
+    session_id: builtins.str
+    """Only events of this session."""
+    task_id: builtins.str
+    """Only events of this task."""
+    reason: builtins.str
+    """Only events with this reason, for example `FORBIDDEN`."""
+    policy_id: builtins.str
+    """Only events that this policy determined, by its `@id`."""
+    revision: builtins.int
+    """Only events that this revision decided."""
+    trace_id: builtins.str
+    """Only events of this W3C trace, 32 hex digits."""
+    user_id: builtins.str
+    """Only events with this user, as the PEP named it."""
+    correlation_id: builtins.str
+    """Only events with this correlation id of the PEP."""
+    start_sequence: builtins.int
+    """Only events from this place of the log on."""
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Only these event types, for example `decision`; empty means all."""
 
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Only events at or after."""
+        """Only events at or after, by the clocks of the servers that wrote them."""
 
     @property
     def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -62,9 +95,20 @@ class ListEventsRequest(google.protobuf.message.Message):
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         descending: builtins.bool = ...,
         resource_id: builtins.str = ...,
+        action_id: builtins.str = ...,
+        session_id: builtins.str = ...,
+        task_id: builtins.str = ...,
+        reason: builtins.str = ...,
+        policy_id: builtins.str = ...,
+        revision: builtins.int | None = ...,
+        trace_id: builtins.str = ...,
+        user_id: builtins.str = ...,
+        correlation_id: builtins.str = ...,
+        start_sequence: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["actor_id", b"actor_id", "descending", b"descending", "effect", b"effect", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "resource_id", b"resource_id", "start_time", b"start_time", "types", b"types"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_revision", b"_revision", "end_time", b"end_time", "revision", b"revision", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_revision", b"_revision", "action_id", b"action_id", "actor_id", b"actor_id", "correlation_id", b"correlation_id", "descending", b"descending", "effect", b"effect", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "policy_id", b"policy_id", "reason", b"reason", "resource_id", b"resource_id", "revision", b"revision", "session_id", b"session_id", "start_sequence", b"start_sequence", "start_time", b"start_time", "task_id", b"task_id", "trace_id", b"trace_id", "types", b"types", "user_id", b"user_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_revision", b"_revision"]) -> typing.Literal["revision"] | None: ...
 
 global___ListEventsRequest = ListEventsRequest
 
@@ -74,8 +118,15 @@ class ListEventsResponse(google.protobuf.message.Message):
 
     EVENTS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    SCANNED_UNTIL_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """Empty on the last page."""
+    """Empty on the last page, and only there: a page may hold few events, or none, where few
+    match. All pages together are of the log as it stood at the first one.
+    """
+    scanned_until: builtins.int
+    """How far the log was looked through: all events before this place (with `descending`: from
+    this place on) that match have been listed by now.
+    """
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AuditEvent]: ...
     def __init__(
@@ -83,10 +134,129 @@ class ListEventsResponse(google.protobuf.message.Message):
         *,
         events: collections.abc.Iterable[global___AuditEvent] | None = ...,
         next_page_token: builtins.str = ...,
+        scanned_until: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events", "next_page_token", b"next_page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "next_page_token", b"next_page_token", "scanned_until", b"scanned_until"]) -> None: ...
 
 global___ListEventsResponse = ListEventsResponse
+
+@typing.final
+class WatchEventsRequest(google.protobuf.message.Message):
+    """Where a stream begins, and which events it tells. All conditions together; what is empty
+    means all.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    TYPES_FIELD_NUMBER: builtins.int
+    ACTOR_ID_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    RESOURCE_ID_FIELD_NUMBER: builtins.int
+    ACTION_ID_FIELD_NUMBER: builtins.int
+    SESSION_ID_FIELD_NUMBER: builtins.int
+    TASK_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    POLICY_ID_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    TRACE_ID_FIELD_NUMBER: builtins.int
+    USER_ID_FIELD_NUMBER: builtins.int
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    cursor: builtins.str
+    """The cursor of an earlier answer, of whatever replica."""
+    sequence: builtins.int
+    """A place in the log."""
+    actor_id: builtins.str
+    effect: zta.v1.types_pb2.Effect.ValueType
+    resource_id: builtins.str
+    action_id: builtins.str
+    session_id: builtins.str
+    task_id: builtins.str
+    reason: builtins.str
+    policy_id: builtins.str
+    revision: builtins.int
+    trace_id: builtins.str
+    user_id: builtins.str
+    correlation_id: builtins.str
+    @property
+    def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As in ListEventsRequest."""
+
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        cursor: builtins.str = ...,
+        sequence: builtins.int = ...,
+        types: collections.abc.Iterable[builtins.str] | None = ...,
+        actor_id: builtins.str = ...,
+        effect: zta.v1.types_pb2.Effect.ValueType = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        resource_id: builtins.str = ...,
+        action_id: builtins.str = ...,
+        session_id: builtins.str = ...,
+        task_id: builtins.str = ...,
+        reason: builtins.str = ...,
+        policy_id: builtins.str = ...,
+        revision: builtins.int | None = ...,
+        trace_id: builtins.str = ...,
+        user_id: builtins.str = ...,
+        correlation_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_revision", b"_revision", "cursor", b"cursor", "end_time", b"end_time", "revision", b"revision", "sequence", b"sequence", "start", b"start", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_revision", b"_revision", "action_id", b"action_id", "actor_id", b"actor_id", "correlation_id", b"correlation_id", "cursor", b"cursor", "effect", b"effect", "end_time", b"end_time", "policy_id", b"policy_id", "reason", b"reason", "resource_id", b"resource_id", "revision", b"revision", "sequence", b"sequence", "session_id", b"session_id", "start", b"start", "start_time", b"start_time", "task_id", b"task_id", "trace_id", b"trace_id", "types", b"types", "user_id", b"user_id"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_revision", b"_revision"]) -> typing.Literal["revision"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["start", b"start"]) -> typing.Literal["cursor", "sequence"] | None: ...
+
+global___WatchEventsRequest = WatchEventsRequest
+
+@typing.final
+class WatchEventsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    CURSOR_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    LOG_SIZE_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    cursor: builtins.str
+    """Where to go on: everything before it was told. Keep it where it survives you. It is the
+    log's id, a colon and the place.
+    """
+    sequence: builtins.int
+    """The place in the log that the cursor names."""
+    log_size: builtins.int
+    """The size of the log as far as this server knew; what lies between is still to be told."""
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AuditEvent]:
+        """In the order of the log. Empty: a heartbeat, or a stretch of the log where none matches."""
+
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the answer was made."""
+
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[global___AuditEvent] | None = ...,
+        cursor: builtins.str = ...,
+        sequence: builtins.int = ...,
+        log_size: builtins.int = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "events", b"events", "log_size", b"log_size", "sequence", b"sequence", "time", b"time"]) -> None: ...
+
+global___WatchEventsResponse = WatchEventsResponse
 
 @typing.final
 class AuditEvent(google.protobuf.message.Message):

@@ -40,6 +40,11 @@ class AuditServiceStub(object):
                 request_serializer=zta_dot_v1_dot_audit__service__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_audit__service__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/zta.v1.AuditService/WatchEvents',
+                request_serializer=zta_dot_v1_dot_audit__service__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_audit__service__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/zta.v1.AuditService/GetCheckpoint',
                 request_serializer=zta_dot_v1_dot_audit__service__pb2.GetCheckpointRequest.SerializeToString,
@@ -68,6 +73,15 @@ class AuditServiceServicer(object):
 
     def ListEvents(self, request, context):
         """Lists events in the order of the log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """Events as they come on record, from a cursor or from now on. After a cut, ask again with
+        the last cursor that came: nothing is lost or repeated. Each answer is given only to who
+        may read the log at that moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +123,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=zta_dot_v1_dot_audit__service__pb2.ListEventsRequest.FromString,
                     response_serializer=zta_dot_v1_dot_audit__service__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=zta_dot_v1_dot_audit__service__pb2.WatchEventsRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_audit__service__pb2.WatchEventsResponse.SerializeToString,
             ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
@@ -159,6 +178,33 @@ class AuditService(object):
             '/zta.v1.AuditService/ListEvents',
             zta_dot_v1_dot_audit__service__pb2.ListEventsRequest.SerializeToString,
             zta_dot_v1_dot_audit__service__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/zta.v1.AuditService/WatchEvents',
+            zta_dot_v1_dot_audit__service__pb2.WatchEventsRequest.SerializeToString,
+            zta_dot_v1_dot_audit__service__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,15 @@ class AuditServiceStub:
     ]
     """Lists events in the order of the log."""
 
+    WatchEvents: grpc.UnaryStreamMultiCallable[
+        zta.v1.audit_service_pb2.WatchEventsRequest,
+        zta.v1.audit_service_pb2.WatchEventsResponse,
+    ]
+    """Events as they come on record, from a cursor or from now on. After a cut, ask again with
+    the last cursor that came: nothing is lost or repeated. Each answer is given only to who
+    may read the log at that moment.
+    """
+
     GetCheckpoint: grpc.UnaryUnaryMultiCallable[
         zta.v1.audit_service_pb2.GetCheckpointRequest,
         zta.v1.audit_service_pb2.GetCheckpointResponse,
@@ -61,6 +70,15 @@ class AuditServiceAsyncStub:
         zta.v1.audit_service_pb2.ListEventsResponse,
     ]
     """Lists events in the order of the log."""
+
+    WatchEvents: grpc.aio.UnaryStreamMultiCallable[
+        zta.v1.audit_service_pb2.WatchEventsRequest,
+        zta.v1.audit_service_pb2.WatchEventsResponse,
+    ]
+    """Events as they come on record, from a cursor or from now on. After a cut, ask again with
+    the last cursor that came: nothing is lost or repeated. Each answer is given only to who
+    may read the log at that moment.
+    """
 
     GetCheckpoint: grpc.aio.UnaryUnaryMultiCallable[
         zta.v1.audit_service_pb2.GetCheckpointRequest,
@@ -98,6 +116,17 @@ class AuditServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[zta.v1.audit_service_pb2.ListEventsResponse, collections.abc.Awaitable[zta.v1.audit_service_pb2.ListEventsResponse]]:
         """Lists events in the order of the log."""
+
+    @abc.abstractmethod
+    def WatchEvents(
+        self,
+        request: zta.v1.audit_service_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[zta.v1.audit_service_pb2.WatchEventsResponse], collections.abc.AsyncIterator[zta.v1.audit_service_pb2.WatchEventsResponse]]:
+        """Events as they come on record, from a cursor or from now on. After a cut, ask again with
+        the last cursor that came: nothing is lost or repeated. Each answer is given only to who
+        may read the log at that moment.
+        """
 
     @abc.abstractmethod
     def GetCheckpoint(

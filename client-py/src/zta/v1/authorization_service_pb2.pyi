@@ -47,6 +47,28 @@ POLICY_OUTCOME_ERRORED: PolicyOutcome.ValueType  # 3
 """A condition could not be evaluated."""
 global___PolicyOutcome = PolicyOutcome
 
+class _CallResult:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CallResultEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CallResult.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CALL_RESULT_UNSPECIFIED: _CallResult.ValueType  # 0
+    CALL_RESULT_OK: _CallResult.ValueType  # 1
+    """It returned a result."""
+    CALL_RESULT_ERROR: _CallResult.ValueType  # 2
+    """It failed, or its result says that it did."""
+
+class CallResult(_CallResult, metaclass=_CallResultEnumTypeWrapper):
+    """How a call ended."""
+
+CALL_RESULT_UNSPECIFIED: CallResult.ValueType  # 0
+CALL_RESULT_OK: CallResult.ValueType  # 1
+"""It returned a result."""
+CALL_RESULT_ERROR: CallResult.ValueType  # 2
+"""It failed, or its result says that it did."""
+global___CallResult = CallResult
+
 @typing.final
 class AuthorizeRequest(google.protobuf.message.Message):
     """What the caller wants to do. The principal is always the caller's credential."""
@@ -727,3 +749,147 @@ class ExplainedCondition(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "text", b"text"]) -> None: ...
 
 global___ExplainedCondition = ExplainedCondition
+
+@typing.final
+class ReportOutcomeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: builtins.int
+    @property
+    def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CallOutcome]:
+        """1 to 256 outcomes."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: collections.abc.Iterable[global___CallOutcome] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["outcomes", b"outcomes"]) -> None: ...
+
+global___ReportOutcomeRequest = ReportOutcomeRequest
+
+@typing.final
+class CallOutcome(google.protobuf.message.Message):
+    """What became of a permitted call, as the PEP saw it. It holds no result and no text of
+    an error.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    ERROR_CLASS_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    DURATION_US_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    decision_id: builtins.str
+    """The decision that permitted the call. It was made for the caller itself, by the same
+    key, within the last 24 hours or as the server says (`outcome_window_s`).
+    """
+    result: global___CallResult.ValueType
+    error_class: builtins.str
+    """The kind of an error, for example `TimeoutError` or `http.503`: at most 128 of
+    `A-Za-z0-9_.:-`. Empty where it is not known, and always where the result is OK.
+    """
+    size_bytes: builtins.int
+    """The size of the result in bytes; absent where it has none or it is not known."""
+    duration_us: builtins.int
+    """From the decision until the result, in microseconds."""
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What the PEP says of the result, for example `pii`: at most 16, each 1 to 64 of
+        `A-Za-z0-9_.:/-`. A set: order and repetition say nothing.
+        """
+
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.str = ...,
+        result: global___CallResult.ValueType = ...,
+        error_class: builtins.str = ...,
+        size_bytes: builtins.int | None = ...,
+        duration_us: builtins.int | None = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_duration_us", b"_duration_us", "_size_bytes", b"_size_bytes", "duration_us", b"duration_us", "size_bytes", b"size_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_duration_us", b"_duration_us", "_size_bytes", b"_size_bytes", "decision_id", b"decision_id", "duration_us", b"duration_us", "error_class", b"error_class", "labels", b"labels", "result", b"result", "size_bytes", b"size_bytes"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_duration_us", b"_duration_us"]) -> typing.Literal["duration_us"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_size_bytes", b"_size_bytes"]) -> typing.Literal["size_bytes"] | None: ...
+
+global___CallOutcome = CallOutcome
+
+@typing.final
+class ReportOutcomeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReportOutcomeItem]:
+        """One for each outcome, in order."""
+
+    def __init__(
+        self,
+        *,
+        items: collections.abc.Iterable[global___ReportOutcomeItem] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items"]) -> None: ...
+
+global___ReportOutcomeResponse = ReportOutcomeResponse
+
+@typing.final
+class ReportOutcomeItem(google.protobuf.message.Message):
+    """What became of one report."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: builtins.int
+    RECORDED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    decision_id: builtins.str
+    """As in the report."""
+    @property
+    def recorded(self) -> global___RecordedOutcome: ...
+    @property
+    def error(self) -> global___ItemError:
+        """It is not on record."""
+
+    def __init__(
+        self,
+        *,
+        decision_id: builtins.str = ...,
+        recorded: global___RecordedOutcome | None = ...,
+        error: global___ItemError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "recorded", b"recorded", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["decision_id", b"decision_id", "error", b"error", "recorded", b"recorded", "result", b"result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["recorded", "error"] | None: ...
+
+global___ReportOutcomeItem = ReportOutcomeItem
+
+@typing.final
+class RecordedOutcome(google.protobuf.message.Message):
+    """A report that is on record."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    REPEATED_REPORT_FIELD_NUMBER: builtins.int
+    event_id: builtins.str
+    """The id of its event (UUID)."""
+    sequence: builtins.int
+    """The place of its event in the log, counted from 0."""
+    repeated_report: builtins.bool
+    """Whether it was on record already."""
+    def __init__(
+        self,
+        *,
+        event_id: builtins.str = ...,
+        sequence: builtins.int = ...,
+        repeated_report: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["event_id", b"event_id", "repeated_report", b"repeated_report", "sequence", b"sequence"]) -> None: ...
+
+global___RecordedOutcome = RecordedOutcome

@@ -55,6 +55,11 @@ class AuthorizationServiceStub(object):
                 request_serializer=zta_dot_v1_dot_authorization__service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=zta_dot_v1_dot_authorization__service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ReportOutcome = channel.unary_unary(
+                '/zta.v1.AuthorizationService/ReportOutcome',
+                request_serializer=zta_dot_v1_dot_authorization__service__pb2.ReportOutcomeRequest.SerializeToString,
+                response_deserializer=zta_dot_v1_dot_authorization__service__pb2.ReportOutcomeResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorizationServiceServicer(object):
@@ -94,6 +99,16 @@ class AuthorizationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportOutcome(self, request, context):
+        """Tells what became of up to 256 permitted calls, after they ended. Items are
+        independent; their order is kept. Each becomes an event `outcome` of the log, once for
+        a decision: the same report again is answered as the first one was, so a client that
+        got no answer may repeat it. Nothing is decided by it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorizationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +131,11 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=zta_dot_v1_dot_authorization__service__pb2.ExplainRequest.FromString,
                     response_serializer=zta_dot_v1_dot_authorization__service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ReportOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcome,
+                    request_deserializer=zta_dot_v1_dot_authorization__service__pb2.ReportOutcomeRequest.FromString,
+                    response_serializer=zta_dot_v1_dot_authorization__service__pb2.ReportOutcomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +247,33 @@ class AuthorizationService(object):
             '/zta.v1.AuthorizationService/Explain',
             zta_dot_v1_dot_authorization__service__pb2.ExplainRequest.SerializeToString,
             zta_dot_v1_dot_authorization__service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zta.v1.AuthorizationService/ReportOutcome',
+            zta_dot_v1_dot_authorization__service__pb2.ReportOutcomeRequest.SerializeToString,
+            zta_dot_v1_dot_authorization__service__pb2.ReportOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

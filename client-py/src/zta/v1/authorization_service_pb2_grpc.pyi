@@ -53,6 +53,16 @@ class AuthorizationServiceStub:
     administrative act (`ZTA::Action::"explain"`).
     """
 
+    ReportOutcome: grpc.UnaryUnaryMultiCallable[
+        zta.v1.authorization_service_pb2.ReportOutcomeRequest,
+        zta.v1.authorization_service_pb2.ReportOutcomeResponse,
+    ]
+    """Tells what became of up to 256 permitted calls, after they ended. Items are
+    independent; their order is kept. Each becomes an event `outcome` of the log, once for
+    a decision: the same report again is answered as the first one was, so a client that
+    got no answer may repeat it. Nothing is decided by it.
+    """
+
 class AuthorizationServiceAsyncStub:
     """Decides requests of the authenticated caller. Each answer is on record first."""
 
@@ -86,6 +96,16 @@ class AuthorizationServiceAsyncStub:
     """The full story of one request, without deciding it: every policy whose scope
     matches, each condition with its outcome, and what Cedar looked at. An audited
     administrative act (`ZTA::Action::"explain"`).
+    """
+
+    ReportOutcome: grpc.aio.UnaryUnaryMultiCallable[
+        zta.v1.authorization_service_pb2.ReportOutcomeRequest,
+        zta.v1.authorization_service_pb2.ReportOutcomeResponse,
+    ]
+    """Tells what became of up to 256 permitted calls, after they ended. Items are
+    independent; their order is kept. Each becomes an event `outcome` of the log, once for
+    a decision: the same report again is answered as the first one was, so a client that
+    got no answer may repeat it. Nothing is decided by it.
     """
 
 class AuthorizationServiceServicer(metaclass=abc.ABCMeta):
@@ -129,6 +149,18 @@ class AuthorizationServiceServicer(metaclass=abc.ABCMeta):
         """The full story of one request, without deciding it: every policy whose scope
         matches, each condition with its outcome, and what Cedar looked at. An audited
         administrative act (`ZTA::Action::"explain"`).
+        """
+
+    @abc.abstractmethod
+    def ReportOutcome(
+        self,
+        request: zta.v1.authorization_service_pb2.ReportOutcomeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[zta.v1.authorization_service_pb2.ReportOutcomeResponse, collections.abc.Awaitable[zta.v1.authorization_service_pb2.ReportOutcomeResponse]]:
+        """Tells what became of up to 256 permitted calls, after they ended. Items are
+        independent; their order is kept. Each becomes an event `outcome` of the log, once for
+        a decision: the same report again is answered as the first one was, so a client that
+        got no answer may repeat it. Nothing is decided by it.
         """
 
 def add_AuthorizationServiceServicer_to_server(servicer: AuthorizationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -121,6 +121,20 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """NOT_FOUND: there is no such event in the log."""
     ERROR_REASON_LOG_ALTERED: _ErrorReason.ValueType  # 56
     """DATA_LOSS: what is stored of the log is not what was signed; nothing is proved by it."""
+    ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 57
+    """INVALID_ARGUMENT: a cursor that this log did not give."""
+    ERROR_REASON_CURSOR_BEYOND_LOG: _ErrorReason.ValueType  # 58
+    """OUT_OF_RANGE: a place in the log that does not exist yet."""
+    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 59
+    """OUT_OF_RANGE: what stands at this place of the log is not kept here any more."""
+    ERROR_REASON_DECISION_NOT_FOUND: _ErrorReason.ValueType  # 63
+    """NOT_FOUND: the caller has no decision of that id, whoever else may have one."""
+    ERROR_REASON_DECISION_DENIED: _ErrorReason.ValueType  # 64
+    """FAILED_PRECONDITION: the decision was a deny, so nothing came of it."""
+    ERROR_REASON_OUTCOME_LATE: _ErrorReason.ValueType  # 65
+    """FAILED_PRECONDITION: the decision is older than outcomes may be reported of."""
+    ERROR_REASON_OUTCOME_CONFLICT: _ErrorReason.ValueType  # 66
+    """ALREADY_EXISTS: another outcome of this decision is on record."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 40
     """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -248,6 +262,20 @@ ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 55
 """NOT_FOUND: there is no such event in the log."""
 ERROR_REASON_LOG_ALTERED: ErrorReason.ValueType  # 56
 """DATA_LOSS: what is stored of the log is not what was signed; nothing is proved by it."""
+ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 57
+"""INVALID_ARGUMENT: a cursor that this log did not give."""
+ERROR_REASON_CURSOR_BEYOND_LOG: ErrorReason.ValueType  # 58
+"""OUT_OF_RANGE: a place in the log that does not exist yet."""
+ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 59
+"""OUT_OF_RANGE: what stands at this place of the log is not kept here any more."""
+ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 63
+"""NOT_FOUND: the caller has no decision of that id, whoever else may have one."""
+ERROR_REASON_DECISION_DENIED: ErrorReason.ValueType  # 64
+"""FAILED_PRECONDITION: the decision was a deny, so nothing came of it."""
+ERROR_REASON_OUTCOME_LATE: ErrorReason.ValueType  # 65
+"""FAILED_PRECONDITION: the decision is older than outcomes may be reported of."""
+ERROR_REASON_OUTCOME_CONFLICT: ErrorReason.ValueType  # 66
+"""ALREADY_EXISTS: another outcome of this decision is on record."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED: a documented limit (named in the metadata) is exceeded."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 41

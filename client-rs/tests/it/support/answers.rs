@@ -117,6 +117,40 @@ impl AuthorizationService for Answers {
         Err(Status::unimplemented("not scripted"))
     }
 
+    /// The first of all is told to come again; `refused` is refused.
+    async fn report_outcome(
+        &self,
+        request: Request<v1::ReportOutcomeRequest>,
+    ) -> Answer<v1::ReportOutcomeResponse> {
+        use v1::report_outcome_item::Result as Item;
+        self.authenticate(&request)?;
+        let mut seen = self.seen.outcomes.lock().expect("lock");
+        let answer = |outcome: v1::CallOutcome| {
+            let first = seen.is_empty();
+            let error = |code: Code, reason: &str| {
+                Item::Error(v1::ItemError {
+                    code: code as i32,
+                    message: "refused".to_owned(),
+                    reason: reason.to_owned(),
+                })
+            };
+            let result = match outcome.labels.first().map(String::as_str) {
+                Some("refused") => error(Code::NotFound, "DECISION_NOT_FOUND"),
+                _ if first => error(Code::Unavailable, "OVERLOADED"),
+                _ => Item::Recorded(v1::RecordedOutcome::default()),
+            };
+            let decision_id = outcome.decision_id.clone();
+            seen.push(outcome);
+            v1::ReportOutcomeItem {
+                decision_id,
+                result: Some(result),
+            }
+        };
+        let outcomes = request.into_inner().outcomes;
+        let items = outcomes.into_iter().map(answer).collect();
+        Ok(Response::new(v1::ReportOutcomeResponse { items }))
+    }
+
     async fn explain(&self, _: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
         Err(Status::unimplemented("not scripted"))
     }

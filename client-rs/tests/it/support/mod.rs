@@ -36,6 +36,8 @@ use zta_client::{
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) requests: Mutex<Vec<v1::AuthorizeRequest>>,
+    /// Reports, in the order in which they came; those that were told to come again, too.
+    pub(crate) outcomes: Mutex<Vec<v1::CallOutcome>>,
     pub(crate) enrolls: AtomicUsize,
     pub(crate) renews: AtomicUsize,
     pub(crate) connections: AtomicUsize,

@@ -7,16 +7,19 @@ use zta_proto::v1;
 use zta_proto::v1::audit_service_server::AuditService;
 use zta_proto::v1::get_event_request::Event;
 
-use super::{optional, page_size, page_token_invalid, time, timestamp};
+use super::timestamp;
 use crate::api::caller::credential;
-use crate::api::status::{field, limit, status};
-use crate::model::{Effect, EventType};
+use crate::api::status::{field, status};
+use crate::keys::cursor::CursorSeal;
 use crate::operations::Operations;
 use crate::operations::proofs::{EventName, Receipted, SizedProof};
-use crate::store::EventFilter;
 
 /// The door.
-pub(crate) struct AuditDoor(pub(crate) Arc<Operations>);
+pub(crate) struct AuditDoor(
+    pub(crate) Arc<Operations>,
+    /// Seals where a page of events ends.
+    pub(crate) Arc<CursorSeal>,
+);
 
 #[tonic::async_trait]
 impl AuditService for AuditDoor {
@@ -25,36 +28,17 @@ impl AuditService for AuditDoor {
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let credential = credential(&request, (self.0.pdp.clock)());
-        let request = request.into_inner();
-        let size = page_size(request.page_size)?;
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => Some(token.parse().map_err(|_| page_token_invalid())?),
-        };
-        let descending = request.descending;
-        let filter = filter(request)?;
-        let events = self
-            .0
-            .list_events(&credential, &filter, after, descending, size)
-            .await?;
-        let full = events.len() == size as usize;
-        let next_page_token = events
-            .last()
-            .filter(|_| full)
-            .map(|e| e.sequence.to_string())
-            .unwrap_or_default();
-        let events = events
-            .into_iter()
-            .map(|e| v1::AuditEvent {
-                sequence: e.sequence,
-                time: timestamp(e.columns.time),
-                leaf: e.leaf,
-            })
-            .collect();
-        Ok(Response::new(v1::ListEventsResponse {
-            events,
-            next_page_token,
-        }))
+        super::events::list(&self.0, &self.1, &credential, request.into_inner()).await
+    }
+
+    type WatchEventsStream = super::events::Events;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let credential = credential(&request, (self.0.pdp.clock)());
+        super::events::watch(&self.0, credential, request.into_inner()).await
     }
 
     async fn get_checkpoint(
@@ -139,35 +123,4 @@ fn hashes(proof: &SizedProof) -> Vec<Vec<u8>> {
 
 fn note(proof: SizedProof) -> String {
     proof.checkpoint.map_or_else(String::new, |c| c.note)
-}
-
-fn filter(request: v1::ListEventsRequest) -> Result<EventFilter, Status> {
-    if request.types.len() > EventType::ALL.len() {
-        return Err(limit("types", request.types.len(), EventType::ALL.len()));
-    }
-    for name in &request.types {
-        if !EventType::ALL.iter().any(|kind| kind.as_str() == name) {
-            let known: Vec<&str> = EventType::ALL.iter().map(|kind| kind.as_str()).collect();
-            return Err(field(
-                "types",
-                format!("a type is one of {}", known.join(", ")),
-            ));
-        }
-    }
-    let effect = match v1::Effect::try_from(request.effect) {
-        Ok(v1::Effect::Unspecified) => None,
-        Ok(v1::Effect::Allow) => Some(Effect::Allow),
-        Ok(v1::Effect::Deny) => Some(Effect::Deny),
-        Err(_) => return Err(field("effect", "is not a known effect")),
-    };
-    Ok(EventFilter {
-        types: request.types,
-        actor_id: optional("actor_id", request.actor_id, 1024)?,
-        resource_id: optional("resource_id", request.resource_id, 1024)?,
-        action_id: None,
-        effect,
-        with_inputs: false,
-        start_time: time("start_time", request.start_time)?,
-        end_time: time("end_time", request.end_time)?,
-    })
 }

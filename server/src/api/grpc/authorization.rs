@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
-use tonic_types::StatusExt as _;
 use zta_proto::v1;
 use zta_proto::v1::authorization_service_server::AuthorizationService;
 
-use super::{bounded, consistency_token, entity, explain, fresh, optional, timestamp, wire_uid};
+use super::{
+    bounded, consistency_token, entity, explain, fresh, optional, outcomes, timestamp, wire_uid,
+};
 use crate::api::caller::credential;
 use crate::api::status::{field, limit};
 use crate::audit::sequencer::UNIT_MAX;
@@ -123,6 +124,16 @@ impl AuthorizationService for AuthorizationDoor {
             .await?;
         Ok(Response::new(explain::wire_explanation(story, &act)))
     }
+
+    async fn report_outcome(
+        &self,
+        request: Request<v1::ReportOutcomeRequest>,
+    ) -> Result<Response<v1::ReportOutcomeResponse>, Status> {
+        let credential = credential(&request, (self.operations.pdp.clock)());
+        let outcomes = request.into_inner().outcomes;
+        let items = outcomes::report(&self.operations, &credential, outcomes).await?;
+        Ok(Response::new(v1::ReportOutcomeResponse { items }))
+    }
 }
 
 impl AuthorizationDoor {
@@ -196,14 +207,7 @@ fn item(decision: Result<Decision, Status>, correlation_id: String) -> v1::Batch
     use v1::batch_authorize_item::Result as Item;
     let result = match decision {
         Ok(decision) => Item::Decision(answer(decision, correlation_id.clone())),
-        Err(status) => Item::Error(v1::ItemError {
-            code: status.code() as i32,
-            message: status.message().to_owned(),
-            reason: status
-                .get_details_error_info()
-                .map(|i| i.reason)
-                .unwrap_or_default(),
-        }),
+        Err(status) => Item::Error(outcomes::item_error(&status)),
     };
     v1::BatchAuthorizeItem {
         correlation_id,

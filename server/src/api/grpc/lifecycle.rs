@@ -4,17 +4,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 use zta_proto::v1;
 
 use super::policies::{candidate, wire_diagnostics, wire_revision};
 use super::{consistency_token, timestamp};
-use crate::api::status::{field, status};
+use crate::api::status::field;
 use crate::identity::registry::Credential;
-use crate::operations::Operations;
 use crate::operations::diff::{Compared, Other};
 use crate::operations::fleet::{ReplicaState, SeenReplica};
 use crate::operations::watch::{News, Place};
+use crate::operations::{OperationError, Operations};
 use crate::policy::{DifferenceKind, FileDifference, PolicyDifference, SchemaDifference};
 
 pub(super) async fn rollback(
@@ -234,18 +234,10 @@ impl Watch {
                 return Ok(());
             }
             tokio::select! {
-                _ = stopping.wait_for(|stop| *stop) => return Err(stopped()),
+                _ = stopping.wait_for(|stop| *stop) => return Err(OperationError::Stopping.into()),
                 () = &mut heartbeat => return Ok(()),
                 _ = states.changed() => {}
             }
         }
     }
-}
-
-fn stopped() -> Status {
-    status(
-        Code::Unavailable,
-        v1::ErrorReason::Stopping,
-        "the server stops; go on after the last revision that came, on another replica",
-    )
 }

@@ -6,8 +6,10 @@ pub(crate) mod authentication;
 pub(crate) mod authorities;
 pub(crate) mod authorization;
 pub(crate) mod entities;
+mod events;
 mod explain;
 mod lifecycle;
+mod outcomes;
 pub(crate) mod policies;
 mod policy_tests;
 mod proposals;
@@ -162,19 +164,23 @@ async fn fresh(pdp: &Pdp, demanded: Option<v1::ConsistencyToken>) -> Result<(), 
 
 /// The size in a token of this log.
 fn demanded_size(value: &str, log_id: Uuid) -> Result<u64, Status> {
-    let size = value
-        .split_once(':')
-        .filter(|(log, size)| *log == log_id.simple().to_string() && size.len() <= 20)
-        .and_then(|(_, size)| size.parse::<u64>().ok())
-        // One way to write it: no sign, no leading zero.
-        .filter(|size| token_of(log_id, *size).is_some_and(|token| token.value == value));
-    size.ok_or_else(|| {
+    size_in(value, log_id).ok_or_else(|| {
         status(
             tonic::Code::InvalidArgument,
             v1::ErrorReason::ConsistencyTokenInvalid,
             "at_least_as_fresh: not a consistency token of this server's log",
         )
     })
+}
+
+/// A place in this log, as [`token_of`] writes it.
+fn size_in(value: &str, log_id: Uuid) -> Option<u64> {
+    value
+        .split_once(':')
+        .filter(|(log, size)| *log == log_id.simple().to_string() && size.len() <= 20)
+        .and_then(|(_, size)| size.parse::<u64>().ok())
+        // One way to write it: no sign, no leading zero.
+        .filter(|size| token_of(log_id, *size).is_some_and(|token| token.value == value))
 }
 
 #[cfg(test)]

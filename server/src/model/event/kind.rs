@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum EventType {
     /// A request was decided.
     Decision,
+    /// What became of a permitted call, as its PEP reports it.
+    Outcome,
     /// A principal asked what it may do; no decision.
     PermissionsListed,
     /// An administrative act was decided; if allowed, its change is in the same transaction.
@@ -52,8 +54,9 @@ pub enum EventType {
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Decision,
+        Self::Outcome,
         Self::PermissionsListed,
         Self::Admin,
         Self::Login,
@@ -80,6 +83,7 @@ impl EventType {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decision => "decision",
+            Self::Outcome => "outcome",
             Self::PermissionsListed => "permissions_listed",
             Self::Admin => "admin",
             Self::Login => "login",

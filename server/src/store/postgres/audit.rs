@@ -1,7 +1,7 @@
 //! The log in Postgres.
 //!
 //! A batch costs three round trips: BEGIN with the lock, one INSERT of everything, and
-//! the new head with COMMIT.
+//! the new head with COMMIT. One more, once in half a partition: see [`super::partitions`].
 
 use std::fmt::Write as _;
 
@@ -12,20 +12,21 @@ use uuid::Uuid;
 
 use super::error::{is_answer, translate};
 use super::notice::CHANNEL;
+use super::partitions::Partitions;
 use super::writer::{COMMIT_TIMEOUT, Lease, head_of, within};
 use super::{PostgresStore, events};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
-    corrupt, no_head, refuse_change, refuse_events, refuse_nul, stored_number, unsigned,
+    corrupt, no_head, refuse_change, refuse_events, stored_number, unsigned,
 };
 use crate::store::{
-    AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
-    StoredEvent,
+    AuditStore, AuditTx, LogHead, PreparedEvent, StoreError, StoredCheckpoint, StoredEvent,
 };
 
 struct PostgresTx {
     lease: Lease,
     head: LogHead,
+    partitions: Partitions,
 }
 
 #[async_trait]
@@ -47,6 +48,13 @@ impl AuditTx for PostgresTx {
         Ok(applied)
     }
 
+    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        let connection = self.lease.start()?;
+        let present = events::present(connection, event_ids).await?;
+        self.lease.done();
+        Ok(present)
+    }
+
     async fn insert(
         &mut self,
         first_sequence: u64,
@@ -59,7 +67,10 @@ impl AuditTx for PostgresTx {
         let first = stored_number(first_sequence)?;
         let log_id = self.head.log_id;
         let connection = self.lease.start()?;
-        let rows = events::insert(connection, log_id, first, events).await?;
+        let needed = stored_number(first_sequence + events.len() as u64)?;
+        self.partitions.reach(connection, needed).await?;
+        let rows = events::insert(connection, log_id, first, events).await;
+        let rows = rows.inspect_err(|_| self.partitions.forget())?;
         if rows != events.len() as u64 {
             return Err(corrupt("an insert that wrote another number of rows"));
         }
@@ -74,6 +85,7 @@ impl AuditTx for PostgresTx {
         match timeout(COMMIT_TIMEOUT, commit).await {
             Ok(Ok(_)) => {
                 self.lease.committed();
+                self.partitions.committed();
                 Ok(())
             }
             Ok(Err(error)) if is_answer(&error) => Err(translate(error)),
@@ -127,7 +139,11 @@ impl AuditStore for PostgresStore {
 
     async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError> {
         let (lease, head) = self.writer.begin().await?;
-        Ok(Box::new(PostgresTx { lease, head }))
+        Ok(Box::new(PostgresTx {
+            lease,
+            head,
+            partitions: self.partitions.clone(),
+        }))
     }
 
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError> {
@@ -150,16 +166,8 @@ impl AuditStore for PostgresStore {
         events::read(&self.readers, first, limit).await
     }
 
-    async fn list(
-        &self,
-        filter: &EventFilter,
-        after: Option<u64>,
-        descending: bool,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        let ids = filter.actor_id.iter().chain(&filter.resource_id);
-        refuse_nul(filter.types.iter().chain(ids))?;
-        events::list(&self.readers, filter, after, descending, limit).await
+    async fn named(&self, event_ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+        events::named(&self.readers, event_ids).await
     }
 
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {

@@ -27,6 +27,11 @@ fn from_server(error: &PgDatabaseError) -> StoreError {
     let code = error.code();
     let text = format!("{} (SQLSTATE {code})", error.message());
     match (code.get(..2).unwrap_or(code), code) {
+        (_, "23514") if error.message().starts_with("no partition") => {
+            StoreError::Unavailable(format!(
+                "{text}: a partition of the audit was taken away; restore it, or attach one again"
+            ))
+        }
         ("22", _) => StoreError::Refused(format!("Postgres refuses it (SQLSTATE {code})")),
         // A key that exists, a trigger that refuses: not what a sequence of our own
         // commits can lead to.

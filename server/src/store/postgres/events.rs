@@ -1,7 +1,7 @@
 //! Rows of the log: one INSERT per batch, and how they are read.
 
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, QueryBuilder, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
 use super::error::translate;
@@ -9,7 +9,7 @@ use super::writer::within;
 use crate::model::Columns;
 use crate::model::event::Inputs;
 use crate::store::value::{corrupt, digest, salt, signed, unsigned};
-use crate::store::{EventFilter, PreparedEvent, StoreError, StoredEvent};
+use crate::store::{PreparedEvent, StoreError, StoredEvent};
 
 /// Events and their inputs in one statement, so in one round trip. A list in a list
 /// cannot be unnested (arrays are rectangular), so policies come as array literals.
@@ -95,7 +95,7 @@ fn array_literal(items: &[String]) -> String {
     literal + "}"
 }
 
-const COLUMNS: &str = "sequence, audit_events.log_id, event_id, time, type, actor_type, actor_id, instance_id, \
+pub(super) const COLUMNS: &str = "sequence, audit_events.log_id, event_id, time, type, actor_type, actor_id, instance_id, \
     host(source) AS source, action_type, action_id, resource_type, resource_id, effect, reason, \
     policies, revision, session_id, task_id, user_id, correlation_id, trace_id, leaf, leaf_hash";
 
@@ -118,64 +118,33 @@ pub(super) async fn read(
     rows.iter().map(event).collect()
 }
 
-/// Events that match. Only conditions that are asked for stand in the text: a
-/// parameter that may be NULL would keep the planner from using an index.
-pub(super) async fn list(
-    pool: &PgPool,
-    filter: &EventFilter,
-    after: Option<u64>,
-    descending: bool,
-    limit: u32,
-) -> Result<Vec<StoredEvent>, StoreError> {
-    let side = match filter.with_inputs {
-        true => "salt, inputs FROM audit_events LEFT JOIN audit_inputs USING (sequence)",
-        false => "NULL::bytea AS salt, NULL::bytea AS inputs FROM audit_events",
-    };
-    let mut sql: QueryBuilder<Postgres> =
-        QueryBuilder::new(format!("SELECT {COLUMNS}, {side} WHERE true"));
-    if let Some(after) = after {
-        sql.push(if descending {
-            " AND sequence < "
-        } else {
-            " AND sequence > "
-        })
-        .push_bind(signed(after));
-    }
-    if filter.types.iter().map(String::as_str).eq(["admin"]) {
-        // Said in the statement, so that the index over acts alone can serve it.
-        sql.push(" AND type = 'admin'");
-    } else if !filter.types.is_empty() {
-        sql.push(" AND type = ANY(")
-            .push_bind(&filter.types)
-            .push(")");
-    }
-    if let Some(actor_id) = &filter.actor_id {
-        sql.push(" AND actor_id = ").push_bind(actor_id);
-    }
-    if let Some(resource_id) = &filter.resource_id {
-        sql.push(" AND resource_id = ").push_bind(resource_id);
-    }
-    if let Some(action_id) = &filter.action_id {
-        sql.push(" AND action_id = ").push_bind(action_id);
-    }
-    if let Some(effect) = filter.effect {
-        sql.push(" AND effect = ").push_bind(effect.as_str());
-    }
-    if let Some(start) = filter.start_time {
-        sql.push(" AND time >= ").push_bind(start);
-    }
-    if let Some(end) = filter.end_time {
-        sql.push(" AND time < ").push_bind(end);
-    }
-    sql.push(" ORDER BY sequence")
-        .push(if descending { " DESC" } else { "" })
-        .push(" LIMIT ")
-        .push_bind(i64::from(limit));
-    let rows = sql.build().fetch_all(pool).await.map_err(translate)?;
+/// Events of these ids, without inputs.
+pub(super) async fn named(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS}, NULL::bytea AS salt, NULL::bytea AS inputs FROM audit_events \
+         WHERE event_id = ANY($1)"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(ids)
+        .fetch_all(pool)
+        .await
+        .map_err(translate)?;
     rows.iter().map(event).collect()
 }
 
-fn event(row: &PgRow) -> Result<StoredEvent, StoreError> {
+/// Which of these ids are in the log.
+pub(super) async fn present(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, StoreError> {
+    let query = sqlx::query_scalar("SELECT event_id FROM audit_events WHERE event_id = ANY($1)")
+        .bind(ids)
+        .fetch_all(connection);
+    within(query).await.map_err(translate)
+}
+
+/// A row with its inputs, or NULLs in their place.
+pub(super) fn event(row: &PgRow) -> Result<StoredEvent, StoreError> {
     let text = |name: &str| row.try_get::<Option<String>, _>(name).map_err(translate);
     let bytes = |name: &str| row.try_get::<Option<&[u8]>, _>(name).map_err(translate);
     let must = || corrupt("a NULL where none may be");

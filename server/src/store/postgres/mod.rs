@@ -15,9 +15,11 @@ mod events;
 mod instances;
 mod notice;
 mod parties;
+mod partitions;
 mod policy;
 mod proofs;
 mod proposals;
+mod query;
 mod registry;
 mod replicas;
 mod revocations;
@@ -35,6 +37,7 @@ use sqlx::{Executor as _, PgPool, Row as _};
 
 use self::error::translate;
 use self::notice::Notices;
+use self::partitions::Partitions;
 use self::writer::{Writer, within};
 use super::value::{no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
@@ -54,6 +57,7 @@ const READER_SESSION: &str = "SET default_transaction_read_only = on; \
 pub struct PostgresStore {
     options: PgConnectOptions,
     writer: Writer,
+    partitions: Partitions,
     readers: PgPool,
     notices: Notices,
 }
@@ -86,6 +90,7 @@ impl PostgresStore {
         let store = Self {
             notices: Notices::new(options.clone()),
             writer: Writer::new(options.clone()),
+            partitions: Partitions::default(),
             options,
             readers,
         };

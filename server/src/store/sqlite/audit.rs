@@ -11,12 +11,10 @@ use super::backfill::Backfill;
 use super::{SqliteStore, events, translate};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
-    frontier, no_head, parse_uuid, refuse_change, refuse_events, refuse_nul, stored_number,
-    unsigned,
+    frontier, no_head, parse_uuid, refuse_change, refuse_events, stored_number, unsigned,
 };
 use crate::store::{
-    AuditStore, AuditTx, EventFilter, LogHead, PreparedEvent, StoreError, StoredCheckpoint,
-    StoredEvent,
+    AuditStore, AuditTx, LogHead, PreparedEvent, StoreError, StoredCheckpoint, StoredEvent,
 };
 
 /// A transaction, by hand: sqlx's own counts its depth, and where SQLite itself ended
@@ -68,6 +66,13 @@ impl AuditTx for SqliteTx {
         execute(connection, "RELEASE change").await?;
         self.state = State::Open;
         Ok(applied)
+    }
+
+    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        let connection = self.start()?;
+        let present = events::present(connection, event_ids).await?;
+        self.state = State::Open;
+        Ok(present)
     }
 
     async fn insert(
@@ -203,16 +208,8 @@ impl AuditStore for SqliteStore {
         events::read(&self.readers, first, limit).await
     }
 
-    async fn list(
-        &self,
-        filter: &EventFilter,
-        after: Option<u64>,
-        descending: bool,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        let ids = filter.actor_id.iter().chain(&filter.resource_id);
-        refuse_nul(filter.types.iter().chain(ids))?;
-        events::list(&self.readers, filter, after, descending, limit).await
+    async fn named(&self, event_ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+        events::named(&self.readers, event_ids).await
     }
 
     async fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {

@@ -3,15 +3,16 @@
 use std::sync::LazyLock;
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use uuid::Uuid;
 
 use super::{list_text, parse_list, parse_time, time_text, translate};
 use crate::model::Columns;
 use crate::model::event::Inputs;
 use crate::store::value::{digest, parse_uuid, salt, signed, unsigned};
-use crate::store::{EventFilter, PreparedEvent, StoreError, StoredEvent};
+use crate::store::{PreparedEvent, StoreError, StoredEvent};
 
-const EVENT_COLUMNS: &str = "sequence, log_id, event_id, time, type, actor_type, actor_id, \
+pub(super) const EVENT_COLUMNS: &str = "sequence, log_id, event_id, time, type, actor_type, actor_id, \
     instance_id, source, action_type, action_id, resource_type, resource_id, effect, reason, \
     policies, revision, session_id, task_id, user_id, correlation_id, trace_id, leaf, leaf_hash";
 /// All but the log's id, which is the same for all rows.
@@ -134,62 +135,42 @@ pub(super) async fn read(
     rows.iter().map(event).collect()
 }
 
-/// Events that match.
-pub(super) async fn list(
-    pool: &SqlitePool,
-    filter: &EventFilter,
-    after: Option<u64>,
-    descending: bool,
-    limit: u32,
-) -> Result<Vec<StoredEvent>, StoreError> {
-    // Only conditions that are asked for stand in the text: with a parameter that
-    // may be NULL, SQLite walks the whole table instead of an index.
-    let side = match filter.with_inputs {
-        true => "salt, inputs FROM audit_events LEFT JOIN audit_inputs USING (sequence, log_id)",
-        false => "NULL AS salt, NULL AS inputs FROM audit_events",
-    };
-    let mut sql: QueryBuilder<Sqlite> =
-        QueryBuilder::new(format!("SELECT {EVENT_COLUMNS}, {side} WHERE true"));
-    if let Some(after) = after {
-        let compare = if descending { "<" } else { ">" };
-        sql.push(format!(" AND sequence {compare} "))
-            .push_bind(signed(after));
-    }
-    if filter.types.iter().map(String::as_str).eq(["admin"]) {
-        // Said in the statement, so that the index over acts alone can serve it.
-        sql.push(" AND type = 'admin'");
-    } else if !filter.types.is_empty() {
-        sql.push(" AND type IN (SELECT value FROM json_each(")
-            .push_bind(list_text(&filter.types))
-            .push("))");
-    }
-    if let Some(actor_id) = &filter.actor_id {
-        sql.push(" AND actor_id = ").push_bind(actor_id);
-    }
-    if let Some(resource_id) = &filter.resource_id {
-        sql.push(" AND resource_id = ").push_bind(resource_id);
-    }
-    if let Some(action_id) = &filter.action_id {
-        sql.push(" AND action_id = ").push_bind(action_id);
-    }
-    if let Some(effect) = filter.effect {
-        sql.push(" AND effect = ").push_bind(effect.as_str());
-    }
-    if let Some(start) = filter.start_time {
-        sql.push(" AND time >= ").push_bind(time_text(start));
-    }
-    if let Some(end) = filter.end_time {
-        sql.push(" AND time < ").push_bind(time_text(end));
-    }
-    sql.push(" ORDER BY sequence")
-        .push(if descending { " DESC" } else { "" })
-        .push(" LIMIT ")
-        .push_bind(limit);
-    let rows = sql.build().fetch_all(pool).await.map_err(translate)?;
+const NAMED: &str = "event_id IN (SELECT value FROM json_each($1))";
+
+/// Events of these ids, without inputs.
+pub(super) async fn named(pool: &SqlitePool, ids: &[Uuid]) -> Result<Vec<StoredEvent>, StoreError> {
+    let sql = format!(
+        "SELECT {EVENT_COLUMNS}, NULL AS salt, NULL AS inputs FROM audit_events WHERE {NAMED}"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(ids_text(ids))
+        .fetch_all(pool)
+        .await
+        .map_err(translate)?;
     rows.iter().map(event).collect()
 }
 
-fn event(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
+/// Which of these ids are in the log.
+pub(super) async fn present(
+    connection: &mut SqliteConnection,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, StoreError> {
+    let sql = format!("SELECT event_id FROM audit_events WHERE {NAMED}");
+    let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(ids_text(ids))
+        .fetch_all(connection)
+        .await
+        .map_err(translate)?;
+    found.iter().map(|id| parse_uuid(id)).collect()
+}
+
+fn ids_text(ids: &[Uuid]) -> String {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    list_text(&ids)
+}
+
+/// A row with its inputs, or NULLs in their place.
+pub(super) fn event(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
     let text = |name: &str| row.try_get::<Option<String>, _>(name).map_err(translate);
     let must = |name: &str| row.try_get::<String, _>(name).map_err(translate);
     let bytes = |name: &str| row.try_get::<Vec<u8>, _>(name).map_err(translate);

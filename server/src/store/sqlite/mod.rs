@@ -13,6 +13,7 @@ mod parties;
 mod policy;
 mod proofs;
 mod proposals;
+mod query;
 mod registry;
 mod replicas;
 mod revocations;

@@ -167,6 +167,7 @@ async fn of_policies_and_audit(channel: Channel) -> Answers {
         tried!(policies.list_revisions(v1::ListRevisionsRequest::default())),
         tried!(policies.evaluate(evaluate)),
         tried!(audit.list_events(v1::ListEventsRequest::default())),
+        tried!(audit.watch_events(v1::WatchEventsRequest::default())),
         tried!(audit.get_checkpoint(v1::GetCheckpointRequest {})),
         tried!(audit.get_event(v1::GetEventRequest {
             event: Some(v1::get_event_request::Event::Sequence(0)),

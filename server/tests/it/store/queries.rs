@@ -79,7 +79,7 @@ pub(crate) async fn columns(db: Db) {
     append(&db.store, &batch).await;
     let listed = db
         .store
-        .list(&EventFilter::default(), None, false, 100)
+        .list(&EventFilter::default(), 0..u64::MAX, false, 100)
         .await
         .expect("list");
     for stored in [all(&db.store).await, listed] {
@@ -109,7 +109,7 @@ pub(crate) async fn inputs(db: Db) {
     }
     let listed = db
         .store
-        .list(&EventFilter::default(), None, false, 9)
+        .list(&EventFilter::default(), 0..u64::MAX, false, 9)
         .await
         .expect("list");
     assert!(
@@ -120,7 +120,11 @@ pub(crate) async fn inputs(db: Db) {
         with_inputs: true,
         ..EventFilter::default()
     };
-    let listed = db.store.list(&filter, None, false, 9).await.expect("list");
+    let listed = db
+        .store
+        .list(&filter, 0..u64::MAX, false, 9)
+        .await
+        .expect("list");
     let listed: Vec<_> = listed.into_iter().map(|e| e.inputs).collect();
     assert_eq!(listed, events.map(|e| e.inputs), "unless they are asked to");
     db.raw
@@ -146,7 +150,7 @@ pub(crate) async fn look_alike_ids(db: Db) {
         };
         let found = db
             .store
-            .list(&filter, None, false, 100)
+            .list(&filter, 0..u64::MAX, false, 100)
             .await
             .expect("list");
         let places: Vec<u64> = found.iter().map(|e| e.sequence).collect();
@@ -216,9 +220,14 @@ pub(crate) async fn filters(db: Db) {
         (everything, None, false, 9, &[1, 7]),
     ];
     for (filter, after, descending, limit, expected) in cases {
+        let places = match (after, descending) {
+            (None, _) => 0..u64::MAX,
+            (Some(after), false) => after + 1..u64::MAX,
+            (Some(after), true) => 0..after,
+        };
         let found = db
             .store
-            .list(&filter, after, descending, limit)
+            .list(&filter, places, descending, limit)
             .await
             .expect("list");
         let places: Vec<u64> = found.iter().map(|e| e.sequence).collect();

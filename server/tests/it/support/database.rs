@@ -24,7 +24,15 @@ impl Database {
 
     /// A new Postgres database.
     pub(crate) async fn postgres() -> Self {
-        Self::Postgres(Fresh::create().await)
+        let superuser = std::env::var("ZTA_TEST_POSTGRES_URL").expect(
+            "ZTA_TEST_POSTGRES_URL is not set: these tests need a Postgres; `make test` starts one",
+        );
+        Self::postgres_at(&superuser).await
+    }
+
+    /// A new database on the Postgres of this superuser's URL.
+    pub(crate) async fn postgres_at(superuser: &str) -> Self {
+        Self::Postgres(Fresh::create(superuser.to_owned()).await)
     }
 
     /// Its kind, for messages.
@@ -43,10 +51,7 @@ pub(crate) struct Fresh {
 }
 
 impl Fresh {
-    async fn create() -> Self {
-        let superuser = std::env::var("ZTA_TEST_POSTGRES_URL").expect(
-            "ZTA_TEST_POSTGRES_URL is not set: these tests need a Postgres; `make test` starts one",
-        );
+    async fn create(superuser: String) -> Self {
         let name = format!("zta_it_{}", uuid::Uuid::new_v4().simple());
         let mut connection = connect(&superuser).await;
         // Tests run side by side and one of them makes the role.

@@ -1,6 +1,7 @@
 //! What the groups share: databases of their own, servers that end with their test, and
 //! the few calls that every test makes.
 
+pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod descriptors;
 pub(crate) mod documented;
@@ -16,6 +17,7 @@ pub(crate) mod server;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
 pub(crate) use server::{Server, Setup};
 

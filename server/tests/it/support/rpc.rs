@@ -106,9 +106,7 @@ pub(crate) async fn events(admin: &Client, types: &[&str]) -> Vec<(u64, Value)> 
 pub(crate) async fn event(admin: &Client, sequence: u64) -> Value {
     let request = v1::ListEventsRequest {
         page_size: 1,
-        page_token: sequence
-            .checked_sub(1)
-            .map_or_else(String::new, |s| s.to_string()),
+        start_sequence: sequence,
         ..v1::ListEventsRequest::default()
     };
     let answer = admin

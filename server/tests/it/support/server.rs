@@ -358,8 +358,13 @@ impl Server {
 
     /// A new agent's client.
     pub(crate) async fn agent(&self, name: &str, roles: &[&str]) -> Client {
+        self.client(self.enrolled(name, roles).await)
+    }
+
+    /// A new agent.
+    pub(crate) async fn enrolled(&self, name: &str, roles: &[&str]) -> Credential {
         self.register(name, roles).await;
-        self.client(self.enroll(name).await)
+        self.enroll(name).await
     }
 
     /// Runs `zta audit verify` with `--json`; the exit code and what it said.
