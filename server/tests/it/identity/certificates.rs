@@ -30,7 +30,7 @@ async fn without_a_certificate_only_enrolment_is_open() {
     let server = Setup::sqlite().start().await;
     let mut answers = rpcs::of_agents(anonymous(&server)).await;
     answers.extend(rpcs::of_administrators(anonymous(&server)).await);
-    assert_eq!(answers.len(), 32);
+    assert_eq!(answers.len(), 33);
     for (what, answer) in answers {
         let status = answer.expect_err(what);
         assert_eq!(status.code(), tonic::Code::Unauthenticated, "{what}");

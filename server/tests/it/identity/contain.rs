@@ -204,7 +204,7 @@ async fn no_agent_administers_or_gives_itself_a_role() {
     let folder = credential.folder().expect("a folder");
     let answers = rpcs::of_administrators(channel_as(&server, folder)).await;
     let asked = answers.len();
-    assert_eq!(asked, 26);
+    assert_eq!(asked, 27);
     for (what, answer) in answers {
         let status = answer.expect_err(what);
         assert_eq!(status.code(), tonic::Code::PermissionDenied, "{what}");

@@ -50,7 +50,7 @@ async fn with_a_passphrase_no_key_lies_in_clear_text_and_none_starts_without_it(
         .start()
         .await;
     let made = key_files(&server);
-    assert_eq!(made.len(), 4);
+    assert_eq!(made.len(), 5);
     assert!(made.iter().all(|(_, text)| text.starts_with(ENCRYPTED)));
     let agent = server.agent("research", &["researcher"]).await;
     assert!(server.stop().await.success());
@@ -114,9 +114,9 @@ async fn clear_keys_are_encrypted_by_the_operators_command_and_by_nothing_else()
     let (code, said) = encrypt(true);
     assert_eq!(code, Some(0), "{said}");
     let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
-    assert_eq!(said["encrypted"].as_array().map(Vec::len), Some(4));
+    assert_eq!(said["encrypted"].as_array().map(Vec::len), Some(5));
     let encrypted = key_files(&server);
-    assert_eq!(encrypted.len(), 4);
+    assert_eq!(encrypted.len(), 5);
     assert!(
         encrypted
             .iter()
