@@ -76,7 +76,6 @@ fn base(rpc: &str) -> Vec<u8> {
         .encode_to_vec(),
         "EntityService.Put" => v1::EntityServicePutRequest {
             entities: vec![tool()],
-            ..Default::default()
         }
         .encode_to_vec(),
         _ => Vec::new(),
