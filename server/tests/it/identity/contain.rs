@@ -5,6 +5,7 @@ use zta_client::{Client, v1};
 
 use super::rpcs;
 use crate::support::Setup;
+use crate::support::descriptors;
 use crate::support::http::{anonymous, channel_as};
 use crate::support::rpc::{allowed, authorize_with_token, call, denied, events, refused};
 
@@ -192,6 +193,39 @@ async fn a_banned_agent_is_gone_for_good() {
     ];
     assert_eq!(acts, expected.map(|(failed, act)| (failed, act.to_owned())));
     server.assert_verifies();
+}
+
+/// What an agent may call for itself and has something to do with an empty request.
+const OWN: [&str; 2] = ["AgentService.Renew", "AuthenticationService.GetChallenge"];
+
+/// The list of the test below is written by hand; this one comes from the protos, so that
+/// nothing new answers to agents unless somebody says that it may.
+#[tokio::test]
+async fn to_an_agent_no_call_answers_but_its_own() {
+    let server = Setup::sqlite().start().await;
+    let rogue = server.agent("research", &["administrator"]).await;
+    let credential = rogue.credential().expect("a credential");
+    let channel = channel_as(&server, credential.folder().expect("a folder"));
+    let mut answered = Vec::new();
+    for rpc in descriptors::rpcs() {
+        match descriptors::call(&channel, &rpc, Vec::new()).await {
+            Ok(()) => answered.push(rpc.name),
+            Err(status) => {
+                let codes = [tonic::Code::PermissionDenied, tonic::Code::InvalidArgument];
+                let failed = [
+                    tonic::Code::FailedPrecondition,
+                    tonic::Code::Unauthenticated,
+                ];
+                let code = status.code();
+                assert!(
+                    codes.contains(&code) || failed.contains(&code),
+                    "{}: {status:?}",
+                    rpc.name
+                );
+            }
+        }
+    }
+    assert_eq!(answered, OWN);
 }
 
 #[tokio::test]
