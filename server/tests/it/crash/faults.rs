@@ -1,6 +1,8 @@
 //! What the log stands on fails under load. What was answered stays on record, once; what
 //! could not be put on record was not answered; and the service comes back by itself.
 
+use sqlx::Executor as _;
+
 use super::load::{Load, all_on_record};
 use crate::support::{Cluster, Database, Server, Setup, eventually};
 
@@ -48,7 +50,14 @@ async fn a_table_that_cannot_grow_loses_nothing() {
 #[tokio::test]
 async fn a_database_that_cannot_write_its_own_log_loses_nothing() {
     let (cluster, server, load) = under_load().await;
+    let Database::Postgres(database) = &*server.database else {
+        panic!("postgres")
+    };
+    let mut intruder = database.intruder().await;
     cluster.limit_files("4096");
+    // A commit that needs no room in a table: what fails is the log of the database itself.
+    let commit = "SELECT pg_logical_emit_message(true, 'zta', 'full')";
+    let _ = intruder.execute(commit).await;
     load.refusals(20).await;
     let log = cluster.log();
     assert!(log.contains("PANIC"), "{log}");
