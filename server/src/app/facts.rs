@@ -1,5 +1,5 @@
 //! What the server puts on record of itself: how it was configured, which keys it has and
-//! uses, that it started and stopped, and what of its log did not verify.
+//! uses, that it started and stopped.
 
 use std::sync::Arc;
 
@@ -63,17 +63,6 @@ pub(super) async fn record_stop(pdp: &Pdp, replica: Uuid) {
         .with_detail("replica", replica.to_string());
     if let Err(error) = append(pdp, event).await {
         tracing::warn!(%error, "the stop could not be put on record");
-    }
-}
-
-/// Puts on record that a part of the log did not verify.
-pub(super) async fn record_unverified(pdp: &Pdp, what: &str, why: &str) {
-    let event = pdp
-        .event(EventType::VerificationFailed, (pdp.clock)())
-        .with_detail("what", what)
-        .with_detail("why", why);
-    if let Err(error) = append(pdp, event).await {
-        tracing::error!(%error, what, "that it did not verify could not be put on record");
     }
 }
 

@@ -10,7 +10,6 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tonic_health::ServingStatus;
 
-use super::facts;
 use super::material::{Material, SERVER_CERTIFICATE_LIFETIME};
 use crate::api::server::{Doors, Health};
 use crate::api::tls::{FailedHandshake, Incoming, TlsReload};
@@ -183,7 +182,7 @@ impl Tasks {
                         // Once: the log would grow by it each second.
                         if !std::mem::replace(&mut recorded, true) {
                             let why = error.to_string();
-                            facts::record_unverified(&pdp, "checkpoint", &why).await;
+                            pdp.record_unverified("checkpoint", &why).await;
                         }
                     }
                     Err(error) => {

@@ -35,7 +35,7 @@ pub const UNIT_MAX: usize = 256;
 const LOOKUPS_MAX: u32 = 20;
 
 pub use reports::REPORTS_MAX;
-use reports::{REPORTS_BATCH_MAX, refuse_repeated, witness};
+use reports::{REPORTS_BATCH_MAX, refuse_repeated, reported_once, witness};
 
 /// What commits together and is answered together: one event, or several decisions of
 /// one epoch.
@@ -45,8 +45,9 @@ struct Submission {
     /// Only with one event.
     change: Option<Change>,
     rider: Option<GenerationUse>,
-    /// Whether its event is in the log at most once, by its id.
-    once: bool,
+    /// Of an event that the log holds at most once, by its id: before which place it was
+    /// looked for and not found.
+    once: Option<u64>,
     reply: Reply,
 }
 
@@ -93,6 +94,7 @@ impl Audit {
         };
         let sequencer = Sequencer {
             store,
+            tail: audit.tail.clone(),
             receiver,
             reports: reports_receiver,
             next: None,
@@ -178,22 +180,20 @@ impl Audit {
             epoch,
             change,
             rider,
-            once: false,
+            once: None,
             reply,
         };
         self.queue
             .send((submission, permit))
             .map_err(|_| AppendError::Closed)?;
-        let appended = answer.await.map_err(|_| AppendError::Closed)??;
-        let size = appended.sequence + u64::from(places);
-        self.tail.saw(size, appended.epoch);
-        Ok(appended)
+        answer.await.map_err(|_| AppendError::Closed)?
     }
 }
 
 /// The writer. One per replica; the head row's lock orders replicas.
 pub struct Sequencer {
     store: SharedStore,
+    tail: Tail,
     receiver: mpsc::UnboundedReceiver<Queued>,
     reports: mpsc::UnboundedReceiver<Queued>,
     /// Taken, but too large for the batch that was being filled.
@@ -216,7 +216,7 @@ struct Waiting {
     epoch: Option<u64>,
     change: Option<Change>,
     rider: Option<GenerationUse>,
-    once: bool,
+    once: Option<u64>,
     reply: Reply,
 }
 
@@ -228,7 +228,7 @@ impl Sequencer {
             // it has had no answer and will get none. What happened stays a fact.
             batch.retain(|s| s.is_fact() || !s.reply.is_closed());
             if !batch.is_empty() {
-                let works = commit_or_split(&self.store, batch).await;
+                let works = commit_or_split(&self.store, &self.tail, batch).await;
                 self.failing.store(!works, Ordering::Relaxed);
             }
         }
@@ -271,13 +271,13 @@ impl Sequencer {
 /// Commits a batch. If the store refuses it for what is in it, each submission gets a
 /// transaction of its own, so that one bad event does not poison the rest. Says whether
 /// the store works, whatever it thought of the events.
-async fn commit_or_split(store: &SharedStore, batch: Vec<Submission>) -> bool {
-    match commit(store, batch).await {
+async fn commit_or_split(store: &SharedStore, tail: &Tail, batch: Vec<Submission>) -> bool {
+    match commit(store, tail, batch).await {
         Ok(()) => true,
         Err((batch, error)) if batch.len() > 1 && matches!(error, StoreError::Refused(_)) => {
             let mut works = true;
             for submission in batch {
-                if let Err((one, error)) = commit(store, vec![submission]).await {
+                if let Err((one, error)) = commit(store, tail, vec![submission]).await {
                     works &= fail(one, &error);
                 }
             }
@@ -302,10 +302,12 @@ fn fail(batch: Vec<Submission>, error: &StoreError) -> bool {
 /// One transaction. On an error the submissions come back, unanswered.
 async fn commit(
     store: &SharedStore,
+    tail: &Tail,
     submissions: Vec<Submission>,
 ) -> Result<(), (Vec<Submission>, StoreError)> {
-    let mut tx = match store.begin().await {
-        Ok(tx) => tx,
+    let (ids, since) = reported_once(&submissions);
+    let (mut tx, on_record) = match store.begin_with(&ids, since).await {
+        Ok(begun) => begun,
         Err(error) => return Err((submissions, error)),
     };
     let head = tx.head().clone();
@@ -325,11 +327,7 @@ async fn commit(
             false => kept.push(submission),
         }
     }
-    if let Err(error) = refuse_repeated(tx.as_mut(), &mut kept, &mut refused).await {
-        kept.extend(changes);
-        kept.extend(refused.into_iter().map(|(s, _)| s));
-        return Err((kept, error));
-    }
+    refuse_repeated(on_record, &mut kept, &mut refused);
     let mut changes = changes.into_iter();
     while let Some(submission) = changes.next() {
         match apply(tx.as_mut(), &submission, &mut epoch).await {
@@ -354,7 +352,7 @@ async fn commit(
         events: Vec::new(),
         waiting: Vec::new(),
     };
-    let result = write(store, tx, batch, kept).await;
+    let result = write((store, tail), tx, batch, kept).await;
     match result {
         Ok(()) => {
             for (submission, refusal) in refused {
@@ -412,7 +410,7 @@ async fn ride(tx: &mut dyn AuditTx, kept: &[Submission], epoch: u64) -> Result<(
 
 /// Inserts, commits and answers.
 async fn write(
-    store: &SharedStore,
+    (store, tail): (&SharedStore, &Tail),
     mut tx: Box<dyn AuditTx>,
     mut batch: Batch,
     submissions: Vec<Submission>,
@@ -449,6 +447,7 @@ async fn write(
         Err(error) => return Err((rejoin(batch), error)),
     };
     let epoch = batch.head.epoch;
+    tail.saw(first + batch.events.len() as u64, epoch);
     let mut sequence = first;
     for waiting in batch.waiting {
         let _ = waiting.reply.send(Ok(Appended { sequence, epoch }));

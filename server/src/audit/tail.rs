@@ -1,8 +1,8 @@
 //! Where the log ends, as far as this replica knows: what wakes those who follow it.
 //!
-//! Whoever appends here says it at once; what other replicas append is looked for a few
-//! times a second, and only while somebody follows. The writer waits for nobody: it says a
-//! number, and readers fetch the rows by themselves.
+//! The writer says it with each commit; what other replicas append is looked for a few times a
+//! second, and only while somebody follows. The writer waits for nobody: it says a number, and
+//! readers fetch the rows by themselves.
 
 use std::sync::Arc;
 
@@ -36,6 +36,11 @@ impl Tail {
             end.epoch = end.epoch.max(epoch);
             grown
         });
+    }
+
+    /// The end as it is known now.
+    pub fn end(&self) -> End {
+        *self.0.borrow()
     }
 
     /// Tells whoever follows of each new end.

@@ -49,6 +49,8 @@ impl Operations {
             return Ok(Vec::new());
         }
         let log_id = self.pdp.audit.log_id();
+        // Committed before the look at the log, so seen by it; the writer looks at what comes after.
+        let since = self.pdp.audit.tail().end().size;
         let ids = reports
             .iter()
             .map(|r| [r.decision_id(), r.event_id(log_id)]);
@@ -69,10 +71,18 @@ impl Operations {
                 places.push(place);
             }
         }
-        let appended = self.pdp.audit.report(events, caller.rider()).await;
+        let appended = self.pdp.audit.report(events, since, caller.rider()).await;
         if appended.iter().any(Result::is_ok) {
             caller.on_record();
         }
+        // Somebody was quicker: the same caller, over another connection or in this very call.
+        let quicker = places.iter().zip(&appended);
+        let quicker = quicker.filter(|(_, a)| matches!(a, Err(AppendError::OnRecord)));
+        let quicker: Vec<Uuid> = quicker.map(|(p, _)| reports[*p].event_id(log_id)).collect();
+        let known = match quicker.is_empty() {
+            true => Known::new(),
+            false => self.named(&quicker).await?,
+        };
         for (place, appended) in places.into_iter().zip(appended) {
             let event_id = reports[place].event_id(log_id);
             results[place] = match appended {
@@ -81,11 +91,7 @@ impl Operations {
                     sequence: appended.sequence,
                     repeated: false,
                 })),
-                // Somebody was quicker: the same caller, over another connection.
-                Err(AppendError::OnRecord) => {
-                    let known = self.named(&[event_id]).await?;
-                    recorded(&known, &reports[place], event_id)
-                }
+                Err(AppendError::OnRecord) => recorded(&known, &reports[place], event_id),
                 Err(error) => Err(PdpError::Append(error).into()),
             };
         }

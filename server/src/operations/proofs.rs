@@ -6,9 +6,8 @@ use super::{OperationError, Operations};
 use crate::audit::merkle::Hash;
 use crate::audit::proof::{Plan, verify_inclusion};
 use crate::audit::tile::{TilePath, bundle, width_in};
-use crate::audit::{Record, receipt, tiles};
+use crate::audit::{receipt, tiles};
 use crate::identity::registry::Credential;
-use crate::model::EventType;
 use crate::store::{StoreError, StoredCheckpoint, StoredEvent};
 
 /// Which event.
@@ -210,15 +209,7 @@ impl Operations {
         result: Result<T, OperationError>,
     ) -> Result<T, OperationError> {
         if let Err(OperationError::LogAltered(why)) = &result {
-            let event = self
-                .pdp
-                .event(EventType::VerificationFailed, (self.pdp.clock)())
-                .with_detail("what", what)
-                .with_detail("why", why.as_str());
-            // The caller hears that the log is altered, whether or not it takes this event.
-            if let Err(error) = self.pdp.audit.append(Record::fact(event)).await {
-                tracing::error!(%error, what, "that it did not verify could not be put on record");
-            }
+            self.pdp.record_unverified(what, why).await;
         }
         result
     }

@@ -50,6 +50,18 @@ impl Pdp {
             .await
     }
 
+    /// Puts on record that a part of the log did not verify. Whoever asked hears of that
+    /// whether or not the log takes this event.
+    pub(crate) async fn record_unverified(&self, what: &str, why: &str) {
+        let event = self
+            .event(EventType::VerificationFailed, (self.clock)())
+            .with_detail("what", what)
+            .with_detail("why", why);
+        if let Err(error) = self.audit.append(Record::fact(event)).await {
+            tracing::error!(%error, what, "that it did not verify could not be put on record");
+        }
+    }
+
     /// Puts an act on record that was permitted and could not be done; returns why.
     ///
     /// # Errors

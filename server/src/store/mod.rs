@@ -144,10 +144,6 @@ pub trait AuditTx: Send {
         epoch: u64,
     ) -> Result<Result<(), Conflict>, StoreError>;
 
-    /// Which of these ids events of the log have, in no order. What is found under the
-    /// head's lock is all that there is.
-    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError>;
-
     /// Writes events at consecutive sequences.
     async fn insert(
         &mut self,
@@ -170,7 +166,17 @@ pub trait AuditStore: Send + Sync {
     /// The head as committed, without a lock.
     async fn head(&self) -> Result<LogHead, StoreError>;
     /// Starts a transaction and locks the head row.
-    async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError>;
+    async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError> {
+        let (tx, _) = self.begin_with(&[], 0).await?;
+        Ok(tx)
+    }
+    /// As [`AuditStore::begin`], and which of these events stand at the place `since` or after
+    /// it: as the head is locked, and in the same trip, because decisions wait for it.
+    async fn begin_with(
+        &self,
+        event_ids: &[Uuid],
+        since: u64,
+    ) -> Result<(Box<dyn AuditTx>, Vec<Uuid>), StoreError>;
     /// Where an event stands, if it is committed. Takes the head lock first, so that
     /// a COMMIT still in flight has ended.
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError>;

@@ -36,7 +36,8 @@ pub(super) async fn list(
     let size = page_size(request.page_size)?;
     let token = std::mem::take(&mut request.page_token);
     request.page_size = 0;
-    let asked = hex(&request);
+    // Everything that is asked for, order included, but for the page.
+    let asked = hex::encode(sha256(&request.encode_to_vec()));
     let rest = match token.as_str() {
         "" => None,
         token => Some(opened(cursors, token, &asked).ok_or_else(page_token_invalid)?),
@@ -61,16 +62,6 @@ pub(super) async fn list(
         next_page_token,
         scanned_until: if descending { end } else { start },
     }))
-}
-
-/// A digest of everything that is asked for, order included, but for the page.
-fn hex(request: &v1::ListEventsRequest) -> String {
-    use std::fmt::Write as _;
-    let digest = sha256(&request.encode_to_vec());
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// What a page token says is left, if it was sealed here for the same request.

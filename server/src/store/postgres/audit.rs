@@ -48,13 +48,6 @@ impl AuditTx for PostgresTx {
         Ok(applied)
     }
 
-    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
-        let connection = self.lease.start()?;
-        let present = events::present(connection, event_ids).await?;
-        self.lease.done();
-        Ok(present)
-    }
-
     async fn insert(
         &mut self,
         first_sequence: u64,
@@ -137,13 +130,19 @@ impl AuditStore for PostgresStore {
         head_of(&row.ok_or_else(no_head)?)
     }
 
-    async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError> {
-        let (lease, head) = self.writer.begin().await?;
-        Ok(Box::new(PostgresTx {
+    async fn begin_with(
+        &self,
+        event_ids: &[Uuid],
+        since: u64,
+    ) -> Result<(Box<dyn AuditTx>, Vec<Uuid>), StoreError> {
+        let (lease, head, present) = self.writer.begin(event_ids, since).await?;
+        let partitions = self.partitions.clone();
+        let tx = PostgresTx {
             lease,
             head,
-            partitions: self.partitions.clone(),
-        }))
+            partitions,
+        };
+        Ok((Box::new(tx), present))
     }
 
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError> {

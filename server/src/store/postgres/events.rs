@@ -132,17 +132,6 @@ pub(super) async fn named(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<StoredEvent
     rows.iter().map(event).collect()
 }
 
-/// Which of these ids are in the log.
-pub(super) async fn present(
-    connection: &mut PgConnection,
-    ids: &[Uuid],
-) -> Result<Vec<Uuid>, StoreError> {
-    let query = sqlx::query_scalar("SELECT event_id FROM audit_events WHERE event_id = ANY($1)")
-        .bind(ids)
-        .fetch_all(connection);
-    within(query).await.map_err(translate)
-}
-
 /// A row with its inputs, or NULLs in their place.
 pub(super) fn event(row: &PgRow) -> Result<StoredEvent, StoreError> {
     let text = |name: &str| row.try_get::<Option<String>, _>(name).map_err(translate);

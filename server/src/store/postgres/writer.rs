@@ -4,6 +4,7 @@
 //! (which pings on the way in and out) with an sqlx `Transaction` (BEGIN by itself):
 //! BEGIN comes with the lock, and COMMIT with the new head, each as one message.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::error::{is_connection_lost, translate};
-use crate::store::value::{frontier, no_head, unsigned};
+use crate::store::value::{frontier, no_head, stored_number, unsigned};
 use crate::store::{LogHead, StoreError};
 
 /// How long a connection may take, and the wait for the one of this process.
@@ -37,6 +39,20 @@ const SESSION: &str = "SET synchronous_commit = on; SET statement_timeout = '30s
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
     SET LOCAL synchronous_commit = on; \
     SELECT log_id, size, frontier, epoch FROM log_head WHERE one = 1 FOR UPDATE";
+
+/// The events are looked for as the lock is held: each statement has a snapshot of its own.
+/// UUIDs print as hex digits and dashes. The place leaves out all partitions before it.
+fn begin_sql(event_ids: &[Uuid], since: u64) -> Result<Cow<'static, str>, StoreError> {
+    if event_ids.is_empty() {
+        return Ok(Cow::Borrowed(BEGIN));
+    }
+    let ids: Vec<String> = event_ids.iter().map(|id| format!("'{id}'")).collect();
+    Ok(Cow::Owned(format!(
+        "{BEGIN}; SELECT event_id FROM audit_events WHERE sequence >= {} AND event_id IN ({})",
+        stored_number(since)?,
+        ids.join(", ")
+    )))
+}
 
 enum Slot {
     Idle(Box<PgConnection>),
@@ -91,12 +107,19 @@ impl Writer {
         Ok(connection)
     }
 
-    /// Starts a transaction and locks the head.
-    pub(super) async fn begin(&self) -> Result<(Lease, LogHead), StoreError> {
-        let (lease, rows) = self.query(BEGIN, true).await?;
-        let head = rows.first().ok_or_else(no_head)?;
-        let head = head_of(head)?;
-        Ok((lease, head))
+    /// Starts a transaction and locks the head; which of these events stand at the place
+    /// `since` or after it.
+    pub(super) async fn begin(
+        &self,
+        event_ids: &[Uuid],
+        since: u64,
+    ) -> Result<(Lease, LogHead, Vec<Uuid>), StoreError> {
+        let sql = begin_sql(event_ids, since)?;
+        let (lease, rows) = self.query(&sql, true).await?;
+        let (head, present) = rows.split_first().ok_or_else(no_head)?;
+        let present = present.iter().map(|row| row.try_get("event_id"));
+        let present = present.collect::<Result<_, _>>().map_err(translate)?;
+        Ok((lease, head_of(head)?, present))
     }
 
     /// Runs statements whose effect ends with the connection. One that was idle may

@@ -68,13 +68,6 @@ impl AuditTx for SqliteTx {
         Ok(applied)
     }
 
-    async fn present(&mut self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
-        let connection = self.start()?;
-        let present = events::present(connection, event_ids).await?;
-        self.state = State::Open;
-        Ok(present)
-    }
-
     async fn insert(
         &mut self,
         first_sequence: u64,
@@ -173,7 +166,11 @@ impl AuditStore for SqliteStore {
         read_head(&mut connection, READ_HEAD).await
     }
 
-    async fn begin(&self) -> Result<Box<dyn AuditTx>, StoreError> {
+    async fn begin_with(
+        &self,
+        event_ids: &[Uuid],
+        since: u64,
+    ) -> Result<(Box<dyn AuditTx>, Vec<Uuid>), StoreError> {
         let connection = self.writer.acquire().await.map_err(translate)?;
         // Before BEGIN, so that a call that is dropped here leaves no transaction.
         let mut tx = Box::new(SqliteTx {
@@ -188,9 +185,14 @@ impl AuditStore for SqliteStore {
             state: State::Open,
         });
         let connection = tx.start()?;
-        tx.head = read_head(connection, BEGIN).await?;
+        let head = read_head(connection, BEGIN).await?;
+        let present = match event_ids {
+            [] => Vec::new(),
+            ids => events::present(connection, ids, since).await?,
+        };
+        tx.head = head;
         tx.state = State::Open;
-        Ok(tx)
+        Ok((tx, present))
     }
 
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError> {

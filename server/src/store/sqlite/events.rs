@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{list_text, parse_list, parse_time, time_text, translate};
 use crate::model::Columns;
 use crate::model::event::Inputs;
-use crate::store::value::{digest, parse_uuid, salt, signed, unsigned};
+use crate::store::value::{digest, parse_uuid, salt, signed, stored_number, unsigned};
 use crate::store::{PreparedEvent, StoreError, StoredEvent};
 
 pub(super) const EVENT_COLUMNS: &str = "sequence, log_id, event_id, time, type, actor_type, actor_id, \
@@ -150,14 +150,16 @@ pub(super) async fn named(pool: &SqlitePool, ids: &[Uuid]) -> Result<Vec<StoredE
     rows.iter().map(event).collect()
 }
 
-/// Which of these ids are in the log.
+/// Which of these events stand at the place `since` or after it.
 pub(super) async fn present(
     connection: &mut SqliteConnection,
     ids: &[Uuid],
+    since: u64,
 ) -> Result<Vec<Uuid>, StoreError> {
-    let sql = format!("SELECT event_id FROM audit_events WHERE {NAMED}");
+    let sql = format!("SELECT event_id FROM audit_events WHERE {NAMED} AND sequence >= $2");
     let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(ids_text(ids))
+        .bind(stored_number(since)?)
         .fetch_all(connection)
         .await
         .map_err(translate)?;

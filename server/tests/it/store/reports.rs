@@ -27,7 +27,7 @@ pub(crate) async fn once(db: Db) {
         let replica = if n.is_multiple_of(2) { &here } else { &there };
         // Each of 8 reports four times at each of the two.
         replica
-            .report(vec![report_of(n / 8), decision("fact", 0)], None)
+            .report(vec![report_of(n / 8), decision("fact", 0)], 0, None)
             .await
     });
     let said: Vec<_> = join_all(told).await;
@@ -51,6 +51,12 @@ pub(crate) async fn once(db: Db) {
     let found: Vec<_> = found.iter().map(|e| e.columns.event_id).collect();
     assert_eq!(found, [ids[0], ids[2]]);
     assert!(db.store.named(&[]).await.expect("none").is_empty());
+    // Under the lock it is looked for from a place on alone.
+    for (since, expected) in [(0, 2), (stored.len() as u64, 0)] {
+        let begun = db.store.begin_with(&ids, since).await.expect("begins");
+        assert_eq!(begun.1.len(), expected, "from {since} on");
+        assert_eq!(begun.0.head().size, stored.len() as u64);
+    }
 }
 
 /// However many reports wait, a decision that comes after them stands before most of them.
@@ -61,7 +67,7 @@ pub(crate) async fn behind_decisions(db: Db) {
     let reports = (0..=REPORTS_MAX as u128).map(report_of).collect();
     // All wait before the writer begins.
     let (told, decided, ()) = tokio::join!(
-        audit.report(reports, None),
+        audit.report(reports, 0, None),
         audit.append(Record {
             epoch: Some(0),
             ..Record::fact(decision("decider", 0))
