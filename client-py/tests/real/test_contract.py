@@ -1,5 +1,6 @@
 """The actions of a guard against the real server: its policies, its chains, its record."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,27 @@ def test_whoever_is_called_acts_for_the_caller(
     assert len(of_worker) == 2
     assert all("spiffe://zta.local/agent/main" in leaf for leaf in of_worker)
     assert len(events(server.admin, before, "delegated")) == 1
+
+
+@in_every_framework
+def test_what_came_of_a_call_for_somebody_is_on_record_beside_its_decision(
+    server: EmbeddedServer, guard: Guard, module: Any
+) -> None:
+    before = guard.decide("fin", ToolCall("read_file")).sequence
+    assert before is not None
+    with guard.session(user="alice", session_id="s-1"):
+        module.call_another(guard, "main", "fin", [READ, DELETE])
+    assert guard.flush_outcomes(10_000)
+    assert guard.outcomes_lost == 0
+    decisions = {leaf["id"]: leaf for leaf in map(json.loads, events(server.admin, before))}
+    outcomes = [json.loads(leaf) for leaf in events(server.admin, before, "outcome")]
+    of_tools = [outcome for outcome in outcomes if outcome["resource"]["type"] == "ZTA::Tool"]
+    assert [outcome["resource"]["id"] for outcome in of_tools] == ["read_file"]
+    assert of_tools[0]["detail"]["result"] == "ok"
+    decision = decisions[of_tools[0]["detail"]["decision_id"]]
+    assert decision["effect"] == "allow"
+    assert "delegation" in decision["detail"]
+    assert of_tools[0]["actor"] == decision["actor"]
 
 
 @in_every_framework
