@@ -4,7 +4,8 @@
 //
 //	log-verifier receipt VKEY LEAF PROOF          C2SP tlog-proof: note.Open, tlog.CheckRecord
 //	log-verifier consistency VKEY OLD NEW PROOF   two notes, hashes a line: tlog.CheckTree
-//	log-verifier export VKEY DIR [OLD]            every leaf of a folder of tiles
+//	log-verifier export VKEY DIR [OLD]            every leaf of a folder of tiles; where it
+//	                                              has a from-checkpoint, from there on
 //
 // Exit code 0: verified. 1: refused, with the reason.
 package main
@@ -164,7 +165,19 @@ func export(vkey, dir, older string) error {
 		return err
 	}
 	tiles := tlog.TileHashReader(tree, folder(dir))
-	for first := int64(0); first < tree.N; first += 1 << height {
+	// An export that follows another one begins in the bundle that its checkpoint ends in.
+	begin := int64(0)
+	if from, err := os.ReadFile(filepath.Join(dir, "from-checkpoint")); err == nil {
+		before, err := open(vkey, string(from))
+		if err != nil {
+			return err
+		}
+		if err := extends(tree, before, tiles); err != nil {
+			return err
+		}
+		begin = before.N >> height << height
+	}
+	for first := begin; first < tree.N; first += 1 << height {
 		width := min(tree.N-first, 1<<height)
 		leaves, err := entries(dir, first>>height, int(width))
 		if err != nil {
@@ -189,14 +202,19 @@ func export(vkey, dir, older string) error {
 	if err != nil {
 		return err
 	}
-	if seen.N > tree.N {
-		return fmt.Errorf("rolled back: %d records, %d were signed before", tree.N, seen.N)
+	return extends(tree, seen, tiles)
+}
+
+// extends proves that a tree begins with an older one.
+func extends(tree, older tlog.Tree, tiles tlog.HashReader) error {
+	if older.N > tree.N {
+		return fmt.Errorf("rolled back: %d records, %d were signed before", tree.N, older.N)
 	}
-	proof, err := tlog.ProveTree(tree.N, seen.N, tiles)
+	proof, err := tlog.ProveTree(tree.N, older.N, tiles)
 	if err != nil {
 		return err
 	}
-	return tlog.CheckTree(proof, tree.N, tree.Hash, seen.N, seen.Hash)
+	return tlog.CheckTree(proof, tree.N, tree.Hash, older.N, older.Hash)
 }
 
 func entries(dir string, number int64, width int) ([][]byte, error) {

@@ -266,6 +266,7 @@ fn conflict(error: &Conflict, message: String) -> Status {
         Conflict::RecoveriesExhausted => {
             status(Code::Unauthenticated, ErrorReason::RecoveryRefused, message)
         }
+        Conflict::Pruned { .. } => precondition(ErrorReason::StateConflict, "log"),
         Conflict::Authority(_) => precondition(ErrorReason::StateConflict, "certificate authority"),
         Conflict::Revision { .. } => precondition(ErrorReason::RevisionConflict, "revision"),
     }
@@ -352,6 +353,7 @@ impl From<OperationError> for Status {
             OperationError::Limit { name, size, max } => limit(name, size, max),
             OperationError::AgentNotFound(_) => absent(ErrorReason::AgentNotFound, message),
             OperationError::EventNotFound => absent(ErrorReason::EventNotFound, message),
+            OperationError::EventPruned { .. } => absent(ErrorReason::EventPruned, message),
             OperationError::CursorBeyondLog { .. } => beyond(ErrorReason::CursorBeyondLog, message),
             OperationError::CursorTooOld { .. } => beyond(ErrorReason::CursorTooOld, message),
             OperationError::Stopping => retriable(ErrorReason::Stopping, message),

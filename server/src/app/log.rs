@@ -104,7 +104,7 @@ pub fn verify_export(
 }
 
 /// A store that is there: to verify a log is not to begin one.
-async fn open_existing(config: &Config) -> Result<SharedStore, AppError> {
+pub(super) async fn open_existing(config: &Config) -> Result<SharedStore, AppError> {
     let file = config.sqlite_path();
     if config.database_url.is_none() && !file.exists() {
         let text = format!(
@@ -116,7 +116,7 @@ async fn open_existing(config: &Config) -> Result<SharedStore, AppError> {
     open_store(config).await
 }
 
-async fn log_key(
+pub(super) async fn log_key(
     config: &Config,
     store: &SharedStore,
     vkey: Option<&str>,

@@ -10,6 +10,7 @@ mod issuers;
 mod log;
 mod material;
 mod operator_ca;
+mod retention;
 mod revocations;
 mod tasks;
 
@@ -48,6 +49,7 @@ use crate::telemetry::{DEVELOPMENT_NOTICE, Metrics};
 use fleet::Reporter;
 pub use log::{Seen, Verified, export, verify, verify_export};
 use material::Material;
+pub use retention::prune;
 use tasks::{Ready, Tasks};
 
 /// How long the record of the stop and the last checkpoint may take.

@@ -51,6 +51,14 @@ pub async fn write(
     let (size, _) = key.open(&checkpoint.note)?;
     let known = from.map(|note| key.open(note)).transpose()?;
     let first = known.map_or(0, |(size, _)| size);
+    let pruned = store.pruned().await?.map_or(0, |pruned| pruned.size);
+    if first < pruned {
+        return Err(VerifyError::Unreadable(format!(
+            "the records below {pruned} were pruned, and an export would begin at {first}: begin \
+             it after the last one that was kept, with `--from-checkpoint` and the `checkpoint` \
+             of that one"
+        )));
+    }
     if let Some((known, root)) = known {
         begins_with(store, size, known, root).await?;
     }
@@ -80,7 +88,7 @@ pub async fn write(
     Ok(Exported { from: first, size })
 }
 
-async fn begins_with(
+pub(super) async fn begins_with(
     store: &SharedStore,
     size: u64,
     known: u64,

@@ -8,6 +8,7 @@ pub mod merkle;
 pub mod proof;
 pub mod receipt;
 pub mod record;
+pub mod retention;
 pub mod sequencer;
 pub mod signer;
 pub mod tail;
@@ -15,6 +16,7 @@ pub mod throttle;
 pub mod tile;
 pub mod tiles;
 pub mod verify;
+mod verify_pruned;
 mod verify_tiles;
 
 pub use record::{AppendError, Appended, Record};

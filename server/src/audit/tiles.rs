@@ -2,10 +2,13 @@
 //! that has them; those at the right edge are put together when they are asked for, out of
 //! leaf hashes or of the roots of the tiles below. So nothing of a tile ever changes.
 //!
-//! Every row can be made again from the leaves. What if we crash here: tiles are missing that
-//! the next pass makes; what was signed does not depend on them.
+//! Every row can be made again from the leaves, as long as those are kept: below what was
+//! pruned, the rows are all that is left. What if we crash here: tiles are missing that the
+//! next pass makes; what was signed does not depend on them.
 
 use std::collections::BTreeSet;
+
+use futures_util::future::try_join_all;
 
 use super::merkle::Hash;
 use super::proof::{Plan, Tiles};
@@ -22,18 +25,25 @@ pub async fn read(
     ids: &BTreeSet<TileId>,
     size: u64,
 ) -> Result<Tiles, StoreError> {
-    let full = |id: &TileId| u64::from(width_in(size, *id)) == TILE_WIDTH;
     let mut tiles = Tiles::new();
-    let wanted: Vec<TileId> = ids.iter().copied().filter(full).collect();
+    // The narrow ones, too: a log that has grown since holds them as the beginning of full
+    // ones, and holds nothing else of them where their leaves were pruned.
+    let wanted: Vec<TileId> = ids.iter().copied().collect();
     for piece in wanted.chunks(TILES_MAX) {
-        let stored = store.tiles(piece).await?;
-        tiles.extend(stored.into_iter().map(|tile| (tile.id, tile.hashes)));
-    }
-    for id in ids {
-        if !tiles.contains_key(id) {
-            tiles.insert(*id, put_together(store, *id, width_in(size, *id)).await?);
+        for mut tile in store.tiles(piece).await? {
+            tile.hashes.truncate(width_in(size, tile.id).into());
+            if !tile.hashes.is_empty() {
+                tiles.insert(tile.id, tile.hashes);
+            }
         }
     }
+    let missing = ids.iter().filter(|id| !tiles.contains_key(id));
+    // One of each level at most, so all at once.
+    let made = missing.map(async |id| {
+        let hashes = put_together(store, *id, width_in(size, *id)).await?;
+        Ok::<_, StoreError>((*id, hashes))
+    });
+    tiles.extend(try_join_all(made.collect::<Vec<_>>()).await?);
     Ok(tiles)
 }
 
@@ -45,16 +55,19 @@ async fn put_together(
 ) -> Result<Vec<Hash>, StoreError> {
     let first = id.number.saturating_mul(TILE_WIDTH);
     let hashes = match id.level {
-        0 => store.leaf_hashes(first, width.into()).await?,
-        level => store.tile_roots(level - 1, first, width.into()).await?,
+        0 => store.leaf_hashes(first, width.into()).await,
+        level => store.tile_roots(level - 1, first, width.into()).await,
     };
-    if hashes.is_empty() || hashes.len() != usize::from(width) {
-        let (level, number) = (id.level, id.number);
-        return Err(StoreError::Corrupt(format!(
-            "hashes of the tile {level}/{number} are missing"
-        )));
+    match hashes {
+        Ok(hashes) if !hashes.is_empty() && hashes.len() == usize::from(width) => Ok(hashes),
+        Ok(_) | Err(StoreError::Corrupt(_)) => {
+            let (level, number) = (id.level, id.number);
+            Err(StoreError::Corrupt(format!(
+                "hashes of the tile {level}/{number} are missing; see what `zta audit verify` says"
+            )))
+        }
+        Err(error) => Err(error),
     }
-    Ok(hashes)
 }
 
 /// A proof in the tree of `size`.
@@ -80,9 +93,12 @@ impl TileBuilder {
     /// # Errors
     /// When the store fails, or leaves are missing.
     pub async fn extend(&mut self, store: &SharedStore, size: u64) -> Result<u64, StoreError> {
-        let mut built = match self.built.take() {
-            Some(built) => built,
-            None => stored_levels(store).await?,
+        let (mut built, pruned) = match self.built.take() {
+            Some(built) => (built, 0),
+            None => {
+                let pruned = store.pruned().await?.map_or(0, |pruned| pruned.size);
+                (stored_levels(store).await?, pruned)
+            }
         };
         let mut made = 0;
         for level in 0..TILE_HEIGHT {
@@ -92,6 +108,8 @@ impl TileBuilder {
             }
             let place = usize::from(level);
             built.resize(built.len().max(place + 1), 0);
+            // One that is missing there cannot be made: `zta audit verify` names it.
+            built[place] = built[place].max(hashes_at(pruned, level + 1));
             while built[place] < wanted {
                 let end = wanted.min(built[place] + TILES_MAX as u64);
                 let mut tiles = Vec::new();

@@ -10,9 +10,10 @@ use super::checkpoint::{CheckpointError, VerifierKey};
 use super::merkle::{Frontier, Hash, leaf_hash};
 use super::proof::{self, Plan};
 use super::tiles;
+use super::verify_pruned;
 use super::verify_tiles::TileRoots;
 use crate::model::{Columns, Event};
-use crate::store::{LogHead, SharedStore, StoreError, StoredEvent};
+use crate::store::{LogHead, Pruned, SharedStore, StoreError, StoredEvent};
 
 /// Rows read at a time.
 const PAGE: u32 = 2000;
@@ -24,9 +25,11 @@ const UNSIGNED_MAX: Duration = Duration::minutes(1);
 pub struct Proof {
     /// The log.
     pub log_id: Uuid,
-    /// How many leaves were recomputed.
+    /// How many leaves it has.
     pub size: u64,
-    /// The root over them.
+    /// How many of them were pruned: proved by their hashes, and recomputed no more.
+    pub pruned: u64,
+    /// The root over all.
     pub root: Hash,
     /// The size that the newest checkpoint signs, if there is one.
     pub checkpoint_size: Option<u64>,
@@ -73,6 +76,14 @@ pub enum VerifyError {
         /// Records that were signed before.
         known: u64,
     },
+    /// One export of several.
+    #[error("the export `{}`: {error}", folder.display())]
+    Export {
+        /// Its folder.
+        folder: std::path::PathBuf,
+        /// What is wrong with it.
+        error: Box<VerifyError>,
+    },
     /// An export cannot be read, or is not whole; nothing was proved.
     #[error("{0}")]
     Unreadable(String),
@@ -114,6 +125,22 @@ pub async fn verify(
     key: &VerifierKey,
     known: Option<Known>,
 ) -> Result<Proof, VerifyError> {
+    loop {
+        let pruned = store.pruned().await?;
+        let verified = verify_kept(store, key, known, pruned).await;
+        // Records that were pruned meanwhile are not missing.
+        if verified.is_ok() || store.pruned().await? == pruned {
+            return verified;
+        }
+    }
+}
+
+async fn verify_kept(
+    store: &SharedStore,
+    key: &VerifierKey,
+    known: Option<Known>,
+    pruned: Option<Pruned>,
+) -> Result<Proof, VerifyError> {
     // The checkpoint first: the log only grows, so its tree is within the head's.
     let checkpoint = store.latest_checkpoint().await?;
     let head = store.head().await?;
@@ -125,11 +152,19 @@ pub async fn verify(
         let what = "the newest checkpoint stands at another size than it signs";
         return Err(VerifyError::Tree(what.to_owned()));
     }
-    let mut verifier = Verifier::new(head.log_id, signed_size.unwrap_or(0));
+    let pruned_size = pruned.map_or(0, |pruned| pruned.size);
+    let mut verifier = Verifier::new(head.log_id, signed_size.unwrap_or(0), pruned_size);
     verifier.tree = start(store, known, head.size).await?;
+    let begun = verifier.tree.size();
     let mut roots = Roots::new(signed, known);
-    let mut tile_roots = TileRoots::new(verifier.tree.size());
+    let mut tile_roots = TileRoots::new(begun);
     roots.look(&verifier.tree);
+    verify_pruned::leaf_hashes(store, begun..pruned_size, signed_size, |sequence, hash| {
+        verifier.tree.push(hash);
+        tile_roots.push(sequence, hash);
+        roots.look(&verifier.tree);
+    })
+    .await?;
     let mut next = verifier.tree.size();
     while next < head.size {
         let rows = match store.read(next, PAGE).await {
@@ -155,7 +190,11 @@ pub async fn verify(
     if let Some(known) = known {
         known.compare(head.size, roots.at_known)?;
     }
-    tile_roots.compare(store).await?;
+    tile_roots.compare(store, pruned_size).await?;
+    if let Some(pruned) = pruned {
+        let known = known.filter(|known| known.size == begun);
+        verify_pruned::on_record(store, head.log_id, pruned, known).await?;
+    }
     Ok(proof)
 }
 
@@ -232,6 +271,8 @@ async fn first_unreadable(store: &SharedStore, from: u64, what: String) -> Verif
 /// The state of a verification.
 struct Verifier {
     log_id: Uuid,
+    /// Below this place no records are kept.
+    pruned: u64,
     tree: Frontier,
     ids: HashSet<Uuid>,
     inputs: u64,
@@ -242,9 +283,10 @@ struct Verifier {
 }
 
 impl Verifier {
-    fn new(log_id: Uuid, signed_size: u64) -> Self {
+    fn new(log_id: Uuid, signed_size: u64, pruned: u64) -> Self {
         Self {
             log_id,
+            pruned,
             signed_size,
             unsigned: None,
             tree: Frontier::default(),
@@ -361,6 +403,7 @@ impl Verifier {
         Ok(Proof {
             log_id: head.log_id,
             size: head.size,
+            pruned: self.pruned,
             root: self.tree.root(),
             checkpoint_size: signed.map(|(size, _)| size),
             inputs: self.inputs,
@@ -442,7 +485,7 @@ mod tests {
             (1, UNSIGNED_MAX + Duration::MICROSECOND, true),
             (2, Duration::days(1), true),
         ] {
-            let mut verifier = Verifier::new(Uuid::nil(), signed_size);
+            let mut verifier = Verifier::new(Uuid::nil(), signed_size, 0);
             for (sequence, time) in [(0, start), (1, start + tail)] {
                 verifier.feed(&record(sequence, time)).expect("a record");
             }

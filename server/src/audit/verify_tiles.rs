@@ -1,7 +1,7 @@
 //! Compares the stored tiles with those that the leaves give.
 
 use super::merkle::Hash;
-use super::tile::subtree_root;
+use super::tile::{hashes_at, subtree_root};
 use super::verify::VerifyError;
 use crate::store::{SharedStore, TILE_WIDTH, TILES_MAX, TileId};
 
@@ -34,8 +34,9 @@ impl TileRoots {
         }
     }
 
-    /// Each stored tile whose leaves went by must be what they give.
-    pub(super) async fn compare(self, store: &SharedStore) -> Result<(), VerifyError> {
+    /// Each stored tile whose leaves went by must be what they give. Those of records below
+    /// `pruned` cannot be made again.
+    pub(super) async fn compare(self, store: &SharedStore, pruned: u64) -> Result<(), VerifyError> {
         let (mut first, mut roots, mut level) = (self.first, self.roots, 0);
         while !roots.is_empty() {
             let ids = (first..).map(|number| TileId { level, number });
@@ -47,12 +48,8 @@ impl TileRoots {
                     let expected = expected.map(|(_, root)| *root);
                     let hashed = subtree_root(&tile.hashes);
                     if expected != Some(tile.root) || hashed != expected {
-                        let (level, number) = (tile.id.level, tile.id.number);
-                        return Err(VerifyError::Tree(format!(
-                            "the stored tile {level}/{number} is not what its leaves give; \
-                             delete the rows of `log_tiles`, a start of the server makes them \
-                             again"
-                        )));
+                        let lost = tile.id.number < hashes_at(pruned, level + 1);
+                        return Err(differs(tile.id, lost));
                     }
                 }
             }
@@ -68,4 +65,16 @@ impl TileRoots {
         }
         Ok(())
     }
+}
+
+/// A stored tile is not what those below it give.
+fn differs(id: TileId, lost: bool) -> VerifyError {
+    let (level, number) = (id.level, id.number);
+    let what_to_do = match lost {
+        true => "its records were pruned, so its row can only come back from a backup or an export",
+        false => "delete its row of `log_tiles`, a start of the server makes it again",
+    };
+    VerifyError::Tree(format!(
+        "the stored tile {level}/{number} is not what its leaves give; {what_to_do}"
+    ))
 }

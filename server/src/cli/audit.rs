@@ -1,6 +1,7 @@
 //! `zta audit …`
 
 mod list;
+mod prune;
 mod verify;
 
 use std::path::PathBuf;
@@ -42,6 +43,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         from_checkpoint: Option<PathBuf>,
     },
+    /// Drop old records that were exported. Their hashes stay, so every proof still holds. On
+    /// Postgres, run it as the role that owns the tables.
+    Prune(prune::Pruned),
     /// The receipt of one event (C2SP tlog-proof): what proves offline that it is on record.
     Receipt {
         /// The event's place in the log.
@@ -67,6 +71,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<(), Failu
             dir,
             from_checkpoint,
         } => verify::write_export(options, &dir, from_checkpoint.as_deref()).await,
+        Command::Prune(pruned) => prune::run(options, &pruned).await,
         Command::Receipt { sequence } => receipt(options, sequence).await,
         Command::List(listed) => list::run(options, &listed).await,
     }

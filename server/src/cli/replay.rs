@@ -109,14 +109,26 @@ pub(super) fn moment(
     text: Option<&str>,
     now: OffsetDateTime,
 ) -> Result<Option<prost_types::Timestamp>, Failure> {
-    let Some(text) = text else { return Ok(None) };
+    let time = text.map(|text| past(option, text, now)).transpose()?;
+    Ok(time.map(|time| prost_types::Timestamp {
+        seconds: time.unix_timestamp(),
+        nanos: i32::try_from(time.nanosecond()).unwrap_or(0),
+    }))
+}
+
+/// What an age or a time says.
+pub(super) fn past(
+    option: &str,
+    text: &str,
+    now: OffsetDateTime,
+) -> Result<OffsetDateTime, Failure> {
     let bad = || {
         let what =
             "is an age such as `90m`, `24h` or `7d`, or a time such as `2026-11-20T00:00:00Z`";
         Failure::CouldNotRun(format!("{option} {what}, not `{text}`"))
     };
-    let time = match OffsetDateTime::parse(text, &Rfc3339) {
-        Ok(time) => time,
+    match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(time) => Ok(time),
         Err(_) => {
             let unit = text.chars().last().ok_or_else(bad)?;
             let count = text.strip_suffix(unit).and_then(|n| n.parse::<u32>().ok());
@@ -130,13 +142,9 @@ pub(super) fn moment(
             };
             let age = i64::from(count.ok_or_else(bad)?) * seconds;
             now.checked_sub(time::Duration::seconds(age))
-                .ok_or_else(bad)?
+                .ok_or_else(bad)
         }
-    };
-    Ok(Some(prost_types::Timestamp {
-        seconds: time.unix_timestamp(),
-        nanos: i32::try_from(time.nanosecond()).unwrap_or(0),
-    }))
+    }
 }
 
 fn id(entity: Option<&v1::EntityRef>) -> &str {

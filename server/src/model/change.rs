@@ -162,6 +162,14 @@ pub enum Change {
         /// Who rejects it.
         by: EntityUid,
     },
+    /// Records below a place may be dropped, as the event says. Conflicts when those are, or
+    /// more.
+    Prune {
+        /// The place: a whole number of tiles.
+        size: u64,
+        /// The event.
+        event_id: Uuid,
+    },
     /// Tokens that are void from now on. Never conflicts.
     RevokeTokens(TokenRevocation),
     /// Entities that are new or changed, each uid once. Never conflicts: they were
@@ -195,8 +203,8 @@ pub enum Change {
 
 impl Change {
     /// Whether replicas must see the change before they decide again. Everything but
-    /// join tokens, renewals and proposals, which no decision looks at: each agent may
-    /// renew at will, and must not be able to make everybody's decisions stale by it.
+    /// join tokens, renewals, proposals and retention, which no decision looks at: each agent
+    /// may renew at will, and must not be able to make everybody's decisions stale by it.
     pub fn bumps_epoch(&self) -> bool {
         !matches!(
             self,
@@ -204,6 +212,7 @@ impl Change {
                 | Self::InviteUser { user: None, .. }
                 | Self::Renew(_)
                 | Self::UseGeneration(_)
+                | Self::Prune { .. }
                 | Self::Propose(_)
                 | Self::Reject { .. }
         )
@@ -267,6 +276,12 @@ pub enum Conflict {
     /// The CA's state does not allow the change.
     #[error("{0}")]
     Authority(String),
+    /// As many records are pruned, or more.
+    #[error("the records below {size} are pruned already")]
+    Pruned {
+        /// Below which place.
+        size: u64,
+    },
     /// There is no such user.
     #[error("there is no such user")]
     UserNotFound,

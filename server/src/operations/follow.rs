@@ -103,7 +103,7 @@ impl Operations {
     /// # Errors
     /// The log is not kept from this place on.
     async fn require_kept(&self, place: u64) -> Result<(), OperationError> {
-        let first = self.store.first_sequence().await?.unwrap_or(0);
+        let first = self.kept_from().await?;
         match place < first {
             true => Err(OperationError::CursorTooOld { place, first }),
             false => Ok(()),

@@ -110,8 +110,19 @@ pub(crate) enum OperationError {
         why: String,
     },
     /// There is no such event.
-    #[error("there is no such event in the log")]
+    #[error("there is no such event in the log, or it is not kept any more")]
     EventNotFound,
+    /// The record was pruned.
+    #[error(
+        "the record at place {place} was pruned, and the log is kept here from place {first} on; \
+         look for it in an export. That it is in the log can still be proved"
+    )]
+    EventPruned {
+        /// The place.
+        place: u64,
+        /// The oldest place that is kept.
+        first: u64,
+    },
     /// The caller has no such decision, whoever else may.
     #[error("you have no decision of this id")]
     DecisionNotFound,

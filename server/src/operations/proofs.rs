@@ -8,7 +8,7 @@ use crate::audit::proof::{Plan, verify_inclusion};
 use crate::audit::tile::{TilePath, bundle, width_in};
 use crate::audit::{receipt, tiles};
 use crate::identity::registry::Credential;
-use crate::store::{StoreError, StoredCheckpoint, StoredEvent};
+use crate::store::{StoreError, StoredCheckpoint, StoredEvent, TILE_WIDTH, TileId};
 
 /// Which event.
 #[derive(Clone, Copy, Debug)]
@@ -57,10 +57,11 @@ impl Operations {
             EventName::Id(id) => self.store.place(id).await?,
         };
         let sequence = sequence.ok_or(OperationError::EventNotFound)?;
-        let event = self.store.read(sequence, 1).await?;
+        let read = async { Ok(self.store.read(sequence, 1).await?) };
+        let kept = self.require_event(sequence);
+        let ((), event, checkpoint) = tokio::try_join!(kept, read, self.signed())?;
         let event = event.into_iter().find(|e| e.sequence == sequence);
         let event = event.ok_or(OperationError::EventNotFound)?;
-        let checkpoint = self.signed().await?;
         let plan = Plan::inclusion(sequence, checkpoint.size).ok_or(OperationError::NotSigned)?;
         let proof = self.prove(&plan, checkpoint.size).await?;
         // A receipt that proves nothing is worse than none: say that something is wrong.
@@ -90,8 +91,7 @@ impl Operations {
         self.read(credential, "read_audit").await?;
         let size = self.tree_size("size", size).await?;
         let plan = Plan::inclusion(sequence, size).ok_or(OperationError::EventNotFound)?;
-        let hash = self.store.leaf_hashes(sequence, 1).await?;
-        let hash = *hash.first().ok_or(OperationError::EventNotFound)?;
+        let hash = self.leaf_hash(sequence, size).await?;
         let proof = self.sized(&plan, size).await?;
         if let Some(checkpoint) = &proof.checkpoint {
             let (_, root) = self.open(checkpoint)?;
@@ -101,6 +101,22 @@ impl Operations {
             }
         }
         Ok((hash, proof))
+    }
+
+    /// The hash of a leaf: that of its record, or where this was pruned, of its tile.
+    async fn leaf_hash(&self, sequence: u64, size: u64) -> Result<Hash, OperationError> {
+        if sequence >= self.kept_from().await? {
+            let hash = self.store.leaf_hashes(sequence, 1).await.map_err(altered)?;
+            return hash.first().copied().ok_or(OperationError::EventNotFound);
+        }
+        let (level, number) = (0, sequence / TILE_WIDTH);
+        let ids = [TileId { level, number }].into();
+        let tiles = tiles::read(&self.store, &ids, size).await;
+        let hashes = tiles.map_err(altered)?.into_values().next();
+        // Below 256.
+        let place = (sequence % TILE_WIDTH) as usize;
+        let hash = hashes.and_then(|hashes| hashes.get(place).copied());
+        hash.ok_or(OperationError::EventNotFound)
     }
 
     /// That the tree of one size begins with that of another.
@@ -153,7 +169,8 @@ impl Operations {
             let hashes = hashes.get(..usize::from(path.width)).unwrap_or_default();
             return Ok(Some(hashes.as_flattened().to_vec()));
         }
-        let first = path.number * crate::store::TILE_WIDTH;
+        let first = path.number * TILE_WIDTH;
+        self.require_event(first).await?;
         let leaves = self.store.leaves(first, path.width.into()).await;
         let leaves = leaves.map_err(altered)?;
         let bytes = bundle(&leaves).filter(|_| leaves.len() == usize::from(path.width));

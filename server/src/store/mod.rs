@@ -8,6 +8,7 @@
 pub mod postgres;
 mod proofs;
 mod query;
+mod retention;
 pub mod sqlite;
 mod value;
 
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 pub use proofs::{ProofStore, SigningTurn, StoredTile, TILE_WIDTH, TILES_MAX, TileId, TileLevel};
 pub use query::{EventFilter, EventQueries};
+pub use retention::{Pruned, RetentionStore};
 
 use crate::model::event::Inputs;
 use crate::model::proposal::{Proposal, ProposalMeta};
@@ -313,6 +315,7 @@ pub trait Store:
     AuditStore
     + EventQueries
     + ProofStore
+    + RetentionStore
     + RegistryStore
     + CertificateStore
     + PolicyStore

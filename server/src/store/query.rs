@@ -99,8 +99,6 @@ pub trait EventQueries: Send + Sync {
         end: Option<OffsetDateTime>,
         places: Range<u64>,
     ) -> Result<bool, StoreError>;
-    /// The oldest place that is kept.
-    async fn first_sequence(&self) -> Result<Option<u64>, StoreError>;
 }
 
 /// Places in the log, as both databases count them.

@@ -101,6 +101,7 @@ pub(super) fn refuse_change(change: &Change) -> Result<(), StoreError> {
         Change::ActivateAuthority { id, .. } | Change::RetireAuthority { id, .. } => {
             refuse_nul([id])
         }
+        Change::Prune { size, .. } => stored_number(*size).map(drop),
     }
 }
 

@@ -9,6 +9,7 @@ mod listing;
 mod outcomes;
 mod proofs;
 mod redaction;
+mod retention;
 mod secrets;
 mod tamper;
 

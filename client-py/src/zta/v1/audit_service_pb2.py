@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from zta.v1 import types_pb2 as zta_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azta/v1/audit_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xd4\x03\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05types\x18\x03 \x03(\t\x12\x10\n\x08\x61\x63tor_id\x18\x04 \x01(\t\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x05 \x01(\x0e\x32\x0e.zta.v1.Effect\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndescending\x18\x08 \x01(\x08\x12\x13\n\x0bresource_id\x18\t \x01(\t\x12\x11\n\taction_id\x18\n \x01(\t\x12\x12\n\nsession_id\x18\x0b \x01(\t\x12\x0f\n\x07task_id\x18\x0c \x01(\t\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x11\n\tpolicy_id\x18\x0e \x01(\t\x12\x15\n\x08revision\x18\x0f \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12\x0f\n\x07user_id\x18\x11 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x12 \x01(\t\x12\x16\n\x0estart_sequence\x18\x13 \x01(\x04\x42\x0b\n\t_revision\"h\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.zta.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rscanned_until\x18\x03 \x01(\x04\"\xb1\x03\n\x12WatchEventsRequest\x12\x10\n\x06\x63ursor\x18\x01 \x01(\tH\x00\x12\x12\n\x08sequence\x18\x02 \x01(\x04H\x00\x12\r\n\x05types\x18\x03 \x03(\t\x12\x10\n\x08\x61\x63tor_id\x18\x04 \x01(\t\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x05 \x01(\x0e\x32\x0e.zta.v1.Effect\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresource_id\x18\t \x01(\t\x12\x11\n\taction_id\x18\n \x01(\t\x12\x12\n\nsession_id\x18\x0b \x01(\t\x12\x0f\n\x07task_id\x18\x0c \x01(\t\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x11\n\tpolicy_id\x18\x0e \x01(\t\x12\x15\n\x08revision\x18\x0f \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12\x0f\n\x07user_id\x18\x11 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x12 \x01(\tB\x07\n\x05startB\x0b\n\t_revision\"\x97\x01\n\x13WatchEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.zta.v1.AuditEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x10\n\x08log_size\x18\x04 \x01(\x04\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04leaf\x18\x03 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"3\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"B\n\x0fGetEventRequest\x12\x12\n\x08sequence\x18\x01 \x01(\x04H\x00\x12\x12\n\x08\x65vent_id\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"W\n\x10GetEventResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.zta.v1.AuditEvent\x12 \n\x07receipt\x18\x02 \x01(\x0b\x32\x0f.zta.v1.Receipt\"&\n\x07Receipt\x12\x0c\n\x04leaf\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\t\":\n\x18GetInclusionProofRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"`\n\x19GetInclusionProofResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\"E\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x04\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"V\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\x12\x12\n\ncheckpoint\x18\x03 \x01(\t2\xe4\x03\n\x0c\x41uditService\x12\x43\n\nListEvents\x12\x19.zta.v1.ListEventsRequest\x1a\x1a.zta.v1.ListEventsResponse\x12H\n\x0bWatchEvents\x12\x1a.zta.v1.WatchEventsRequest\x1a\x1b.zta.v1.WatchEventsResponse0\x01\x12L\n\rGetCheckpoint\x12\x1c.zta.v1.GetCheckpointRequest\x1a\x1d.zta.v1.GetCheckpointResponse\x12=\n\x08GetEvent\x12\x17.zta.v1.GetEventRequest\x1a\x18.zta.v1.GetEventResponse\x12X\n\x11GetInclusionProof\x12 .zta.v1.GetInclusionProofRequest\x1a!.zta.v1.GetInclusionProofResponse\x12^\n\x13GetConsistencyProof\x12\".zta.v1.GetConsistencyProofRequest\x1a#.zta.v1.GetConsistencyProofResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azta/v1/audit_service.proto\x12\x06zta.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12zta/v1/types.proto\"\xd4\x03\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05types\x18\x03 \x03(\t\x12\x10\n\x08\x61\x63tor_id\x18\x04 \x01(\t\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x05 \x01(\x0e\x32\x0e.zta.v1.Effect\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndescending\x18\x08 \x01(\x08\x12\x13\n\x0bresource_id\x18\t \x01(\t\x12\x11\n\taction_id\x18\n \x01(\t\x12\x12\n\nsession_id\x18\x0b \x01(\t\x12\x0f\n\x07task_id\x18\x0c \x01(\t\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x11\n\tpolicy_id\x18\x0e \x01(\t\x12\x15\n\x08revision\x18\x0f \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12\x0f\n\x07user_id\x18\x11 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x12 \x01(\t\x12\x16\n\x0estart_sequence\x18\x13 \x01(\x04\x42\x0b\n\t_revision\"{\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.zta.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rscanned_until\x18\x03 \x01(\x04\x12\x11\n\tkept_from\x18\x04 \x01(\x04\"\xb1\x03\n\x12WatchEventsRequest\x12\x10\n\x06\x63ursor\x18\x01 \x01(\tH\x00\x12\x12\n\x08sequence\x18\x02 \x01(\x04H\x00\x12\r\n\x05types\x18\x03 \x03(\t\x12\x10\n\x08\x61\x63tor_id\x18\x04 \x01(\t\x12\x1e\n\x06\x65\x66\x66\x65\x63t\x18\x05 \x01(\x0e\x32\x0e.zta.v1.Effect\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresource_id\x18\t \x01(\t\x12\x11\n\taction_id\x18\n \x01(\t\x12\x12\n\nsession_id\x18\x0b \x01(\t\x12\x0f\n\x07task_id\x18\x0c \x01(\t\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x11\n\tpolicy_id\x18\x0e \x01(\t\x12\x15\n\x08revision\x18\x0f \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12\x0f\n\x07user_id\x18\x11 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x12 \x01(\tB\x07\n\x05startB\x0b\n\t_revision\"\x97\x01\n\x13WatchEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.zta.v1.AuditEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x10\n\x08log_size\x18\x04 \x01(\x04\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04leaf\x18\x03 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"3\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"B\n\x0fGetEventRequest\x12\x12\n\x08sequence\x18\x01 \x01(\x04H\x00\x12\x12\n\x08\x65vent_id\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"W\n\x10GetEventResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.zta.v1.AuditEvent\x12 \n\x07receipt\x18\x02 \x01(\x0b\x32\x0f.zta.v1.Receipt\"&\n\x07Receipt\x12\x0c\n\x04leaf\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\t\":\n\x18GetInclusionProofRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"`\n\x19GetInclusionProofResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\"E\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x04\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"V\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\x12\x12\n\ncheckpoint\x18\x03 \x01(\t2\xe4\x03\n\x0c\x41uditService\x12\x43\n\nListEvents\x12\x19.zta.v1.ListEventsRequest\x1a\x1a.zta.v1.ListEventsResponse\x12H\n\x0bWatchEvents\x12\x1a.zta.v1.WatchEventsRequest\x1a\x1b.zta.v1.WatchEventsResponse0\x01\x12L\n\rGetCheckpoint\x12\x1c.zta.v1.GetCheckpointRequest\x1a\x1d.zta.v1.GetCheckpointResponse\x12=\n\x08GetEvent\x12\x17.zta.v1.GetEventRequest\x1a\x18.zta.v1.GetEventResponse\x12X\n\x11GetInclusionProof\x12 .zta.v1.GetInclusionProofRequest\x1a!.zta.v1.GetInclusionProofResponse\x12^\n\x13GetConsistencyProof\x12\".zta.v1.GetConsistencyProofRequest\x1a#.zta.v1.GetConsistencyProofResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,31 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVENTSREQUEST']._serialized_start=92
   _globals['_LISTEVENTSREQUEST']._serialized_end=560
   _globals['_LISTEVENTSRESPONSE']._serialized_start=562
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=666
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=669
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1102
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1105
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1256
-  _globals['_AUDITEVENT']._serialized_start=1258
-  _globals['_AUDITEVENT']._serialized_end=1344
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1346
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1368
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1370
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1421
-  _globals['_GETEVENTREQUEST']._serialized_start=1423
-  _globals['_GETEVENTREQUEST']._serialized_end=1489
-  _globals['_GETEVENTRESPONSE']._serialized_start=1491
-  _globals['_GETEVENTRESPONSE']._serialized_end=1578
-  _globals['_RECEIPT']._serialized_start=1580
-  _globals['_RECEIPT']._serialized_end=1618
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1620
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1678
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1680
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1776
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1778
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1847
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1849
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1935
-  _globals['_AUDITSERVICE']._serialized_start=1938
-  _globals['_AUDITSERVICE']._serialized_end=2422
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=685
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=688
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1121
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1124
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1275
+  _globals['_AUDITEVENT']._serialized_start=1277
+  _globals['_AUDITEVENT']._serialized_end=1363
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1365
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1387
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1389
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1440
+  _globals['_GETEVENTREQUEST']._serialized_start=1442
+  _globals['_GETEVENTREQUEST']._serialized_end=1508
+  _globals['_GETEVENTRESPONSE']._serialized_start=1510
+  _globals['_GETEVENTRESPONSE']._serialized_end=1597
+  _globals['_RECEIPT']._serialized_start=1599
+  _globals['_RECEIPT']._serialized_end=1637
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1639
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1697
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1699
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1795
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1797
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1866
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1868
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1954
+  _globals['_AUDITSERVICE']._serialized_start=1957
+  _globals['_AUDITSERVICE']._serialized_end=2441
 # @@protoc_insertion_point(module_scope)

@@ -119,6 +119,7 @@ class ListEventsResponse(google.protobuf.message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     SCANNED_UNTIL_FIELD_NUMBER: builtins.int
+    KEPT_FROM_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
     """Empty on the last page, and only there: a page may hold few events, or none, where few
     match. All pages together are of the log as it stood at the first one.
@@ -127,6 +128,8 @@ class ListEventsResponse(google.protobuf.message.Message):
     """How far the log was looked through: all events before this place (with `descending`: from
     this place on) that match have been listed by now.
     """
+    kept_from: builtins.int
+    """The oldest place that is kept here: what stood before it was pruned, and is in exports."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AuditEvent]: ...
     def __init__(
@@ -135,8 +138,9 @@ class ListEventsResponse(google.protobuf.message.Message):
         events: collections.abc.Iterable[global___AuditEvent] | None = ...,
         next_page_token: builtins.str = ...,
         scanned_until: builtins.int = ...,
+        kept_from: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events", "next_page_token", b"next_page_token", "scanned_until", b"scanned_until"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "kept_from", b"kept_from", "next_page_token", b"next_page_token", "scanned_until", b"scanned_until"]) -> None: ...
 
 global___ListEventsResponse = ListEventsResponse
 

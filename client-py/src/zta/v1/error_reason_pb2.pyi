@@ -127,6 +127,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """OUT_OF_RANGE: a place in the log that does not exist yet."""
     ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 59
     """OUT_OF_RANGE: what stands at this place of the log is not kept here any more."""
+    ERROR_REASON_EVENT_PRUNED: _ErrorReason.ValueType  # 67
+    """NOT_FOUND: the record was pruned after it had been exported; its inclusion can still be proved."""
     ERROR_REASON_DECISION_NOT_FOUND: _ErrorReason.ValueType  # 63
     """NOT_FOUND: the caller has no decision of that id, whoever else may have one."""
     ERROR_REASON_DECISION_DENIED: _ErrorReason.ValueType  # 64
@@ -268,6 +270,8 @@ ERROR_REASON_CURSOR_BEYOND_LOG: ErrorReason.ValueType  # 58
 """OUT_OF_RANGE: a place in the log that does not exist yet."""
 ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 59
 """OUT_OF_RANGE: what stands at this place of the log is not kept here any more."""
+ERROR_REASON_EVENT_PRUNED: ErrorReason.ValueType  # 67
+"""NOT_FOUND: the record was pruned after it had been exported; its inclusion can still be proved."""
 ERROR_REASON_DECISION_NOT_FOUND: ErrorReason.ValueType  # 63
 """NOT_FOUND: the caller has no decision of that id, whoever else may have one."""
 ERROR_REASON_DECISION_DENIED: ErrorReason.ValueType  # 64

@@ -49,7 +49,7 @@ pub(super) async fn list(
         descending,
         rest,
     };
-    let scanned = operations.list_events(credential, &query, size).await?;
+    let (scanned, kept_from) = operations.list_events(credential, &query, size).await?;
     let Range { start, end } = scanned.rest;
     let next_page_token = match start < end {
         true => cursors
@@ -61,6 +61,7 @@ pub(super) async fn list(
         events: scanned.events.into_iter().map(wire_event).collect(),
         next_page_token,
         scanned_until: if descending { end } else { start },
+        kept_from,
     }))
 }
 

@@ -158,6 +158,7 @@ fn proved(options: &Options, verified: &Verified, kept: &Kept) -> Result<(), Fai
             "verified": true,
             "log_id": proof.log_id,
             "size": proof.size,
+            "pruned": proof.pruned,
             "root": root,
             "checkpoint_size": proof.checkpoint_size,
             "inputs": proof.inputs,
@@ -177,6 +178,13 @@ fn proved(options: &Options, verified: &Verified, kept: &Kept) -> Result<(), Fai
         "  inputs that fit their commitments: {}, removed: {}",
         proof.inputs, proof.inputs_missing
     ))?;
+    if proof.pruned > 0 {
+        line(format!(
+            "  the records below {} were pruned, which is on record: their hashes are proved, \
+             what they said is in the exports",
+            proof.pruned
+        ))?;
+    }
     line(format!("  root {root}"))?;
     match proof.checkpoint_size {
         Some(size) => line(format!(

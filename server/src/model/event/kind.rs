@@ -42,6 +42,8 @@ pub enum EventType {
     ServerStopped,
     /// The log was created; always the first event.
     LogCreated,
+    /// Records were pruned after they had been exported.
+    LogPruned,
     /// One of the server's own keys was made.
     KeyMade,
     /// One of the server's own keys, or the secret that they are sealed with, was loaded.
@@ -54,7 +56,7 @@ pub enum EventType {
 
 impl EventType {
     /// Each type, for filters and documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Decision,
         Self::Outcome,
         Self::PermissionsListed,
@@ -73,6 +75,7 @@ impl EventType {
         Self::ServerStarted,
         Self::ServerStopped,
         Self::LogCreated,
+        Self::LogPruned,
         Self::KeyMade,
         Self::KeyLoaded,
         Self::KeyUsed,
@@ -100,6 +103,7 @@ impl EventType {
             Self::ServerStarted => "server_started",
             Self::ServerStopped => "server_stopped",
             Self::LogCreated => "log_created",
+            Self::LogPruned => "log_pruned",
             Self::KeyMade => "key_made",
             Self::KeyLoaded => "key_loaded",
             Self::KeyUsed => "key_used",

@@ -94,6 +94,7 @@ async fn dispatch(tx: &mut PgConnection, at: &At, change: &Change) -> Applied {
         Change::Reject { proposal, by } => {
             super::proposals::decide(tx, *proposal, ProposalState::Rejected, by).await
         }
+        Change::Prune { size, event_id } => super::retention::note(tx, at, *size, *event_id).await,
         Change::RevokeTokens(revocation) => super::revocations::revoke(tx, at, revocation).await,
         Change::PutEntities(entities) => {
             super::entities::put(tx, at.log_id, at.epoch, entities).await?;

@@ -75,14 +75,6 @@ impl EventQueries for PostgresStore {
         tx.rollback().await.map_err(translate)?;
         Ok(any)
     }
-
-    async fn first_sequence(&self) -> Result<Option<u64>, StoreError> {
-        let first: Option<i64> = sqlx::query_scalar("SELECT min(sequence) FROM audit_events")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(translate)?;
-        first.map(unsigned).transpose()
-    }
 }
 
 /// Only conditions that are asked for stand in the text: a parameter that may be NULL

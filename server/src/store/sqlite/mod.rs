@@ -16,6 +16,7 @@ mod proposals;
 mod query;
 mod registry;
 mod replicas;
+mod retention;
 mod revocations;
 mod users;
 

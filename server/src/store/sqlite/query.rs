@@ -65,14 +65,6 @@ impl EventQueries for SqliteStore {
         let row = sql.build().fetch_one(&self.readers).await;
         row.map_err(translate)?.try_get(0).map_err(translate)
     }
-
-    async fn first_sequence(&self) -> Result<Option<u64>, StoreError> {
-        let first: Option<i64> = sqlx::query_scalar("SELECT min(sequence) FROM audit_events")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(translate)?;
-        first.map(unsigned).transpose()
-    }
 }
 
 /// Only conditions that are asked for stand in the text: with a parameter that may be

@@ -17,7 +17,7 @@ use crate::support::server::text;
 use crate::support::{Database, Server, Setup};
 
 /// Go's verdict: whether it accepts, and what it says.
-fn go(arguments: &[&str]) -> (bool, String) {
+pub(super) fn go(arguments: &[&str]) -> (bool, String) {
     let verifier = std::env::var("ZTA_TEST_LOG_VERIFIER").expect(
         "ZTA_TEST_LOG_VERIFIER is not set: run `make test`, or this test under \
          `tools/with-postgres.sh cargo test`",
@@ -120,7 +120,7 @@ impl Export {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("an entry");

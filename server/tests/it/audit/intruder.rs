@@ -6,12 +6,13 @@ use zta_server::audit::merkle::Frontier;
 
 use crate::support::{Database, Server};
 
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 6] = [
     "log_head",
     "audit_events",
     "audit_inputs",
     "checkpoints",
     "log_tiles",
+    "audit_pruned",
 ];
 
 /// The stopped server's database under an intruder's hands.

@@ -9,12 +9,13 @@ use zta_server::store::postgres::PostgresStore;
 
 use super::support::{Db, Raw, append, decision, with_inputs};
 
-const READABLE: [&str; 10] = [
+const READABLE: [&str; 11] = [
     "audit_events",
     "audit_inputs",
     "checkpoints",
     "log_head",
     "log_tiles",
+    "audit_pruned",
     "audit_activity",
     "audit_denials_by_policy",
     "audit_delegations",
@@ -125,7 +126,13 @@ async fn reads_as_auditor(db: &Db) {
 pub(crate) async fn add_only(db: Db) {
     let db = with_an_event(db).await;
     reads_as_auditor(&db).await;
-    for table in ["audit_events", "audit_inputs", "checkpoints", "log_tiles"] {
+    for table in [
+        "audit_events",
+        "audit_inputs",
+        "checkpoints",
+        "log_tiles",
+        "audit_pruned",
+    ] {
         for sql in [
             format!("UPDATE {table} SET log_id = log_id"),
             format!("DELETE FROM {table}"),
@@ -140,6 +147,8 @@ pub(crate) async fn add_only(db: Db) {
     for sql in [
         "SELECT * FROM audit_events_0",
         "SELECT * FROM audit_inputs_0",
+        "INSERT INTO audit_pruned SELECT 256, log_id, log_id FROM log_head",
+        "SELECT audit_prune()",
         "UPDATE blobs SET value = ''",
         "DELETE FROM blobs",
         "DELETE FROM log_head",

@@ -104,6 +104,17 @@ impl Fresh {
         run(&mut connection, &sql).await;
     }
 
+    /// Makes the partitions of an empty log hold so many events. Only a superuser gets around
+    /// the rule that they are wider.
+    pub(crate) async fn partitions_of(&self, events: u32) {
+        let sql = format!(
+            "ALTER TABLE audit_layout DROP CONSTRAINT audit_layout_partition_width_check; \
+             UPDATE audit_layout SET partition_width = {events}; \
+             DROP TABLE audit_events_0; DROP TABLE audit_inputs_0"
+        );
+        run(&mut self.intruder().await, &sql).await;
+    }
+
     /// A connection that may do anything.
     pub(crate) async fn intruder(&self) -> PgConnection {
         connect(&self.superuser_url()).await

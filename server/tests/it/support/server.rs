@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     /// A policy file beside those of the folders.
     policy: Option<String>,
     file_size_signal: bool,
+    /// How many events a partition holds on Postgres.
+    partition_width: Option<u32>,
 }
 
 impl Setup {
@@ -36,7 +38,14 @@ impl Setup {
             config: None,
             policy: None,
             file_size_signal: true,
+            partition_width: None,
         }
+    }
+
+    /// With partitions that are sooner full than those of a user.
+    pub(crate) fn partition_width(mut self, events: u32) -> Self {
+        self.partition_width = Some(events);
+        self
     }
 
     /// A write beyond the limit of file sizes is an error, as on a full disk, and not the
@@ -103,6 +112,9 @@ impl Setup {
             migrate.env("ZTA_DATABASE_URL", database.superuser_url());
             let output = migrate.output().expect("zta migrate");
             assert!(output.status.success(), "migrate: {}", text(&output.stderr));
+            if let Some(width) = self.partition_width {
+                database.partitions_of(width).await;
+            }
         }
         server.start().await;
         server

@@ -1,0 +1,73 @@
+-- Retention: what `zta audit prune` took away. Records below `size` are gone from audit_events and
+-- audit_inputs; the hashes of their leaves stay in log_tiles, so every proof still is one. A row is
+-- written in the transaction of the event that says so (`log_pruned`), before anything is dropped.
+CREATE TABLE audit_pruned (
+    size     bigint PRIMARY KEY CHECK (size > 0 AND size % 256 = 0),
+    log_id   uuid NOT NULL,
+    event_id uuid NOT NULL
+);
+CREATE TRIGGER audit_pruned_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_pruned
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
+
+-- Tiles are made again from leaves; where the leaves are gone, nothing makes them again.
+CREATE FUNCTION log_tiles_last_copy() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        IF EXISTS (SELECT FROM public.audit_pruned) THEN
+            RAISE EXCEPTION 'the records of some tiles were pruned: these rows are all that is left to prove them';
+        END IF;
+        RETURN NULL;
+    END IF;
+    IF (OLD.number + 1)::numeric * power(256::numeric, OLD.level + 1)
+        <= (SELECT max(size) FROM public.audit_pruned) THEN
+        RAISE EXCEPTION 'the records of tile %/% were pruned: this row is all that is left to prove them', OLD.level, OLD.number;
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER log_tiles_last_copy BEFORE UPDATE OR DELETE ON log_tiles
+    FOR EACH ROW EXECUTE FUNCTION log_tiles_last_copy();
+CREATE TRIGGER log_tiles_last_copies BEFORE TRUNCATE ON log_tiles
+    FOR EACH STATEMENT EXECUTE FUNCTION log_tiles_last_copy();
+
+-- The partitions of an audit table and where each ends, exclusive.
+CREATE FUNCTION audit_partitions(parent regclass) RETURNS TABLE (name regclass, until bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.oid::regclass, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''?(\d+)''?\)'))[1]::bigint
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = parent
+$$;
+
+-- Drops one partition of each audit table among those that audit_pruned says are pruned, the lowest
+-- first; returns whether there are more. By the right of whoever calls it: the tables' owner. One at
+-- a time, and it does not wait long for readers, because the writer waits behind it.
+CREATE FUNCTION audit_prune() RETURNS boolean LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+DECLARE
+    below  bigint := COALESCE((SELECT max(size) FROM public.audit_pruned), 0);
+    parent regclass;
+    part   regclass;
+BEGIN
+    FOREACH parent IN ARRAY ARRAY['public.audit_inputs', 'public.audit_events']::regclass[] LOOP
+        part := (SELECT p.name FROM public.audit_partitions(parent) p WHERE p.until <= below ORDER BY p.until LIMIT 1);
+        IF part IS NOT NULL THEN
+            EXECUTE format('DROP TABLE %s', part);
+        END IF;
+    END LOOP;
+    RETURN EXISTS (SELECT FROM public.audit_partitions('public.audit_inputs') p WHERE p.until <= below)
+        OR EXISTS (SELECT FROM public.audit_partitions('public.audit_events') p WHERE p.until <= below);
+END $$;
+REVOKE EXECUTE ON FUNCTION audit_prune() FROM PUBLIC;
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'zta_auditor') THEN
+        GRANT SELECT ON audit_pruned TO zta_auditor;
+    END IF;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'zta_service') THEN
+        GRANT SELECT ON audit_pruned TO zta_service;
+    END IF;
+END $$;
