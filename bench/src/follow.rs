@@ -63,7 +63,7 @@ pub(crate) async fn run(
         let replica = server.replica().await?;
         let watchers = [
             ("postgres", server.admin()?),
-            ("postgres, another replica", replica.admin()?),
+            ("postgres, another replica", server.admin_at(&replica)?),
         ];
         worst = worst.max(lag(&server, &credential, &watchers, say).await?);
     } else {

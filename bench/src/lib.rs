@@ -35,6 +35,7 @@ pub mod measure;
 pub mod memory;
 pub mod noop;
 pub mod openloop;
+mod outcomes;
 pub mod policies;
 pub mod random;
 pub mod report;

@@ -8,6 +8,7 @@ use zta_client::{Client, Credential};
 use crate::{
     Result, append, audit, compare, decide, entities, follow, identity, lifecycle,
     load::{self, Round, Shape},
+    outcomes,
     report::Report,
     requests::Case,
     scale, throughput,
@@ -39,6 +40,8 @@ pub enum Part {
     Follow,
     /// The writer of the log alone, and what tiles and signing cost decisions.
     Append,
+    /// Reports of what became of permitted calls, alone and beside decisions.
+    Outcomes,
     /// Receipts of single records, an export, and its verification.
     Audit,
     /// Other systems beside ours, where they are installed.
@@ -135,6 +138,7 @@ pub async fn run(plan: &Plan, report: &mut Report, say: &mut dyn FnMut(&str)) ->
             (Part::Lifecycle, Some(binary)) => lifecycle::run(plan, binary, report, say).await,
             (Part::Follow, Some(binary)) => follow::run(plan, binary, report, say).await,
             (Part::Append, Some(binary)) => append::run(plan, binary, report, say).await,
+            (Part::Outcomes, Some(binary)) => outcomes::run(plan, binary, report, say).await,
             (Part::Audit, Some(binary)) => audit::run(plan, binary, report, say).await,
             (Part::Compare, Some(binary)) => compare::run(plan, binary, report, say).await,
         };

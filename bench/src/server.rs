@@ -172,6 +172,16 @@ impl RealServer {
         Ok(builder.timeout(ADMIN_TIMEOUT).without_renewal().build()?)
     }
 
+    /// The same at another replica, which has no credential of its own.
+    ///
+    /// # Errors
+    /// As [`RealServer::admin`].
+    pub fn admin_at(&self, replica: &Self) -> Result<Client> {
+        let credential = Credential::load(self.data_dir().join("admin"))?;
+        let builder = Client::builder(credential).server(&replica.endpoint);
+        Ok(builder.timeout(ADMIN_TIMEOUT).without_renewal().build()?)
+    }
+
     /// The memory of the process.
     ///
     /// # Errors
