@@ -52,6 +52,8 @@ pub(crate) struct Follower {
     filter: EventFilter,
     /// Everything before this place was told.
     next: u64,
+    /// Where the log ended, as far as it was known at the last look.
+    end: End,
     tail: watch::Receiver<End>,
     states: watch::Receiver<u64>,
     stopping: watch::Receiver<bool>,
@@ -86,12 +88,15 @@ impl Operations {
         let place = self.watches.place(caller.principal.uid())?;
         let tail = self.pdp.audit.tail();
         tail.saw(size, state.epoch);
+        let followed = tail.follow();
+        let end = *followed.borrow();
         Ok(Follower {
             operations: Arc::clone(self),
             credential,
             filter,
             next,
-            tail: tail.follow(),
+            end,
+            tail: followed,
             states: self.pdp.replica.subscribe(),
             stopping: self.watches.stopping.clone(),
             looked: None,
@@ -146,12 +151,9 @@ impl Follower {
                 return Err(OperationError::Stopping);
             }
             let end = *self.tail.borrow_and_update();
-            // Before anything is read, and for each state of the registry and the policies.
-            let _ = self.states.borrow_and_update();
-            let operations = &self.operations;
-            operations
-                .require_reader(&self.credential, end.epoch)
-                .await?;
+            self.end = end;
+            // Before anything is read.
+            self.require_reader().await?;
             if self.next < end.size {
                 let events = self.look(end.size).await?;
                 if !events.is_empty() || self.next < end.size {
@@ -163,6 +165,22 @@ impl Follower {
             }
             self.wait().await;
         }
+    }
+
+    /// Whether there is a state of the registry and the policies in which it was not looked
+    /// whether the reader may have what was told last.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.states.has_changed().unwrap_or(true)
+    }
+
+    /// # Errors
+    /// The reader may not have what is told: on record, and named.
+    pub(crate) async fn require_reader(&mut self) -> Result<(), OperationError> {
+        let _ = self.states.borrow_and_update();
+        let operations = &self.operations;
+        operations
+            .require_reader(&self.credential, self.end.epoch)
+            .await
     }
 
     async fn look(&mut self, size: u64) -> Result<Vec<StoredEvent>, OperationError> {

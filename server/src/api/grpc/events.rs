@@ -11,6 +11,7 @@ use uuid::Uuid;
 use zta_proto::v1;
 use zta_proto::v1::watch_events_request::Start;
 
+use super::step::step;
 use super::{
     ID_BYTES_MAX, optional, page_size, page_token_invalid, size_in, time, timestamp, token_of,
 };
@@ -142,13 +143,33 @@ pub(super) async fn watch(
     let filter = filter(conditions(request))?;
     let follower = operations.watch_events(credential, filter, from).await?;
     let stream = stream::unfold(Some(follower), move |follower| async move {
-        let mut follower: Follower = follower?;
-        Some(match follower.next().await {
-            Ok(told) => (Ok(wire_told(told, log_id)), Some(follower)),
-            Err(error) => (Err(error.into()), None),
+        Some(match next(follower?).await {
+            Ok((follower, told)) => (Ok(wire_told(told, log_id)), Some(follower)),
+            Err(status) => (Err(status), None),
         })
     });
     Ok(Response::new(Box::pin(stream)))
+}
+
+/// The next answer. It may have waited long for a reader to make room: then it is looked
+/// again whether the reader may have it.
+async fn next(mut follower: Follower) -> Result<(Follower, Told), Status> {
+    let (mut follower, told) = step(async move {
+        let told = follower.next().await;
+        (follower, told)
+    })
+    .await?;
+    let told = told?;
+    while follower.is_outdated() {
+        let checked;
+        (follower, checked) = step(async move {
+            let checked = follower.require_reader().await;
+            (follower, checked)
+        })
+        .await?;
+        checked?;
+    }
+    Ok((follower, told))
 }
 
 /// The place that a stream begins at; `None` is now.

@@ -8,6 +8,7 @@ use tonic::{Response, Status};
 use zta_proto::v1;
 
 use super::policies::{candidate, wire_diagnostics, wire_revision};
+use super::step::step;
 use super::{consistency_token, timestamp};
 use crate::api::status::field;
 use crate::identity::registry::Credential;
@@ -165,16 +166,18 @@ pub(super) async fn watch(
         known: after,
         behind: true,
         first: Some(first),
-        ended: false,
         _place: place,
     };
-    let stream = stream::unfold(watch, |mut watch| async move {
-        if watch.ended {
-            return None;
-        }
-        let item = watch.next().await;
-        watch.ended = item.is_err();
-        Some((item, watch))
+    let stream = stream::unfold(Some(watch), |watch| async move {
+        let mut watch = watch?;
+        let step = step(async move {
+            let item = watch.next().await;
+            (item, watch)
+        });
+        Some(match step.await {
+            Ok((Ok(told), watch)) => (Ok(told), Some(watch)),
+            Ok((Err(status), _)) | Err(status) => (Err(status), None),
+        })
     });
     Ok(Response::new(Box::pin(stream)))
 }
@@ -188,7 +191,6 @@ struct Watch {
     /// Whether there is more to tell at once.
     behind: bool,
     first: Option<News>,
-    ended: bool,
     _place: Place,
 }
 

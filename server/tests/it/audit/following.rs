@@ -243,35 +243,62 @@ async fn filters_hold_for_streams_and_heartbeats_carry_the_cursor() {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_holds_up_nobody_and_misses_nothing() {
+async fn readers_that_do_not_read_hold_up_nobody_and_miss_nothing() {
+    const DECISIONS: u64 = 4000;
+    const SLOW: usize = 14;
     let server = Setup::sqlite().start().await;
     let research = server.agent("research", &["researcher"]).await;
+    // On one connection, so that most streams find no room in the middle of a step.
     let admin = server.admin();
-    let mut slow = watch(&admin, from(0)).await.expect("a stream");
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        slow.push(watch(&admin, from(0)).await.expect("a stream"));
+    }
     let before = resident_kib(&server);
-    let mut load = load(vec![research; 16], 50);
-    let mut quick = watch(&admin, from(0)).await.expect("a stream");
-    let (mut seen, end) = (0, 800);
-    while seen < end {
-        seen = next(&mut quick).await.expect("an answer").sequence;
+    let mut load = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let research = research.clone();
+        load.spawn(async move {
+            for _ in 0..DECISIONS / 16 {
+                let mut large = call("web_search");
+                large.session_id = "s".repeat(250);
+                large.correlation_id = "c".repeat(250);
+                large.task_id = "t".repeat(250);
+                authorize(&research, large).await.expect("a decision");
+            }
+        });
+    }
+    let mut quick = watch(&server.admin(), from(0)).await.expect("a stream");
+    let (mut seen, mut bytes) = (0, 0);
+    while seen < DECISIONS {
+        for event in next(&mut quick).await.expect("an answer").events {
+            seen = event.sequence;
+            bytes += event.leaf.len();
+        }
     }
     while let Some(done) = load.join_next().await {
         done.expect("the writer goes on");
     }
-    // One answer waits for it, not the log.
+    // For each one answer waits, not the log.
+    let (log_kib, limit) = (bytes / 1024, 32 * 1024);
+    assert!(SLOW * log_kib > 2 * limit, "proves little: {log_kib} KiB");
     let grown = resident_kib(&server).saturating_sub(before);
-    assert!(grown < 32 * 1024, "{grown} KiB more");
-    let mut seen = 0;
-    while seen < end {
-        for event in next(&mut slow).await.expect("an answer").events {
-            assert_eq!(event.sequence, seen);
-            seen += 1;
+    assert!(grown < limit, "{grown} KiB more");
+    // All at once: what one does not take is in the way of the others.
+    let reading = slow.into_iter().map(async |mut slow| {
+        let mut seen = 0;
+        while seen < DECISIONS {
+            for event in next(&mut slow).await.expect("an answer").events {
+                assert_eq!(event.sequence, seen);
+                seen += 1;
+            }
         }
-    }
+    });
+    futures_util::future::join_all(reading).await;
 }
 
 /// Memory of the server.
-fn resident_kib(server: &Server) -> u64 {
+fn resident_kib(server: &Server) -> usize {
     let status =
         std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
