@@ -158,17 +158,23 @@ impl From<PdpError> for Status {
             PdpError::Append(AppendError::Leaf(_)) => {
                 status(Code::ResourceExhausted, ErrorReason::LimitExceeded, message)
             }
-            PdpError::Append(_) | PdpError::Store(_) => {
-                // The store's own words may name hosts and files: they are for the log.
-                tracing::error!(error = %message, "the store or the audit is not available");
-                retriable(
-                    ErrorReason::StoreUnavailable,
-                    "the audit record could not be written, so nothing was decided; try again"
-                        .into(),
-                )
+            // The store's own words may name hosts and files: they are for the log, where
+            // the writer has put its own.
+            PdpError::Append(_) => unrecorded(),
+            PdpError::Store(_) => {
+                tracing::error!(error = %message, "the store is not available");
+                unrecorded()
             }
         }
     }
+}
+
+/// Nothing is answered of what is not on record.
+fn unrecorded() -> Status {
+    retriable(
+        ErrorReason::StoreUnavailable,
+        "the audit record could not be written, so nothing was decided; try again".into(),
+    )
 }
 
 fn authentication(error: &AuthenticationError, message: String) -> Status {

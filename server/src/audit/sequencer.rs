@@ -9,6 +9,7 @@
 //! it, events stand in the log whose callers never heard of them. The reverse, an answer
 //! without its event, cannot happen.
 
+mod outage;
 mod reports;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub const UNIT_MAX: usize = 256;
 /// How often the outcome of a COMMIT without an answer is looked up before giving up.
 const LOOKUPS_MAX: u32 = 20;
 
+use outage::Outage;
 pub use reports::REPORTS_MAX;
 use reports::{REPORTS_BATCH_MAX, refuse_repeated, reported_once, witness};
 
@@ -99,6 +101,7 @@ impl Audit {
             reports: reports_receiver,
             next: None,
             failing,
+            outage: Outage::default(),
         };
         (audit, sequencer)
     }
@@ -199,6 +202,7 @@ pub struct Sequencer {
     /// Taken, but too large for the batch that was being filled.
     next: Option<Submission>,
     failing: Arc<AtomicBool>,
+    outage: Outage,
 }
 
 /// A batch inside its transaction.
@@ -228,7 +232,7 @@ impl Sequencer {
             // it has had no answer and will get none. What happened stays a fact.
             batch.retain(|s| s.is_fact() || !s.reply.is_closed());
             if !batch.is_empty() {
-                let works = commit_or_split(&self.store, &self.tail, batch).await;
+                let works = self.commit_or_split(batch).await;
                 self.failing.store(!works, Ordering::Relaxed);
             }
         }
@@ -266,37 +270,26 @@ impl Sequencer {
         );
         Some(batch)
     }
-}
 
-/// Commits a batch. If the store refuses it for what is in it, each submission gets a
-/// transaction of its own, so that one bad event does not poison the rest. Says whether
-/// the store works, whatever it thought of the events.
-async fn commit_or_split(store: &SharedStore, tail: &Tail, batch: Vec<Submission>) -> bool {
-    match commit(store, tail, batch).await {
-        Ok(()) => true,
-        Err((batch, error)) if batch.len() > 1 && matches!(error, StoreError::Refused(_)) => {
-            let mut works = true;
-            for submission in batch {
-                if let Err((one, error)) = commit(store, tail, vec![submission]).await {
-                    works &= fail(one, &error);
+    /// Commits a batch. If the store refuses it for what is in it, each submission gets a
+    /// transaction of its own, so that one bad event does not poison the rest. Says whether
+    /// the store works, whatever it thought of the events.
+    async fn commit_or_split(&mut self, batch: Vec<Submission>) -> bool {
+        let (store, tail) = (&self.store, &self.tail);
+        match commit(store, tail, batch).await {
+            Ok(()) => true,
+            Err((batch, error)) if batch.len() > 1 && matches!(error, StoreError::Refused(_)) => {
+                let mut works = true;
+                for submission in batch {
+                    if let Err((one, error)) = commit(store, tail, vec![submission]).await {
+                        works &= self.outage.fail(one, &error);
+                    }
                 }
+                works
             }
-            works
+            Err((batch, error)) => self.outage.fail(batch, &error),
         }
-        Err((batch, error)) => fail(batch, &error),
     }
-}
-
-/// Answers the callers; whether the store refused the events, rather than failed.
-fn fail(batch: Vec<Submission>, error: &StoreError) -> bool {
-    let events: usize = batch.iter().map(|s| s.events.len()).sum();
-    tracing::error!(events, %error, "events could not be put on record");
-    for submission in batch {
-        let _ = submission
-            .reply
-            .send(Err(AppendError::Store(error.to_string())));
-    }
-    matches!(error, StoreError::Refused(_))
 }
 
 /// One transaction. On an error the submissions come back, unanswered.
