@@ -96,6 +96,7 @@ fn cases() -> Vec<Case> {
         only(Kind::Postgres, "lost::after_commit", lost::after_commit),
         only(Kind::Postgres, "lost::before_commit", lost::before_commit),
         only(Kind::Postgres, "lost::late_commit", lost::late_commit),
+        only(Kind::Postgres, "lost::with_reports", lost::with_reports),
         only(Kind::Postgres, "lost::terminated", lost::terminated),
         only(Kind::Postgres, "lost::while_idle", lost::while_idle),
         only(Kind::Postgres, "lost::durability", lost::durability),

@@ -1,4 +1,4 @@
-//! The example queries of `migrations/README.md` run, and find what they say.
+//! The example queries of the documentation run, and find what they say.
 
 use zta_server::audit::merkle::leaf_hash;
 use zta_server::model::{Change, DenyReason, Effect, EntityUid, EventType, Obligation};
@@ -7,15 +7,18 @@ use zta_server::store::PreparedEvent;
 use super::revisions::{policy, revision};
 use super::support::{Db, Kind, decision, finish, prepared, with_inputs};
 
-const README: &str = include_str!("../../../../migrations/README.md");
+const DOCS: [&str; 2] = [
+    include_str!("../../../../migrations/README.md"),
+    include_str!("../../../../docs/audit/outcomes.md"),
+];
 
-/// The queries for a database, in the order of the file.
+/// The queries for a database, in the order of the files.
 fn queries(kind: Kind) -> Vec<String> {
     let own = match kind {
         Kind::Sqlite => "sqlite",
         Kind::Postgres => "postgres",
     };
-    let blocks = README.split("```sql").skip(1);
+    let blocks = DOCS.iter().flat_map(|text| text.split("```sql").skip(1));
     let blocks = blocks.filter_map(|b| b.split_once("```")?.0.split_once('\n'));
     blocks
         .filter(|(info, _)| info.is_empty() || info.trim() == own)
@@ -54,11 +57,15 @@ pub(crate) async fn examples(db: Db) {
     event.kind = EventType::LoginFailed;
     event.source = Some("10.1.2.3".parse().expect("an address"));
     let refused = prepared(&event);
+    let mut event = decision("spiffe://zta.local/agent/writing", 4);
+    event.time = zta_server::model::event::to_micros(now);
+    event.kind = EventType::Outcome;
+    let failed = prepared(&event.with_detail("result", "error"));
     let hashed = |event: PreparedEvent| PreparedEvent {
         leaf_hash: leaf_hash(&event.leaf),
         ..event
     };
-    let batch = [allowed, denied, admin, refused].map(hashed);
+    let batch = [allowed, denied, admin, refused, failed].map(hashed);
     let mut tx = db.store.begin().await.expect("begin");
     for (number, file) in [(1, "a.cedar"), (2, "b.cedar")] {
         let change = revision(number, vec![policy(file, "// nothing")]);
@@ -72,8 +79,8 @@ pub(crate) async fn examples(db: Db) {
     finish(tx, &batch, true).await.expect("commit");
 
     let expected: &[usize] = match db.kind {
-        Kind::Sqlite => &[1, 1, 1, 1, 1, 1, 1, 1, 4, 1, 2, 1, 1, 1, 1],
-        Kind::Postgres => &[1, 1, 1, 1, 1, 1, 1, 1, 4, 1, 2, 1, 1, 1, 1, 0, 1],
+        Kind::Sqlite => &[1, 1, 1, 1, 1, 1, 1, 1, 5, 1, 2, 1, 1, 1, 1],
+        Kind::Postgres => &[1, 1, 1, 1, 1, 1, 1, 1, 5, 1, 2, 1, 1, 1, 1, 0, 1, 1],
     };
     let queries = queries(db.kind);
     assert_eq!(queries.len(), expected.len(), "an example without a test");

@@ -1,5 +1,6 @@
 //! A Postgres connection that dies between COMMIT and its answer.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -7,10 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use uuid::Uuid;
+use zta_server::audit::{AppendError, Audit, Record};
 use zta_server::store::postgres::PostgresStore;
 use zta_server::store::{SharedStore, StoreError, StoredCheckpoint};
 
-use super::support::{Db, NOW, advanced, append, decision, finish, prepared};
+use super::support::{Db, NOW, advanced, all, append, decision, finish, prepared};
 
 /// What the proxy does when it sees COMMIT.
 #[derive(Clone, Copy)]
@@ -74,7 +76,8 @@ async fn forward(client: UnixStream, server: UnixStream, armed: Arc<AtomicU8>) {
     let mut buffer = vec![0; 1 << 20];
     while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
         let message = &buffer[..n];
-        if message.windows(6).any(|w| w == b"COMMIT") {
+        // That of the writer, not the `READ COMMITTED` of a BEGIN.
+        if message.windows(11).any(|w| w == b"= 0; COMMIT") {
             let cut = armed.swap(Cut::Never as u8, Ordering::SeqCst);
             if cut != Cut::Never as u8 {
                 back.abort();
@@ -155,6 +158,72 @@ pub(crate) async fn late_commit(db: Db) {
     let found = cut_once(&db, &proxy, &store, Cut::Late).await;
     assert!(found.is_some(), "the COMMIT arrived late, and arrived");
     assert!(started.elapsed() >= LATE);
+}
+
+/// A batch of a decision and reports whose COMMIT got no answer: the decision's record tells
+/// what became of all. Reports alone have no such witness, so their callers hear that nobody
+/// knows, and the same again finds out.
+pub(crate) async fn with_reports(db: Db) {
+    let db = db.with_log().await;
+    let proxy = Proxy::start(&db);
+    let store = proxy.store(&db).await;
+    let log_id = db.store.head().await.expect("head").log_id;
+    let report_of = |n: u128| {
+        let mut event = decision("reporter", 0);
+        event.id = Uuid::from_u128(n);
+        event
+    };
+    let mut size = 0;
+    for (round, cut) in [(0, Cut::After), (100, Cut::Before), (200, Cut::Late)] {
+        // Both wait before the writer begins, so that they are one batch.
+        let (audit, writer) = Audit::new(log_id, Arc::clone(&store));
+        let mut begin = tokio::task::JoinSet::new();
+        let reports: Vec<_> = (round..round + 3).map(report_of).collect();
+        proxy.arm(cut);
+        let (decided, told, ()) = tokio::join!(
+            audit.append(Record {
+                epoch: Some(0),
+                ..Record::fact(decision("decider", 0))
+            }),
+            audit.report(reports.clone(), 0, None),
+            async {
+                begin.spawn(writer.run());
+            }
+        );
+        let arrived = !matches!(cut, Cut::Before);
+        let places: Vec<_> = told.iter().map(|t| t.as_ref().ok()).collect();
+        if arrived {
+            assert_eq!(decided.expect("a decision").sequence, size);
+            let places: Vec<_> = places.iter().map(|p| p.map(|a| a.sequence)).collect();
+            assert_eq!(places, (size + 1..=size + 3).map(Some).collect::<Vec<_>>());
+            size += 4;
+        } else {
+            assert!(matches!(decided, Err(AppendError::Store(_))), "{decided:?}");
+            assert!(places.iter().all(Option::is_none), "{told:?}");
+        }
+        let again = audit.report(reports, 0, None).await;
+        let repeated = |t: &Result<_, _>| matches!(t, Err(AppendError::OnRecord));
+        assert_eq!(again.iter().all(repeated), arrived, "{again:?}");
+        size += again.iter().flatten().count() as u64;
+        assert_eq!(db.store.head().await.expect("head").size, size);
+
+        let alone = vec![report_of(round + 50)];
+        proxy.arm(cut);
+        let told = audit.report(alone.clone(), 0, None).await;
+        assert!(matches!(told[..], [Err(AppendError::Store(_))]), "{told:?}");
+        let again = audit.report(alone, 0, None).await;
+        assert_eq!(again.iter().all(repeated), arrived, "{again:?}");
+        size += 1;
+        assert_eq!(db.store.head().await.expect("head").size, size);
+        drop(audit);
+        begin.join_next().await.expect("a writer").expect("ends");
+    }
+    let ids: HashSet<_> = all(&db.store)
+        .await
+        .iter()
+        .map(|e| e.columns.event_id)
+        .collect();
+    assert_eq!(ids.len() as u64, size, "nothing is there twice");
 }
 
 /// A COMMIT that the server refuses is no unknown outcome.
