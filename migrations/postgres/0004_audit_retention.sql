@@ -9,7 +9,8 @@ CREATE TABLE audit_pruned (
 CREATE TRIGGER audit_pruned_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_pruned
     FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
 
--- Tiles are made again from leaves; where the leaves are gone, nothing makes them again.
+-- Tiles are made again from leaves, and those above from those below; where the leaves are gone,
+-- nothing makes their tiles again.
 CREATE FUNCTION log_tiles_last_copy() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -19,9 +20,8 @@ BEGIN
         END IF;
         RETURN NULL;
     END IF;
-    IF (OLD.number + 1)::numeric * power(256::numeric, OLD.level + 1)
-        <= (SELECT max(size) FROM public.audit_pruned) THEN
-        RAISE EXCEPTION 'the records of tile %/% were pruned: this row is all that is left to prove them', OLD.level, OLD.number;
+    IF OLD.level = 0 AND OLD.number < (SELECT max(size) / 256 FROM public.audit_pruned) THEN
+        RAISE EXCEPTION 'the records of tile 0/% were pruned: this row is all that is left to prove them', OLD.number;
     END IF;
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
@@ -51,7 +51,14 @@ DECLARE
     parent regclass;
     part   regclass;
 BEGIN
-    FOREACH parent IN ARRAY ARRAY['public.audit_inputs', 'public.audit_events']::regclass[] LOOP
+    IF NOT EXISTS (SELECT FROM public.audit_partitions('public.audit_events') p WHERE p.until <= below)
+        AND NOT EXISTS (SELECT FROM public.audit_partitions('public.audit_inputs') p WHERE p.until <= below) THEN
+        RETURN false;
+    END IF;
+    -- Both at once and in the order in which the writer's statements lock them, or each would wait
+    -- for the other.
+    LOCK TABLE ONLY public.audit_events, ONLY public.audit_inputs IN ACCESS EXCLUSIVE MODE;
+    FOREACH parent IN ARRAY ARRAY['public.audit_events', 'public.audit_inputs']::regclass[] LOOP
         part := (SELECT p.name FROM public.audit_partitions(parent) p WHERE p.until <= below ORDER BY p.until LIMIT 1);
         IF part IS NOT NULL THEN
             EXECUTE format('DROP TABLE %s', part);

@@ -10,17 +10,25 @@ CREATE TRIGGER audit_pruned_no_update BEFORE UPDATE ON audit_pruned
 BEGIN SELECT RAISE(ABORT, 'audit_pruned is append-only'); END;
 CREATE TRIGGER audit_pruned_no_delete BEFORE DELETE ON audit_pruned
 BEGIN SELECT RAISE(ABORT, 'audit_pruned is append-only'); END;
+CREATE TRIGGER audit_pruned_no_replace BEFORE INSERT ON audit_pruned
+WHEN EXISTS (SELECT 1 FROM audit_pruned WHERE size = NEW.size)
+BEGIN SELECT RAISE(ABORT, 'audit_pruned is append-only'); END;
 
 DROP TRIGGER audit_events_no_delete;
 CREATE TRIGGER audit_events_no_delete BEFORE DELETE ON audit_events
 WHEN OLD.sequence >= COALESCE((SELECT max(size) FROM audit_pruned), 0)
 BEGIN SELECT RAISE(ABORT, 'audit_events is append-only'); END;
 
--- Tiles are made again from leaves; where the leaves are gone, nothing makes them again. A level
--- spans eight bits of the sequence; sequences have 63.
-CREATE TRIGGER log_tiles_last_copy_delete BEFORE DELETE ON log_tiles
-WHEN OLD.level < 7 AND (OLD.number + 1) <= (COALESCE((SELECT max(size) FROM audit_pruned), 0) >> (8 * (OLD.level + 1)))
+-- Tiles are made again from leaves, and those above from those below; where the leaves are gone,
+-- nothing makes their tiles again.
+CREATE TRIGGER log_tiles_no_delete BEFORE DELETE ON log_tiles
+WHEN OLD.level = 0 AND OLD.number < (SELECT max(size) / 256 FROM audit_pruned)
 BEGIN SELECT RAISE(ABORT, 'the records of this tile were pruned: the row is all that is left to prove them'); END;
-CREATE TRIGGER log_tiles_last_copy_update BEFORE UPDATE ON log_tiles
-WHEN OLD.level < 7 AND (OLD.number + 1) <= (COALESCE((SELECT max(size) FROM audit_pruned), 0) >> (8 * (OLD.level + 1)))
+CREATE TRIGGER log_tiles_no_update BEFORE UPDATE ON log_tiles
+WHEN OLD.level = 0 AND OLD.number < (SELECT max(size) / 256 FROM audit_pruned)
 BEGIN SELECT RAISE(ABORT, 'the records of this tile were pruned: the row is all that is left to prove them'); END;
+-- INSERT OR REPLACE deletes the row in its way without a DELETE that a trigger sees. One that is
+-- there stays, whoever brings it again.
+CREATE TRIGGER log_tiles_no_replace BEFORE INSERT ON log_tiles
+WHEN EXISTS (SELECT 1 FROM log_tiles WHERE level = NEW.level AND number = NEW.number)
+BEGIN SELECT RAISE(IGNORE); END;

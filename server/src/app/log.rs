@@ -2,6 +2,7 @@
 //! an export.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{AppError, material, open_store, start_error};
 use crate::audit::checkpoint::{self, VerifierKey};
@@ -9,7 +10,7 @@ use crate::audit::export::{self, Exported};
 use crate::audit::export_verify::{self, ExportProof};
 use crate::audit::verify::{self, Known, Proof, VerifyError};
 use crate::config::Config;
-use crate::keys::KeyName;
+use crate::keys::{KeyName, SigningKey};
 use crate::store::SharedStore;
 
 /// A checkpoint that the verifier saw before.
@@ -121,17 +122,27 @@ pub(super) async fn log_key(
     store: &SharedStore,
     vkey: Option<&str>,
 ) -> Result<VerifierKey, AppError> {
-    let head = store.head().await?;
     if let Some(vkey) = vkey {
         return VerifierKey::from_vkey(vkey).map_err(start_error);
     }
+    let (key, origin) = own_key(config, store).await?;
+    VerifierKey::from_spki(origin, key.public_key_spki_der()).map_err(start_error)
+}
+
+/// The log's key, where the server keeps it, and the log's name.
+pub(super) async fn own_key(
+    config: &Config,
+    store: &SharedStore,
+) -> Result<(Arc<dyn SigningKey>, String), AppError> {
+    let head = store.head().await?;
     let keys = material::key_service(config, store, head.log_id)?;
     let key = keys.existing(KeyName::Log).await.map_err(start_error)?;
     let key = key.ok_or_else(|| {
         let text = "the log's key is not there; restore it, or give its public half \
-                    with --vkey (`log_created`, the log's first event, names it)";
+                    with --vkey (`log_created`, the log's first event, names it, and `log.vkey` \
+                    of each export)";
         AppError::Start(text.to_owned())
     })?;
     let origin = checkpoint::origin(&config.trust_domain, head.log_id);
-    VerifierKey::from_spki(origin, key.public_key_spki_der()).map_err(start_error)
+    Ok((key, origin))
 }

@@ -5,23 +5,26 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::log::{log_key, open_existing};
+use super::log::{log_key, open_existing, own_key};
 use super::{AppError, start_error, wall_clock};
+use crate::audit::checkpoint::{VerifierKey, sign_pruned};
 use crate::audit::retention::{Prunable, Wanted, prunable};
 use crate::audit::{AppendError, Audit, Record};
 use crate::config::Config;
 use crate::model::{Change, Event, EventType};
 use crate::store::{SharedStore, StoreError};
 
-/// How often the dropping of a piece is tried while somebody reads it, and how long apart.
-const TRIES: u32 = 40;
-const PAUSE: Duration = Duration::from_millis(250);
+/// How often the dropping of a piece is tried while somebody reads it, and how long apart:
+/// longer each time, because the writer waits behind each try.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Prunes what is wanted of the log in this configuration's store: what the exports prove, and
 /// no more than the database can drop. With `dry_run` it only says what that would be. Without
 /// `vkey` the key is taken from where the server keeps its own.
 ///
-/// On Postgres this needs the role that owns the tables. The server may run meanwhile.
+/// This needs the log's key, and on Postgres the role that owns the tables. The server may run
+/// meanwhile.
 ///
 /// What if we crash here: before the event is on record, nothing happened. After it, records
 /// stand still that nothing proves any more; the same again drops them.
@@ -37,10 +40,17 @@ pub async fn prune(
 ) -> Result<Prunable, AppError> {
     let store = open_existing(config).await?;
     let key = log_key(config, &store, vkey).await?;
+    let (signing, origin) = own_key(config, &store).await?;
+    let spki = signing.public_key_spki_der();
+    if VerifierKey::from_spki(origin.clone(), spki).map_err(start_error)? != key {
+        let text = "--vkey is not the key that this server keeps, so it could not sign what it did";
+        return Err(AppError::Start(text.to_owned()));
+    }
     let found = prunable(&store, &key, wanted).await?;
     if !dry_run {
         if found.size > found.pruned {
-            record(&store, &found).await?;
+            let statement = sign_pruned(signing.as_ref(), &origin, (found.size, found.root));
+            record(&store, &found, statement.map_err(start_error)?).await?;
         }
         drop_pruned(&store).await?;
     }
@@ -49,7 +59,7 @@ pub async fn prune(
 }
 
 /// Puts on record what is about to go.
-async fn record(store: &SharedStore, found: &Prunable) -> Result<(), AppError> {
+async fn record(store: &SharedStore, found: &Prunable, statement: String) -> Result<(), AppError> {
     let log_id = store.head().await?.log_id;
     let (audit, writer) = Audit::new(log_id, Arc::clone(store));
     let writer = tokio::spawn(writer.run());
@@ -57,6 +67,7 @@ async fn record(store: &SharedStore, found: &Prunable) -> Result<(), AppError> {
     let (size, (signed, root)) = (found.size, found.signed);
     let event = Event::new(EventType::LogPruned, log_id, event_id, wall_clock()())
         .with_detail("size", size.to_string())
+        .with_detail("statement", statement)
         .with_detail("exported_size", signed.to_string())
         .with_detail("exported_root", hex::encode(root));
     let change = Change::Prune { size, event_id };
@@ -73,8 +84,8 @@ async fn record(store: &SharedStore, found: &Prunable) -> Result<(), AppError> {
     match done {
         Ok(_) => Ok(()),
         Err(AppendError::Store(why)) => Err(start_error(format!(
-            "nothing was pruned: {why}; on Postgres, run it as the role that owns the tables, as \
-             `zta migrate`"
+            "nothing was dropped, and it is not on record, or nobody knows: {why}; on Postgres, \
+             run it as the role that owns the tables, as `zta migrate`"
         ))),
         Err(error) => Err(start_error(error)),
     }
@@ -94,7 +105,7 @@ async fn drop_pruned(store: &SharedStore) -> Result<(), AppError> {
             }
             Err(StoreError::Unavailable(_)) => {
                 tries += 1;
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(PAUSE * tries).await;
             }
             Err(error) => return Err(error.into()),
         }

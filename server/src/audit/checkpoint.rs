@@ -86,6 +86,19 @@ impl VerifierKey {
     /// # Errors
     /// When it is malformed, of another log, or not signed by this key.
     pub fn open(&self, note: &str) -> Result<(u64, Hash), CheckpointError> {
+        self.open_as(self.origin(), note)
+    }
+
+    /// Verifies a signed statement of what was pruned; returns below which place, and the root
+    /// of the tree of that size.
+    ///
+    /// # Errors
+    /// As [`VerifierKey::open`].
+    pub fn open_pruned(&self, note: &str) -> Result<(u64, Hash), CheckpointError> {
+        self.open_as(&pruned_origin(self.origin()), note)
+    }
+
+    fn open_as(&self, expected: &str, note: &str) -> Result<(u64, Hash), CheckpointError> {
         let text = note::text(note).map_err(|_| CheckpointError::Malformed("no signatures"))?;
         let mut lines = text.lines();
         let mut line = || {
@@ -94,7 +107,7 @@ impl VerifierKey {
                 .ok_or(CheckpointError::Malformed("too few lines"))
         };
         let (name, size, root) = (line()?, line()?, line()?);
-        if name != self.origin() {
+        if name != expected {
             return Err(CheckpointError::Origin(name.to_owned()));
         }
         let canonical = |n: &u64| n.to_string() == size;
@@ -121,19 +134,41 @@ pub(crate) fn sign(
     origin: &str,
     tree: &Frontier,
 ) -> Result<StoredCheckpoint, CheckpointError> {
-    let verifier = VerifierKey::from_spki(origin.to_owned(), key.public_key_spki_der())?;
-    let text = format!(
-        "{origin}\n{}\n{}\n",
-        tree.size(),
-        BASE64.encode(tree.root())
-    );
+    let (size, root) = (tree.size(), tree.root());
+    let note = sign_as(key, origin, origin, (size, root))?;
+    Ok(StoredCheckpoint { size, note })
+}
+
+/// Signs the statement that the records below `size` are pruned, whose tree has this root. In
+/// the form of a checkpoint, by the same key, but of another origin: it is not one.
+///
+/// # Errors
+/// As for checkpoints.
+pub(crate) fn sign_pruned(
+    key: &dyn SigningKey,
+    origin: &str,
+    pruned: (u64, Hash),
+) -> Result<String, CheckpointError> {
+    sign_as(key, origin, &pruned_origin(origin), pruned)
+}
+
+/// The first line of what is signed of pruned records.
+fn pruned_origin(origin: &str) -> String {
+    format!("{origin}/pruned")
+}
+
+fn sign_as(
+    key: &dyn SigningKey,
+    log: &str,
+    origin: &str,
+    (size, root): (u64, Hash),
+) -> Result<String, CheckpointError> {
+    let verifier = VerifierKey::from_spki(log.to_owned(), key.public_key_spki_der())?;
+    let text = format!("{origin}\n{size}\n{}\n", BASE64.encode(root));
     let signature = key
         .sign(text.as_bytes())
         .map_err(|_| CheckpointError::Sign)?;
-    Ok(StoredCheckpoint {
-        size: tree.size(),
-        note: verifier.0.note(&text, &signature),
-    })
+    Ok(verifier.0.note(&text, &signature))
 }
 
 #[cfg(test)]
@@ -165,6 +200,17 @@ mod tests {
         assert_eq!(
             verifier.open(&note.replacen("\n1\n", "\n01\n", 1)),
             Err(CheckpointError::Malformed("size"))
+        );
+        // What was pruned is no checkpoint, nor the reverse, and is signed by the same key.
+        let pruned = sign_pruned(&key, verifier.origin(), (256, [7; 32])).expect("sign");
+        assert_eq!(verifier.open_pruned(&pruned), Ok((256, [7; 32])));
+        let of_another = |opened| matches!(opened, Err(CheckpointError::Origin(_)));
+        assert!(of_another(verifier.open(&pruned)));
+        assert!(of_another(verifier.open_pruned(&note)));
+        let larger = pruned.replacen("\n256\n", "\n512\n", 1);
+        assert_eq!(
+            verifier.open_pruned(&larger),
+            Err(CheckpointError::Signature)
         );
         let other = SoftwareKey::generate(KeyAlgorithm::Ed25519).expect("key");
         let other = VerifierKey::from_spki(origin, other.public_key_spki_der()).expect("spki");

@@ -62,8 +62,7 @@ pub async fn write(
     if let Some((known, root)) = known {
         begins_with(store, size, known, root).await?;
     }
-    let unwritten =
-        |error: io::Error| VerifyError::Unreadable(format!("`{}`: {error}", folder.display()));
+    let unwritten = |error: io::Error| unwritten(folder, &error);
     new_folder(folder).map_err(unwritten)?;
     put(folder, "README.md", README.as_bytes()).map_err(unwritten)?;
     put(folder, VKEY, format!("{}\n", key.vkey()).as_bytes()).map_err(unwritten)?;
@@ -84,7 +83,10 @@ pub async fn write(
         })?;
         put(folder, &tile_file(path), &bytes).map_err(unwritten)?;
     }
+    durable(folder).map_err(unwritten)?;
     put(folder, CHECKPOINT, checkpoint.note.as_bytes()).map_err(unwritten)?;
+    durable_one(&folder.join(CHECKPOINT)).map_err(unwritten)?;
+    durable_one(folder).map_err(unwritten)?;
     Ok(Exported { from: first, size })
 }
 
@@ -105,6 +107,26 @@ pub(super) async fn begins_with(
         verified: true,
     };
     known.compare(size, tree.map(|tree| tree.root()))
+}
+
+pub(super) fn unwritten(folder: &Path, error: &io::Error) -> VerifyError {
+    VerifyError::Unreadable(format!("`{}`: {error}", folder.display()))
+}
+
+/// Waits until everything in a folder is on the disk.
+pub(super) fn durable(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => durable(&entry.path())?,
+            false => durable_one(&entry.path())?,
+        }
+    }
+    durable_one(folder)
+}
+
+fn durable_one(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
 }
 
 /// Where a tile stands in the folder.

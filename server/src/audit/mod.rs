@@ -17,6 +17,7 @@ pub mod tile;
 pub mod tiles;
 pub mod verify;
 mod verify_pruned;
+mod verify_roots;
 mod verify_tiles;
 
 pub use record::{AppendError, Appended, Record};

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use time::OffsetDateTime;
 
 use super::checkpoint::VerifierKey;
-use super::export::begins_with;
+use super::export::{begins_with, durable, unwritten};
 use super::export_verify::{self, ExportProof};
 use super::merkle::Hash;
 use super::proof::{self, Plan, verify_consistency};
@@ -36,10 +36,14 @@ pub struct Wanted {
 pub struct Prunable {
     /// Records that are pruned already.
     pub pruned: u64,
+    /// The first record that stands although it is pruned, where pruning was interrupted.
+    pub standing: Option<u64>,
     /// Records that the exports hold, from the first one that is kept on.
     pub exported: u64,
     /// Below which place records can go now; not below `pruned`.
     pub size: u64,
+    /// The root of the tree of `size`, where that is more than `pruned`.
+    pub root: Hash,
     /// Records that the checkpoint of the last export signs, and their root.
     pub signed: (u64, Hash),
 }
@@ -55,10 +59,18 @@ pub async fn prunable(
     key: &VerifierKey,
     wanted: &Wanted,
 ) -> Result<Prunable, VerifyError> {
-    let pruned = store.pruned().await?.map_or(0, |pruned| pruned.size);
     let newest = store.latest_checkpoint().await?;
     let newest = newest.map(|c| key.open(&c.note)).transpose()?;
     let size = newest.map_or(0, |(size, _)| size);
+    let before = store.pruned().await?;
+    if let Some(before) = before {
+        // A row that nobody signed for is no leave to drop anything.
+        let log_id = store.head().await?.log_id;
+        let act = verify_pruned::act(store, log_id, key, before).await?;
+        act.fits(store, before, newest.unwrap_or_default()).await?;
+    }
+    let pruned = before.map_or(0, |pruned| pruned.size);
+    let first = store.read(0, 1).await?.first().map(|row| row.sequence);
     let mut exports = Vec::new();
     for folder in &wanted.exports {
         let named = |error| VerifyError::Export {
@@ -68,6 +80,8 @@ pub async fn prunable(
         let export = export_verify::verify(folder, key, None).map_err(named)?;
         let begins = begins_with(store, size, export.size, export.root).await;
         begins.map_err(named)?;
+        // What lies in memory alone would be lost with the machine, and the records are gone.
+        durable(folder).map_err(|error| unwritten(folder, &error))?;
         exports.push(export);
     }
     let last = covering(&mut exports, pruned)?;
@@ -78,13 +92,17 @@ pub async fn prunable(
     if let Some(time) = wanted.older_than {
         limit = limit.min(first_since(store, time, pruned..limit).await?);
     }
-    let found = Prunable {
+    let mut found = Prunable {
         pruned,
+        standing: first.filter(|first| *first < pruned),
         exported: last.size,
         size: store.prunable(limit).await?.max(pruned),
+        root: Hash::default(),
         signed: (last.size, last.root),
     };
-    stays_provable(store, &found).await?;
+    if found.size > pruned {
+        found.root = stays_provable(store, &found).await?;
+    }
     Ok(found)
 }
 
@@ -136,11 +154,8 @@ async fn first_since(
 const PIECE: u64 = 100_000;
 
 /// That the tiles of what is to go are there, and are those of the tree that was signed: they
-/// are all that will be left.
-async fn stays_provable(store: &SharedStore, found: &Prunable) -> Result<(), VerifyError> {
-    if found.size == found.pruned {
-        return Ok(());
-    }
+/// are all that will be left. Returns the root of what is to go.
+async fn stays_provable(store: &SharedStore, found: &Prunable) -> Result<Hash, VerifyError> {
     let (signed, root) = found.signed;
     TileBuilder::default().extend(store, signed).await?;
     let lost = || {
@@ -165,7 +180,7 @@ async fn stays_provable(store: &SharedStore, found: &Prunable) -> Result<(), Ver
     let plan = Plan::consistency(found.size, signed).ok_or_else(lost)?;
     let proof = tiles::prove(store, &plan, signed).await?;
     match verify_consistency((found.size, tree.root()), (signed, root), &proof) {
-        true => Ok(()),
+        true => Ok(tree.root()),
         false => Err(lost()),
     }
 }

@@ -108,8 +108,10 @@ impl TileBuilder {
             }
             let place = usize::from(level);
             built.resize(built.len().max(place + 1), 0);
-            // One that is missing there cannot be made: `zta audit verify` names it.
-            built[place] = built[place].max(hashes_at(pruned, level + 1));
+            if level == 0 {
+                // One that is missing there cannot be made: `zta audit verify` names it.
+                built[place] = built[place].max(hashes_at(pruned, 1));
+            }
             while built[place] < wanted {
                 let end = wanted.min(built[place] + TILES_MAX as u64);
                 let mut tiles = Vec::new();

@@ -11,8 +11,9 @@ use super::merkle::{Frontier, Hash, leaf_hash};
 use super::proof::{self, Plan};
 use super::tiles;
 use super::verify_pruned;
+use super::verify_roots::Roots;
 use super::verify_tiles::TileRoots;
-use crate::model::{Columns, Event};
+use crate::model::{Columns, Event, EventType};
 use crate::store::{LogHead, Pruned, SharedStore, StoreError, StoredEvent};
 
 /// Rows read at a time.
@@ -156,7 +157,7 @@ async fn verify_kept(
     let mut verifier = Verifier::new(head.log_id, signed_size.unwrap_or(0), pruned_size);
     verifier.tree = start(store, known, head.size).await?;
     let begun = verifier.tree.size();
-    let mut roots = Roots::new(signed, known);
+    let mut roots = Roots::new(signed, known, pruned_size);
     let mut tile_roots = TileRoots::new(begun);
     roots.look(&verifier.tree);
     verify_pruned::leaf_hashes(store, begun..pruned_size, signed_size, |sequence, hash| {
@@ -192,8 +193,10 @@ async fn verify_kept(
     }
     tile_roots.compare(store, pruned_size).await?;
     if let Some(pruned) = pruned {
+        let act = verify_pruned::act(store, head.log_id, key, pruned).await?;
         let known = known.filter(|known| known.size == begun);
-        verify_pruned::on_record(store, head.log_id, pruned, known).await?;
+        let known = known.map(|known| (known.size, known.root));
+        verify_pruned::on_record(store, &act, pruned, roots.at_pruned, known).await?;
     }
     Ok(proof)
 }
@@ -217,34 +220,6 @@ async fn start(
     let tree = proof::frontier(known.size, &tiles).ok_or_else(split)?;
     known.compare(size, Some(tree.root()))?;
     Ok(tree)
-}
-
-/// The roots of the sizes that are signed, as the tree grows past them.
-struct Roots {
-    signed: Option<u64>,
-    known: Option<u64>,
-    at_checkpoint: Option<Hash>,
-    at_known: Option<Hash>,
-}
-
-impl Roots {
-    fn new(signed: Option<(u64, Hash)>, known: Option<Known>) -> Self {
-        Self {
-            signed: signed.map(|(size, _)| size),
-            known: known.map(|known| known.size),
-            at_checkpoint: None,
-            at_known: None,
-        }
-    }
-
-    fn look(&mut self, tree: &Frontier) {
-        if self.signed == Some(tree.size()) {
-            self.at_checkpoint = Some(tree.root());
-        }
-        if self.known == Some(tree.size()) {
-            self.at_known = Some(tree.root());
-        }
-    }
 }
 
 /// A leaf's hash and what it says, if it is a leaf of this log in canonical form.
@@ -331,7 +306,8 @@ impl Verifier {
         }
         self.compare_inputs(&event, row).map_err(bad)?;
         self.tree.push(hash);
-        if expected >= self.signed_size {
+        // Pruning beside a server that does not run waits for it to be signed.
+        if expected >= self.signed_size && event.kind != EventType::LogPruned {
             let first = self.unsigned.map_or(event.time, |(first, _)| first);
             self.unsigned = Some((first, event.time));
         }
@@ -461,7 +437,6 @@ fn differing_column(expected: &Columns, stored: &Columns) -> Option<&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::EventType;
 
     #[test]
     fn a_long_tail_without_a_checkpoint_is_found() {

@@ -1,15 +1,18 @@
 //! Verifies what was pruned: the records are gone, and the hashes of their leaves are proved by
-//! what is signed. That somebody pruned them must be on record, or they were deleted.
+//! what is signed. That they were pruned must be on record, signed by the log's key, or they
+//! were deleted.
 
 use std::ops::Range;
 
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::checkpoint::VerifierKey;
 use super::merkle::Hash;
-use super::proof::{Plan, verify_inclusion};
+use super::proof::{Plan, verify_consistency, verify_inclusion};
 use super::tile::subtree_root;
 use super::tiles;
-use super::verify::{Known, VerifyError, read_leaf};
+use super::verify::{VerifyError, read_leaf};
 use crate::model::EventType;
 use crate::store::{Pruned, SharedStore, TILE_WIDTH, TILES_MAX, TileId};
 
@@ -66,45 +69,121 @@ fn lost(number: u64) -> VerifyError {
     ))
 }
 
-/// That an event of the log says what `audit_pruned` does, and that nothing stands below.
-/// What was read is verified; `known` signs what was not read.
+/// The act by which records were pruned.
+pub(super) struct Act {
+    /// Where it stands in the log, and the hash of its leaf.
+    sequence: u64,
+    leaf: Hash,
+    /// The root of the tree of what was pruned, as the log's key signed it.
+    root: Hash,
+}
+
+/// The act that `audit_pruned` names. That it is what was signed, and that its root is that of
+/// the log, is for the caller to see.
+///
+/// # Errors
+/// There is none of this log and key that says so: the records were deleted.
+pub(super) async fn act(
+    store: &SharedStore,
+    log_id: Uuid,
+    key: &VerifierKey,
+    pruned: Pruned,
+) -> Result<Act, VerifyError> {
+    let sequence = store.place(pruned.event_id).await?;
+    let sequence = sequence.ok_or_else(|| unsaid(pruned))?;
+    let rows = store.read(sequence, 1).await?;
+    let row = rows.first().filter(|row| row.sequence == sequence);
+    let row = row.ok_or_else(|| unsaid(pruned))?;
+    let bad = |what| VerifyError::Record { sequence, what };
+    let (leaf, event) = read_leaf(log_id, &row.leaf).map_err(bad)?;
+    if event.kind != EventType::LogPruned || event.id != pruned.event_id {
+        return Err(unsaid(pruned));
+    }
+    let statement = event.detail.get("statement").and_then(Value::as_str);
+    let opened = key.open_pruned(statement.unwrap_or_default());
+    match opened {
+        Ok((size, root)) if size == pruned.size => Ok(Act {
+            sequence,
+            leaf,
+            root,
+        }),
+        _ => Err(unsaid(pruned)),
+    }
+}
+
+impl Act {
+    /// That the root is that of the log, whose tree of a larger size is known.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) async fn fits(
+        &self,
+        store: &SharedStore,
+        pruned: Pruned,
+        (size, root): (u64, Hash),
+    ) -> Result<(), VerifyError> {
+        let plan = Plan::consistency(pruned.size, size).ok_or_else(|| unsaid(pruned))?;
+        let proof = tiles::prove(store, &plan, size).await?;
+        match verify_consistency((pruned.size, self.root), (size, root), &proof) {
+            true => Ok(()),
+            false => Err(unsaid(pruned)),
+        }
+    }
+
+    /// That it is in the tree of a size, where that reaches it.
+    ///
+    /// # Errors
+    /// It is not what was signed.
+    async fn is_in(
+        &self,
+        store: &SharedStore,
+        (size, root): (u64, Hash),
+    ) -> Result<(), VerifyError> {
+        let Some(plan) = Plan::inclusion(self.sequence, size) else {
+            return Ok(());
+        };
+        let proof = tiles::prove(store, &plan, size).await?;
+        match verify_inclusion(self.sequence, size, self.leaf, &proof, root) {
+            true => Ok(()),
+            false => Err(VerifyError::Record {
+                sequence: self.sequence,
+                what: "is not what was signed".to_owned(),
+            }),
+        }
+    }
+}
+
+/// That the log's key signed what `audit_pruned` says, in an event of the log, and that nothing
+/// stands below. `root` is that of the tree of what was pruned, where it was computed; else
+/// `known` is a later tree that was verified before.
 ///
 /// # Errors
 /// The act is not on record, so the records were deleted; or some of them stand still.
 pub(super) async fn on_record(
     store: &SharedStore,
-    log_id: Uuid,
+    act: &Act,
     pruned: Pruned,
-    known: Option<Known>,
+    root: Option<Hash>,
+    known: Option<(u64, Hash)>,
 ) -> Result<(), VerifyError> {
+    match (root, known) {
+        (Some(root), _) if root == act.root => {}
+        (None, Some(known)) => act.fits(store, pruned, known).await?,
+        _ => return Err(unsaid(pruned)),
+    }
+    // What was read is verified; what was not is what was verified before.
+    if let Some(known) = known {
+        act.is_in(store, known).await?;
+    }
+    nothing_below(store, pruned.size).await
+}
+
+fn unsaid(pruned: Pruned) -> VerifyError {
     let size = pruned.size;
-    let unsaid = || {
-        VerifyError::Tree(format!(
-            "the records below {size} are gone, and no `log_pruned` event says that they were \
-             pruned: they were deleted"
-        ))
-    };
-    let sequence = store.place(pruned.event_id).await?.ok_or_else(unsaid)?;
-    let rows = store.read(sequence, 1).await?;
-    let row = rows.first().filter(|row| row.sequence == sequence);
-    let row = row.ok_or_else(unsaid)?;
-    let bad = |what| VerifyError::Record { sequence, what };
-    let (hash, event) = read_leaf(log_id, &row.leaf).map_err(bad)?;
-    let said = event.detail.get("size").and_then(|size| size.as_str());
-    if event.kind != EventType::LogPruned
-        || event.id != pruned.event_id
-        || said != Some(size.to_string().as_str())
-    {
-        return Err(unsaid());
-    }
-    if let Some(known) = known.filter(|known| sequence < known.size) {
-        let plan = Plan::inclusion(sequence, known.size).ok_or_else(unsaid)?;
-        let proof = tiles::prove(store, &plan, known.size).await?;
-        if !verify_inclusion(sequence, known.size, hash, &proof, known.root) {
-            return Err(bad("is not what was signed".to_owned()));
-        }
-    }
-    nothing_below(store, size).await
+    VerifyError::Tree(format!(
+        "the records below {size} are gone, and no `log_pruned` event that the log's key signed \
+         says that they were pruned: they were deleted"
+    ))
 }
 
 /// # Errors

@@ -48,7 +48,7 @@ impl TileRoots {
                     let expected = expected.map(|(_, root)| *root);
                     let hashed = subtree_root(&tile.hashes);
                     if expected != Some(tile.root) || hashed != expected {
-                        let lost = tile.id.number < hashes_at(pruned, level + 1);
+                        let lost = level == 0 && tile.id.number < hashes_at(pruned, 1);
                         return Err(differs(tile.id, lost));
                     }
                 }

@@ -61,7 +61,7 @@ impl Operations {
         let kept = self.require_event(sequence);
         let ((), event, checkpoint) = tokio::try_join!(kept, read, self.signed())?;
         let event = event.into_iter().find(|e| e.sequence == sequence);
-        let event = event.ok_or(OperationError::EventNotFound)?;
+        let event = self.unless_pruned(sequence, event).await?;
         let plan = Plan::inclusion(sequence, checkpoint.size).ok_or(OperationError::NotSigned)?;
         let proof = self.prove(&plan, checkpoint.size).await?;
         // A receipt that proves nothing is worse than none: say that something is wrong.
@@ -103,11 +103,26 @@ impl Operations {
         Ok((hash, proof))
     }
 
+    /// What was found at a place, or why nothing was.
+    async fn unless_pruned<T>(&self, place: u64, found: Option<T>) -> Result<T, OperationError> {
+        match found {
+            Some(found) => Ok(found),
+            None => {
+                self.require_event(place).await?;
+                Err(OperationError::EventNotFound)
+            }
+        }
+    }
+
     /// The hash of a leaf: that of its record, or where this was pruned, of its tile.
     async fn leaf_hash(&self, sequence: u64, size: u64) -> Result<Hash, OperationError> {
         if sequence >= self.kept_from().await? {
-            let hash = self.store.leaf_hashes(sequence, 1).await.map_err(altered)?;
-            return hash.first().copied().ok_or(OperationError::EventNotFound);
+            let hash = self.store.leaf_hashes(sequence, 1).await;
+            let pruned = sequence < self.kept_from().await?;
+            if !pruned {
+                let hash = hash.map_err(altered)?.first().copied();
+                return hash.ok_or(OperationError::EventNotFound);
+            }
         }
         let (level, number) = (0, sequence / TILE_WIDTH);
         let ids = [TileId { level, number }].into();
@@ -172,6 +187,8 @@ impl Operations {
         let first = path.number * TILE_WIDTH;
         self.require_event(first).await?;
         let leaves = self.store.leaves(first, path.width.into()).await;
+        // Asked again: what is gone by now may have been gone before it was read.
+        self.require_event(first).await?;
         let leaves = leaves.map_err(altered)?;
         let bytes = bundle(&leaves).filter(|_| leaves.len() == usize::from(path.width));
         let bytes = bytes.ok_or_else(|| OperationError::LogAltered(format!("bundle {path}")))?;

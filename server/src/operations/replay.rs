@@ -95,6 +95,7 @@ impl Operations {
         let candidate = blocking(move || gates(candidate, &base.compiled)).await??;
         let candidate = candidate.map_err(OperationError::PolicyInvalid)?;
         let end = self.store.head().await?.size;
+        let kept = self.kept_from().await?;
         let mut run = Run {
             store: Arc::clone(&self.store),
             candidate,
@@ -124,6 +125,8 @@ impl Operations {
                 break;
             }
         }
+        // What was pruned meanwhile may have been passed over.
+        self.require_event(kept).await?;
         Ok(Replayed {
             tally: run.tally,
             truncated: reader.truncated,

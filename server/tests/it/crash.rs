@@ -1,7 +1,7 @@
 //! Crashes and faults under load. Here: kill -9 of the server, on both databases; each
 //! decision that was answered is in the log at its sequence, and the log verifies.
 
-mod clock;
+pub(crate) mod clock;
 mod faults;
 mod load;
 

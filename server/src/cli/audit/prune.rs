@@ -51,11 +51,23 @@ pub(super) async fn run(options: &Options, pruned: &Pruned) -> Result<(), Failur
         return line(json!({
             "pruned": done.size,
             "pruned_before": done.pruned,
+            "standing": done.standing,
             "exported": done.exported,
             "dry_run": pruned.dry_run,
         }));
     }
     let (from, to) = (done.pruned, done.size.saturating_sub(1));
+    if let Some(standing) = done.standing {
+        let goes = if pruned.dry_run {
+            "would drop"
+        } else {
+            "dropped"
+        };
+        line(format!(
+            "{goes} the records {standing} to {}, which an interrupted run has left",
+            from.saturating_sub(1)
+        ))?;
+    }
     if done.size == done.pruned {
         line(format!(
             "nothing to prune: the exports hold the records up to {}, and what can be dropped \

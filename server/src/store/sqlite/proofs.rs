@@ -120,9 +120,9 @@ impl ProofStore for SqliteStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(
-            "SELECT level, number, root, hashes FROM log_tiles WHERE (level, number) IN (VALUES ",
-        );
+        // Joined from the names on: of `(level, number) IN (…)` SQLite makes a walk through all.
+        let mut sql: QueryBuilder<Sqlite> =
+            QueryBuilder::new("SELECT t.level, t.number, t.root, t.hashes FROM (VALUES ");
         let mut rows = sql.separated(", ");
         for id in ids {
             rows.push("(")
@@ -131,7 +131,10 @@ impl ProofStore for SqliteStore {
                 .push_bind_unseparated(signed(id.number))
                 .push_unseparated(")");
         }
-        sql.push(")");
+        sql.push(
+            ") AS asked CROSS JOIN log_tiles t \
+             ON t.level = asked.column1 AND t.number = asked.column2",
+        );
         let rows = sql.build().fetch_all(&self.readers).await;
         let tile = |row: &SqliteRow| {
             full_tile(

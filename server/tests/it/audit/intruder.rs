@@ -2,7 +2,10 @@
 //! changed. Works on both databases by the same statements.
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
-use zta_server::audit::merkle::Frontier;
+use time::macros::datetime;
+use uuid::Uuid;
+use zta_server::audit::merkle::{Frontier, leaf_hash};
+use zta_server::model::{Event, EventType};
 
 use crate::support::{Database, Server};
 
@@ -145,5 +148,49 @@ impl Intruder {
             "UPDATE log_head SET size = {size}, frontier = {roots}"
         ))
         .await;
+    }
+
+    /// Appends an event that says that records below `size` were pruned, and moves the head, as
+    /// the server would.
+    pub(super) async fn append_pruned(&mut self, id: Uuid, size: u64, statement: &str) {
+        let place = self.number("SELECT size FROM log_head").await;
+        let log_id = self.bytes_of("SELECT leaf FROM audit_events LIMIT 1").await;
+        let log_id: serde_json::Value = serde_json::from_slice(&log_id).expect("JSON");
+        let log_id = log_id["log_id"].as_str().and_then(|id| id.parse().ok());
+        let log_id: Uuid = log_id.expect("the log's id");
+        let event = Event::new(
+            EventType::LogPruned,
+            log_id,
+            id,
+            datetime!(2026-11-27 10:00 UTC),
+        )
+        .with_detail("size", size.to_string())
+        .with_detail("statement", statement);
+        let leaf = event.leaf().expect("a leaf");
+        let hash = leaf_hash(&leaf);
+        let policies = if self.is_postgres() { "{}" } else { "[]" };
+        let row = format!(
+            "INSERT INTO audit_events (sequence, log_id, event_id, time, type, policies, leaf, \
+             leaf_hash) VALUES ({place}, '{log_id}', '{id}', '2026-11-27T10:00:00.000000Z', \
+             'log_pruned', '{policies}', {}, {})",
+            self.literal(&leaf),
+            self.literal(&hash)
+        );
+        self.change(&row).await;
+        let before = self.bytes_of("SELECT frontier FROM log_head").await;
+        let roots = before.as_chunks::<32>().0.to_vec();
+        let mut tree = Frontier::new(place as u64, roots).expect("a tree");
+        tree.push(hash);
+        let roots = self.literal(&tree.roots().concat());
+        let head = format!(
+            "UPDATE log_head SET size = {}, frontier = {roots}",
+            tree.size()
+        );
+        self.change(&head).await;
+    }
+
+    /// The bytes of one row.
+    async fn bytes_of(&mut self, sql: &str) -> Vec<u8> {
+        self.bytes(sql).await.remove(0)
     }
 }

@@ -1,6 +1,8 @@
 //! Old records go, and everything that was signed stays provable. What was not exported stays,
 //! and what was deleted otherwise is found.
 
+mod forged;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -12,10 +14,11 @@ use super::exported::{copy_folder, go};
 use super::following::{from, next, watch};
 use super::intruder::Intruder;
 use super::proofs::{fill, receipt, signed};
+use crate::crash::clock::faketime;
 use crate::support::http::get_as;
 use crate::support::rpc::{allowed, call, event, events, refused};
 use crate::support::server::text;
-use crate::support::{Database, Server, Setup, eventually};
+use crate::support::{Database, Server, Setup};
 
 /// How wide partitions are here: one tile.
 const WIDTH: u32 = 256;
@@ -325,86 +328,23 @@ async fn nothing_is_pruned_that_no_export_proves() {
     }
 }
 
-/// Takes records away as somebody would who owns the database and has no export of them.
-async fn take_away(intruder: &mut Intruder, below: u64) {
-    if !intruder.is_postgres() {
-        let delete = format!("DELETE FROM audit_events WHERE sequence < {below}");
-        intruder.change(&delete).await;
-        return;
-    }
-    for first in (0..below).step_by(WIDTH as usize) {
-        let drop = format!("DROP TABLE audit_events_{first}");
-        intruder.run(&drop).await;
-    }
-}
-
 #[tokio::test]
-async fn records_that_were_deleted_are_no_pruned_ones() {
-    for database in Database::both().await {
-        let mut kept = Kept::on(database).await;
-        assert!(kept.server.stop().await.success());
-        let mut intruder = Intruder::open(&kept.server).await;
-        take_away(&mut intruder, 256).await;
-        kept.unproved("deleted", "record 0: is missing");
-        // And a row that says that they were pruned, by an event that says something else.
-        let row = "INSERT INTO audit_pruned (size, log_id, event_id) \
-                   SELECT 256, log_id, event_id FROM audit_events WHERE sequence = 300";
-        intruder.change(row).await;
-        kept.unproved("said to be pruned", "no `log_pruned` event says");
-        let event = "UPDATE audit_pruned SET event_id = '00000000-0000-4000-8000-000000000000'";
-        intruder.change(event).await;
-        kept.unproved("by no event", "no `log_pruned` event says");
-        kept.server.start().await;
-    }
-}
-
-#[tokio::test]
-async fn what_is_left_of_pruned_records_is_guarded_and_missed() {
-    for database in Database::both().await {
-        let mut kept = Kept::on(database).await;
-        kept.pruned(&[&kept.export], &["--before", "300"]);
-        assert!(kept.server.stop().await.success());
-        kept.server.assert_verifies();
-        let mut intruder = Intruder::open(&kept.server).await;
-        let more = "INSERT INTO audit_pruned (size, log_id, event_id) \
-                    SELECT 512, log_id, event_id FROM audit_pruned";
-        intruder.change(more).await;
-        kept.unproved("further than the event says", "no `log_pruned` event says");
-        intruder.restore().await;
-
-        let hash = intruder.literal(&[7; 32 * 256]);
-        let edit = format!("UPDATE log_tiles SET hashes = {hash} WHERE level = 0 AND number = 0");
-        intruder.change(&edit).await;
-        kept.unproved("an edited tile", "the tile 0/0 is missing or altered");
-        intruder.restore().await;
-        let delete = "DELETE FROM log_tiles WHERE level = 0 AND number = 0";
-        intruder.change(delete).await;
-        kept.unproved("no tile", "the tile 0/0 is missing or altered");
-        // It is not made of what is not there, and what is not proved is not signed.
-        kept.server.start().await;
-        kept.admin = kept.server.admin();
-        let decision = allowed(&kept.research, call("web_search")).await;
-        eventually("the server says so", async || {
-            match kept
-                .server
-                .log()
-                .contains("hashes of the tile 1/0 are missing")
-            {
-                true => Ok(()),
-                false => Err("not yet"),
-            }
-        })
-        .await;
-        let request = v1::GetCheckpointRequest {};
-        let newest = kept.admin.audit().get_checkpoint(request).await;
-        let size = newest.expect("the last one").into_inner().size;
-        assert!(size <= decision.sequence, "signed {size}");
-        let back = "INSERT INTO log_tiles SELECT * FROM before_log_tiles \
-                    WHERE level = 0 AND number = 0";
-        intruder.change(back).await;
-        signed(&kept.admin, decision.sequence + 1).await;
+async fn acts_of_a_server_that_does_not_run_wait_for_it_to_sign_them() {
+    let mut kept = Kept::on(Database::Sqlite).await;
+    assert!(kept.server.stop().await.success());
+    for (before, offset) in [("300", "+0"), ("600", "+120")] {
+        let arguments = ["audit", "prune", "--before", before, "--export"];
+        let mut prune = kept.server.command(&arguments);
+        prune.arg(&kept.export);
+        // Minutes lie between them.
+        prune.env("LD_PRELOAD", faketime()).env("FAKETIME", offset);
+        let output = prune.output().expect("zta runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
         kept.server.assert_verifies();
     }
+    kept.server.start().await;
+    kept.admin = kept.server.admin();
+    assert_provable(&kept).await;
 }
 
 #[tokio::test]
@@ -432,7 +372,11 @@ async fn a_prune_that_was_interrupted_goes_on() {
             drop(intruder);
         }
         kept.unproved("what stands still", "stands still");
+        let said = kept.pruned(&[&kept.export], &["--dry-run"]);
+        assert!(said.contains("would drop the records "), "{said}");
+        kept.unproved("what stands still", "stands still");
         let said = kept.pruned(&[&kept.export], &[]);
+        assert!(said.contains("dropped the records "), "{said}");
         assert!(said.contains("nothing to prune"), "{said}");
         kept.server.assert_verifies();
     }

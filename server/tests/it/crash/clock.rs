@@ -9,7 +9,7 @@ use crate::support::{Database, Setup, eventually};
 use tempfile::TempDir;
 
 /// The library that stands between a process and its clock.
-fn faketime() -> PathBuf {
+pub(crate) fn faketime() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").expect("/usr/lib");
     let found = folders
         .filter_map(Result::ok)

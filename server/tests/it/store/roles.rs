@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use sqlx::Executor as _;
+use zta_server::model::Change;
 use zta_server::store::SharedStore;
 use zta_server::store::postgres::PostgresStore;
 
-use super::support::{Db, Raw, append, decision, with_inputs};
+use super::support::{Db, Raw, append, decision, finish, prepared, with_inputs};
 
 const READABLE: [&str; 11] = [
     "audit_events",
@@ -197,9 +198,48 @@ pub(crate) async fn owner(db: Db) {
     assert!(raw.execute(sql).await.is_err(), "{sql}");
     store.close().await;
     another_partition(&raw, &server.url(&server.folder(), &owned)).await;
+    prunes(&url).await;
     raw.close().await;
     let drop = format!("DROP DATABASE {owned} WITH (FORCE)");
     server.execute(&drop).await.expect(&drop);
+}
+
+/// What was pruned the owner drops, partition by partition, and no other one.
+async fn prunes(url: &str) {
+    let store: SharedStore = Arc::new(PostgresStore::connect(url).await.expect("connect"));
+    let events: Vec<_> = (0..280)
+        .map(|_| with_inputs(&decision("a", 0), "{}"))
+        .collect();
+    append(&store, &events).await;
+    assert!(!store.drop_pruned().await.expect("nothing to drop"));
+    assert_eq!(store.prunable(258).await.expect("a partition's end"), 256);
+    let event = prepared(&decision("a", 0));
+    let change = Change::Prune {
+        size: 256,
+        event_id: event.columns.event_id,
+    };
+    for accepted in [true, false] {
+        let mut tx = store.begin().await.expect("begin");
+        let applied = tx.apply(&change, 0).await.expect("apply");
+        assert_eq!(applied.is_ok(), accepted, "{applied:?}");
+        if accepted {
+            finish(tx, std::slice::from_ref(&event), true)
+                .await
+                .expect("commit");
+        }
+    }
+    // Two at a time are in nobody's way.
+    let other: SharedStore = Arc::new(PostgresStore::connect(url).await.expect("connect"));
+    let drop_all = async |store: SharedStore| while store.drop_pruned().await.expect("drops") {};
+    tokio::join!(drop_all(store.clone()), drop_all(other.clone()));
+    assert_eq!(store.read(0, 1).await.expect("read")[0].sequence, 256);
+    let pruned = store.pruned().await.expect("read").expect("a row");
+    assert_eq!(
+        (pruned.size, pruned.event_id),
+        (256, event.columns.event_id)
+    );
+    store.close().await;
+    other.close().await;
 }
 
 /// Where no superuser made anything, the server's role gets its partitions all the same.
