@@ -179,9 +179,13 @@ fn proved(options: &Options, verified: &Verified, kept: &Kept) -> Result<(), Fai
         proof.inputs, proof.inputs_missing
     ))?;
     if proof.pruned > 0 {
+        let hashes = match kept.since {
+            true => "their hashes were not looked at",
+            false => "their hashes are proved",
+        };
         line(format!(
-            "  the records below {} were pruned, which is on record: their hashes are proved, \
-             what they said is in the exports",
+            "  the records below {} were pruned, and the log's key signed for it on record: \
+             {hashes}, what they said was exported",
             proof.pruned
         ))?;
     }
