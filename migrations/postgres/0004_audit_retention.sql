@@ -48,24 +48,38 @@ CREATE FUNCTION audit_prune() RETURNS boolean LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
     below  bigint := COALESCE((SELECT max(size) FROM public.audit_pruned), 0);
-    parent regclass;
-    part   regclass;
+    events regclass;
+    inputs regclass;
 BEGIN
-    IF NOT EXISTS (SELECT FROM public.audit_partitions('public.audit_events') p WHERE p.until <= below)
-        AND NOT EXISTS (SELECT FROM public.audit_partitions('public.audit_inputs') p WHERE p.until <= below) THEN
+    events := (SELECT p.name FROM public.audit_partitions('public.audit_events') p WHERE p.until <= below ORDER BY p.until LIMIT 1);
+    inputs := (SELECT p.name FROM public.audit_partitions('public.audit_inputs') p WHERE p.until <= below ORDER BY p.until LIMIT 1);
+    IF events IS NULL AND inputs IS NULL THEN
         RETURN false;
     END IF;
-    -- Both at once and in the order in which the writer's statements lock them, or each would wait
-    -- for the other.
+    -- Autovacuum gives way to whoever waits for longer than deadlock_timeout; nobody waits behind this.
+    PERFORM set_config('lock_timeout', '2s', true);
+    IF events IS NOT NULL THEN
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', events);
+    END IF;
+    IF inputs IS NOT NULL THEN
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', inputs);
+    END IF;
+    PERFORM set_config('lock_timeout', '200ms', true);
+    -- The head first, as whoever writes: else each could hold what the other waits for.
+    PERFORM FROM public.log_head WHERE one = 1 FOR UPDATE;
     LOCK TABLE ONLY public.audit_events, ONLY public.audit_inputs IN ACCESS EXCLUSIVE MODE;
-    FOREACH parent IN ARRAY ARRAY['public.audit_events', 'public.audit_inputs']::regclass[] LOOP
-        part := (SELECT p.name FROM public.audit_partitions(parent) p WHERE p.until <= below ORDER BY p.until LIMIT 1);
-        IF part IS NOT NULL THEN
-            EXECUTE format('DROP TABLE %s', part);
-        END IF;
-    END LOOP;
+    IF events IS NOT NULL THEN
+        EXECUTE format('DROP TABLE %s', events);
+    END IF;
+    IF inputs IS NOT NULL THEN
+        EXECUTE format('DROP TABLE %s', inputs);
+    END IF;
     RETURN EXISTS (SELECT FROM public.audit_partitions('public.audit_inputs') p WHERE p.until <= below)
         OR EXISTS (SELECT FROM public.audit_partitions('public.audit_events') p WHERE p.until <= below);
+EXCEPTION
+    -- Another run dropped it meanwhile.
+    WHEN undefined_table THEN
+        RETURN true;
 END $$;
 REVOKE EXECUTE ON FUNCTION audit_prune() FROM PUBLIC;
 

@@ -25,7 +25,8 @@ CREATE TRIGGER log_tiles_no_delete BEFORE DELETE ON log_tiles
 WHEN OLD.level = 0 AND OLD.number < (SELECT max(size) / 256 FROM audit_pruned)
 BEGIN SELECT RAISE(ABORT, 'the records of this tile were pruned: the row is all that is left to prove them'); END;
 CREATE TRIGGER log_tiles_no_update BEFORE UPDATE ON log_tiles
-WHEN OLD.level = 0 AND OLD.number < (SELECT max(size) / 256 FROM audit_pruned)
+WHEN (OLD.level = 0 AND OLD.number < (SELECT max(size) / 256 FROM audit_pruned))
+    OR (NEW.level = 0 AND NEW.number < (SELECT max(size) / 256 FROM audit_pruned))
 BEGIN SELECT RAISE(ABORT, 'the records of this tile were pruned: the row is all that is left to prove them'); END;
 -- INSERT OR REPLACE deletes the row in its way without a DELETE that a trigger sees. One that is
 -- there stays, whoever brings it again.

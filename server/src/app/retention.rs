@@ -84,8 +84,9 @@ async fn record(store: &SharedStore, found: &Prunable, statement: String) -> Res
     match done {
         Ok(_) => Ok(()),
         Err(AppendError::Store(why)) => Err(start_error(format!(
-            "nothing was dropped, and it is not on record, or nobody knows: {why}; on Postgres, \
-             run it as the role that owns the tables, as `zta migrate`"
+            "nothing was dropped, and it is not on record, or nobody knows: {why}. Keep the \
+             exports: a signature for it was made. On Postgres, run it as the role that owns the \
+             tables, as `zta migrate`"
         ))),
         Err(error) => Err(start_error(error)),
     }

@@ -51,14 +51,7 @@ pub async fn write(
     let (size, _) = key.open(&checkpoint.note)?;
     let known = from.map(|note| key.open(note)).transpose()?;
     let first = known.map_or(0, |(size, _)| size);
-    let pruned = store.pruned().await?.map_or(0, |pruned| pruned.size);
-    if first < pruned {
-        return Err(VerifyError::Unreadable(format!(
-            "the records below {pruned} were pruned, and an export would begin at {first}: begin \
-             it after the last one that was kept, with `--from-checkpoint` and the `checkpoint` \
-             of that one"
-        )));
-    }
+    require_kept(store, first).await?;
     if let Some((known, root)) = known {
         begins_with(store, size, known, root).await?;
     }
@@ -76,7 +69,14 @@ pub async fn write(
     }
     for path in bundles_between(first, size) {
         let leaves = store.leaves(path.number * TILE_WIDTH, path.width.into());
-        let leaves = leaves.await?;
+        let leaves = match leaves.await {
+            Err(StoreError::Corrupt(what)) => {
+                // They may have been pruned meanwhile.
+                require_kept(store, first).await?;
+                return Err(StoreError::Corrupt(what).into());
+            }
+            leaves => leaves?,
+        };
         let whole = leaves.len() == usize::from(path.width);
         let bytes = bundle(&leaves).filter(|_| whole).ok_or_else(|| {
             StoreError::Corrupt(format!("leaves of the bundle {path} are missing"))
@@ -87,7 +87,25 @@ pub async fn write(
     put(folder, CHECKPOINT, checkpoint.note.as_bytes()).map_err(unwritten)?;
     durable_one(&folder.join(CHECKPOINT)).map_err(unwritten)?;
     durable_one(folder).map_err(unwritten)?;
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    durable_one(parent.unwrap_or(Path::new("."))).map_err(unwritten)?;
     Ok(Exported { from: first, size })
+}
+
+/// # Errors
+/// The records from `first` on are not kept any more.
+async fn require_kept(store: &SharedStore, first: u64) -> Result<(), VerifyError> {
+    let pruned = store.pruned().await?.map_or(0, |pruned| pruned.size);
+    match first < pruned {
+        true => Err(VerifyError::Unreadable(format!(
+            "the records below {pruned} were pruned, and an export would begin at {first}: begin \
+             it after the last one that was kept, with `--from-checkpoint` and the `checkpoint` \
+             of that one"
+        ))),
+        false => Ok(()),
+    }
 }
 
 pub(super) async fn begins_with(
@@ -116,17 +134,26 @@ pub(super) fn unwritten(folder: &Path, error: &io::Error) -> VerifyError {
 /// Waits until everything in a folder is on the disk.
 pub(super) fn durable(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => durable(&entry.path())?,
-            false => durable_one(&entry.path())?,
+        let path = entry?.path();
+        let kind = fs::metadata(&path)?;
+        if kind.is_dir() {
+            durable(&path)?;
+        } else if kind.is_file() {
+            durable_one(&path)?;
         }
     }
     durable_one(folder)
 }
 
+/// Media that are written once have nothing to wait for, and say that it cannot be done.
 fn durable_one(path: &Path) -> io::Result<()> {
-    fs::File::open(path)?.sync_all()
+    use io::ErrorKind::{InvalidInput, ReadOnlyFilesystem, Unsupported};
+    match fs::File::open(path)?.sync_all() {
+        Err(error) if [InvalidInput, ReadOnlyFilesystem, Unsupported].contains(&error.kind()) => {
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// Where a tile stands in the folder.

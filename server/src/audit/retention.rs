@@ -59,10 +59,11 @@ pub async fn prunable(
     key: &VerifierKey,
     wanted: &Wanted,
 ) -> Result<Prunable, VerifyError> {
+    // Before the checkpoint: what is pruned is below one that was signed before.
+    let before = store.pruned().await?;
     let newest = store.latest_checkpoint().await?;
     let newest = newest.map(|c| key.open(&c.note)).transpose()?;
     let size = newest.map_or(0, |(size, _)| size);
-    let before = store.pruned().await?;
     if let Some(before) = before {
         // A row that nobody signed for is no leave to drop anything.
         let log_id = store.head().await?.log_id;
@@ -92,11 +93,16 @@ pub async fn prunable(
     if let Some(time) = wanted.older_than {
         limit = limit.min(first_since(store, time, pruned..limit).await?);
     }
+    let cut = store.prunable(limit).await?;
+    if cut > limit {
+        let what = format!("the database would cut at {cut}, beyond {limit}");
+        return Err(StoreError::Corrupt(what).into());
+    }
     let mut found = Prunable {
         pruned,
         standing: first.filter(|first| *first < pruned),
         exported: last.size,
-        size: store.prunable(limit).await?.max(pruned),
+        size: cut.max(pruned),
         root: Hash::default(),
         signed: (last.size, last.root),
     };

@@ -277,7 +277,10 @@ impl Sequencer {
     async fn commit_or_split(&mut self, batch: Vec<Submission>) -> bool {
         let (store, tail) = (&self.store, &self.tail);
         match commit(store, tail, batch).await {
-            Ok(()) => true,
+            Ok(()) => {
+                self.outage.over();
+                true
+            }
             Err((batch, error)) if batch.len() > 1 && matches!(error, StoreError::Refused(_)) => {
                 let mut works = true;
                 for submission in batch {

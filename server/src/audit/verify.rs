@@ -85,6 +85,18 @@ pub enum VerifyError {
         /// What is wrong with it.
         error: Box<VerifyError>,
     },
+    /// Pruning goes on, or was interrupted; nothing was proved.
+    #[error(
+        "record {sequence} stands still, and the records below {size} were pruned, as the log's \
+         key signed: `zta audit prune` is at work, or was interrupted and goes on when it is run \
+         again; nothing proves what stands there"
+    )]
+    Standing {
+        /// The first record that is to go.
+        sequence: u64,
+        /// Below which place records go.
+        size: u64,
+    },
     /// An export cannot be read, or is not whole; nothing was proved.
     #[error("{0}")]
     Unreadable(String),

@@ -192,12 +192,9 @@ async fn nothing_below(store: &SharedStore, size: u64) -> Result<(), VerifyError
     let first = store.read(0, 1).await?;
     match first.first().filter(|row| row.sequence < size) {
         None => Ok(()),
-        Some(row) => Err(VerifyError::Record {
+        Some(row) => Err(VerifyError::Standing {
             sequence: row.sequence,
-            what: format!(
-                "stands still, and the records below {size} were pruned: nothing proves what it \
-                 says; `zta audit prune` goes on with it"
-            ),
+            size,
         }),
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::scan::{Room, SCAN_MAX, scan};
-use super::watch::Place;
+use super::watch::{FRESH, Place};
 use super::{OperationError, Operations};
 use crate::audit::tail::End;
 use crate::identity::registry::Credential;
@@ -56,6 +56,8 @@ pub(crate) struct Follower {
     end: End,
     tail: watch::Receiver<End>,
     states: watch::Receiver<u64>,
+    /// When it was looked whether the reader may have what is told.
+    checked: Instant,
     stopping: watch::Receiver<bool>,
     looked: Option<Instant>,
     beat: Instant,
@@ -98,6 +100,7 @@ impl Operations {
             end,
             tail: followed,
             states: self.pdp.replica.subscribe(),
+            checked: Instant::now(),
             stopping: self.watches.stopping.clone(),
             looked: None,
             beat: Instant::now(),
@@ -167,10 +170,10 @@ impl Follower {
         }
     }
 
-    /// Whether there is a state of the registry and the policies in which it was not looked
-    /// whether the reader may have what was told last.
+    /// Whether there is a state of the registry and the policies, or a time, in which it was
+    /// not looked whether the reader may have what was told last.
     pub(crate) fn is_outdated(&self) -> bool {
-        self.states.has_changed().unwrap_or(true)
+        self.states.has_changed().unwrap_or(true) || self.checked.elapsed() > FRESH
     }
 
     /// # Errors
@@ -180,7 +183,9 @@ impl Follower {
         let operations = &self.operations;
         operations
             .require_reader(&self.credential, self.end.epoch)
-            .await
+            .await?;
+        self.checked = Instant::now();
+        Ok(())
     }
 
     async fn look(&mut self, size: u64) -> Result<Vec<StoredEvent>, OperationError> {

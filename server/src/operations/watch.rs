@@ -71,6 +71,10 @@ impl Watches {
     }
 }
 
+/// How long what was looked at of a reader holds for an answer that waits for room: its
+/// credential ends by time, too.
+pub(crate) const FRESH: Duration = Duration::from_secs(1);
+
 /// A place among the open streams.
 pub(crate) struct Place {
     watches: Arc<Watches>,

@@ -210,6 +210,7 @@ impl Pdp {
         ]);
         let mut salt = [0; 16];
         aws_lc_rs::rand::fill(&mut salt)
+            .inspect_err(|_| tracing::error!("no randomness for a salt"))
             .map_err(|_| AppendError::Store("no randomness for a salt".to_owned()))?;
         Ok(Inputs {
             salt,

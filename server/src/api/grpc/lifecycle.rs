@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, stream};
+use tokio::time::Instant;
 use tonic::{Response, Status};
 use zta_proto::v1;
 
@@ -14,7 +15,7 @@ use crate::api::status::field;
 use crate::identity::registry::Credential;
 use crate::operations::diff::{Compared, Other};
 use crate::operations::fleet::{ReplicaState, SeenReplica};
-use crate::operations::watch::{News, Place};
+use crate::operations::watch::{FRESH, News, Place};
 use crate::operations::{OperationError, Operations};
 use crate::policy::{DifferenceKind, FileDifference, PolicyDifference, SchemaDifference};
 
@@ -159,6 +160,7 @@ pub(super) async fn watch(
     credential: Credential,
     after: u64,
 ) -> Result<Response<Revisions>, Status> {
+    let states = operations.pdp.replica.subscribe();
     let (first, place) = operations.watch_revisions(&credential, after).await?;
     let watch = Watch {
         operations: Arc::clone(operations),
@@ -166,20 +168,38 @@ pub(super) async fn watch(
         known: after,
         behind: true,
         first: Some(first),
+        states,
+        told: Instant::now(),
         _place: place,
     };
     let stream = stream::unfold(Some(watch), |watch| async move {
-        let mut watch = watch?;
-        let step = step(async move {
-            let item = watch.next().await;
-            (item, watch)
-        });
-        Some(match step.await {
-            Ok((Ok(told), watch)) => (Ok(told), Some(watch)),
-            Ok((Err(status), _)) | Err(status) => (Err(status), None),
+        Some(match next(watch?).await {
+            Ok((watch, told)) => (Ok(told), Some(watch)),
+            Err(status) => (Err(status), None),
         })
     });
     Ok(Response::new(Box::pin(stream)))
+}
+
+/// The next answer. It may have waited long for a reader to make room: then it is looked
+/// again whether the reader may have it, and one who may not any more is refused on record.
+async fn next(mut watch: Watch) -> Result<(Watch, v1::WatchRevisionsResponse), Status> {
+    let (mut watch, told) = step(async move {
+        let told = watch.next().await;
+        (watch, told)
+    })
+    .await?;
+    let told = told?;
+    while watch.states.has_changed().unwrap_or(true) || watch.told.elapsed() > FRESH {
+        let checked;
+        (watch, checked) = step(async move {
+            let checked = watch.require_reader().await;
+            (watch, checked)
+        })
+        .await?;
+        checked?;
+    }
+    Ok((watch, told))
 }
 
 /// Where a stream is.
@@ -191,6 +211,10 @@ struct Watch {
     /// Whether there is more to tell at once.
     behind: bool,
     first: Option<News>,
+    /// The states in which it was looked whether the reader may have what is told.
+    states: tokio::sync::watch::Receiver<u64>,
+    /// When that was.
+    told: Instant,
     _place: Place,
 }
 
@@ -202,7 +226,10 @@ impl Watch {
                 if !self.behind {
                     self.wait().await?;
                 }
-                self.operations.news(&self.credential, self.known).await?
+                let _ = self.states.borrow_and_update();
+                let news = self.operations.news(&self.credential, self.known).await?;
+                self.told = Instant::now();
+                news
             }
         };
         if let Some(last) = news.revisions.last() {
@@ -217,6 +244,17 @@ impl Watch {
             in_force: news.in_force,
             time: timestamp(news.time),
         })
+    }
+
+    /// # Errors
+    /// The reader may not have what is told: on record, and named.
+    async fn require_reader(&mut self) -> Result<(), Status> {
+        let _ = self.states.borrow_and_update();
+        if !self.operations.may_watch(&self.credential).await {
+            self.operations.news(&self.credential, self.known).await?;
+        }
+        self.told = Instant::now();
+        Ok(())
     }
 
     /// Returns when there is something to tell or to refuse, at the latest for a heartbeat.

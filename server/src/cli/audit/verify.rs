@@ -138,7 +138,7 @@ fn found(error: AppError) -> Failure {
         AppError::Verify(VerifyError::Store(error)) if !matches!(error, StoreError::Corrupt(_)) => {
             Failure::CouldNotRun(error.to_string())
         }
-        AppError::Verify(error @ VerifyError::Unreadable(_)) => {
+        AppError::Verify(error @ (VerifyError::Unreadable(_) | VerifyError::Standing { .. })) => {
             Failure::CouldNotRun(error.to_string())
         }
         AppError::Verify(error) => not_verified(&error),

@@ -13,6 +13,9 @@ use crate::model::Conflict;
 use crate::store::value::{signed, unsigned};
 use crate::store::{Pruned, RetentionStore, StoreError};
 
+/// SQLSTATE of `insufficient_privilege`.
+const NOT_OWNER: &str = "42501";
+
 #[async_trait]
 impl RetentionStore for PostgresStore {
     async fn pruned(&self) -> Result<Option<Pruned>, StoreError> {
@@ -42,7 +45,12 @@ impl RetentionStore for PostgresStore {
     async fn drop_pruned(&self) -> Result<bool, StoreError> {
         let mut lease = self.writer.lease().await?;
         let drop = sqlx::query_scalar("SELECT audit_prune()").fetch_one(lease.start()?);
-        let more = within(drop).await.map_err(translate)?;
+        let more = within(drop).await.map_err(|error| match &error {
+            sqlx::Error::Database(inner) if inner.code().as_deref() == Some(NOT_OWNER) => {
+                StoreError::Refused(format!("only the owner of the tables drops them: {inner}"))
+            }
+            _ => translate(error),
+        })?;
         lease.done();
         Ok(more)
     }
