@@ -29,6 +29,7 @@ use crate::audit::Audit;
 use crate::audit::checkpoint::VerifierKey;
 use crate::audit::signer::Signer;
 use crate::audit::throttle::Throttle;
+use crate::audit::tiles::Edge;
 use crate::config::Config;
 use crate::identity::challenge::ChallengeMemory;
 use crate::identity::continuous::KeyProofs;
@@ -291,6 +292,7 @@ fn operations(
         store: Arc::clone(store),
         ca: material.ca.clone(),
         log_key: VerifierKey::from_vkey(&material.vkey).map_err(start_error)?,
+        edge: Edge::default(),
         public_log: config.public_log,
         challenges: ChallengeMemory::new(CHALLENGES_MAX),
         issuers,

@@ -7,6 +7,7 @@
 //! next pass makes; what was signed does not depend on them.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::try_join_all;
 
@@ -25,6 +26,9 @@ pub async fn read(
     ids: &BTreeSet<TileId>,
     size: u64,
 ) -> Result<Tiles, StoreError> {
+    if ids.is_empty() {
+        return Ok(Tiles::new());
+    }
     let mut tiles = Tiles::new();
     // The narrow ones, too: a log that has grown since holds them as the beginning of full
     // ones, and holds nothing else of them where their leaves were pruned.
@@ -45,6 +49,62 @@ pub async fn read(
     });
     tiles.extend(try_join_all(made.collect::<Vec<_>>()).await?);
     Ok(tiles)
+}
+
+/// The tiles at the right edge of the tree that proofs are asked in, put together once: all
+/// proofs of a second are in the tree of one checkpoint. What is proved with them is compared
+/// with what is signed, so one that is wrong gives no wrong proof.
+#[derive(Debug, Default)]
+pub struct Edge(Mutex<(u64, Tiles)>);
+
+impl Edge {
+    /// As [`read`], with what is known of the tree's edge.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub async fn read(
+        &self,
+        store: &SharedStore,
+        ids: &BTreeSet<TileId>,
+        size: u64,
+    ) -> Result<Tiles, StoreError> {
+        let at_edge = |id: &TileId| u64::from(width_in(size, *id)) < TILE_WIDTH;
+        let known = {
+            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match known.0 == size {
+                true => known.1.clone(),
+                false => Tiles::new(),
+            }
+        };
+        let wanted = ids.iter().filter(|id| !known.contains_key(id)).copied();
+        let mut tiles = read(store, &wanted.collect(), size).await?;
+        let found = tiles.iter().filter(|(id, _)| at_edge(id));
+        let found: Tiles = found.map(|(id, hashes)| (*id, hashes.clone())).collect();
+        if !found.is_empty() {
+            let mut edge = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if edge.0 < size {
+                *edge = (size, Tiles::new());
+            }
+            if edge.0 == size {
+                edge.1.extend(found);
+            }
+        }
+        tiles.extend(known);
+        Ok(tiles)
+    }
+
+    /// A proof in the tree of `size`.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub async fn prove(
+        &self,
+        store: &SharedStore,
+        plan: &Plan,
+        size: u64,
+    ) -> Result<Vec<Hash>, StoreError> {
+        from_tiles(plan, &self.read(store, &plan.tiles(), size).await?)
+    }
 }
 
 /// A tile that is not stored, from what lies below.
@@ -75,8 +135,11 @@ async fn put_together(
 /// # Errors
 /// As [`read`].
 pub async fn prove(store: &SharedStore, plan: &Plan, size: u64) -> Result<Vec<Hash>, StoreError> {
-    let tiles = read(store, &plan.tiles(), size).await?;
-    let proof = plan.prove(&tiles);
+    from_tiles(plan, &read(store, &plan.tiles(), size).await?)
+}
+
+fn from_tiles(plan: &Plan, tiles: &Tiles) -> Result<Vec<Hash>, StoreError> {
+    let proof = plan.prove(tiles);
     proof.ok_or_else(|| StoreError::Corrupt("a tile is too narrow".to_owned()))
 }
 

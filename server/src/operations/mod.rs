@@ -38,6 +38,7 @@ use uuid::Uuid;
 use self::issuers::Issuers;
 use self::watch::Watches;
 use crate::audit::checkpoint::VerifierKey;
+use crate::audit::tiles::Edge;
 use crate::identity::authorities::Authorities;
 use crate::identity::ca::CaError;
 use crate::identity::challenge::{ChallengeError, ChallengeMemory};
@@ -58,6 +59,8 @@ pub(crate) struct Operations {
     pub(crate) ca: Authorities,
     /// The public half of the log's key.
     pub(crate) log_key: VerifierKey,
+    /// The right edge of the tree that proofs are asked in.
+    pub(crate) edge: Edge,
     /// Whether hash tiles and the checkpoint are shown to anybody.
     pub(crate) public_log: bool,
     pub(crate) challenges: ChallengeMemory,

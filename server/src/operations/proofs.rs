@@ -233,7 +233,8 @@ impl Operations {
     }
 
     async fn prove(&self, plan: &Plan, size: u64) -> Result<Vec<Hash>, OperationError> {
-        tiles::prove(&self.store, plan, size).await.map_err(altered)
+        let proof = self.edge.prove(&self.store, plan, size).await;
+        proof.map_err(altered)
     }
 
     /// Puts on record that something of the log did not verify, before the caller hears so.
