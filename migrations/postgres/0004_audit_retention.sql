@@ -33,10 +33,11 @@ CREATE TRIGGER log_tiles_last_copy BEFORE UPDATE OR DELETE ON log_tiles
 CREATE TRIGGER log_tiles_last_copies BEFORE TRUNCATE ON log_tiles
     FOR EACH STATEMENT EXECUTE FUNCTION log_tiles_last_copy();
 
--- The partitions of an audit table and where each ends, exclusive.
-CREATE FUNCTION audit_partitions(parent regclass) RETURNS TABLE (name regclass, until bigint)
+-- The partitions of an audit table and where each ends, exclusive. By their names: that of one which
+-- is dropped meanwhile is still a name.
+CREATE FUNCTION audit_partitions(parent regclass) RETURNS TABLE (name text, until bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT c.oid::regclass, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''?(\d+)''?\)'))[1]::bigint
+    SELECT format('public.%I', c.relname), (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''?(\d+)''?\)'))[1]::bigint
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = parent
 $$;
@@ -48,8 +49,8 @@ CREATE FUNCTION audit_prune() RETURNS boolean LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
     below  bigint := COALESCE((SELECT max(size) FROM public.audit_pruned), 0);
-    events regclass;
-    inputs regclass;
+    events text;
+    inputs text;
 BEGIN
     events := (SELECT p.name FROM public.audit_partitions('public.audit_events') p WHERE p.until <= below ORDER BY p.until LIMIT 1);
     inputs := (SELECT p.name FROM public.audit_partitions('public.audit_inputs') p WHERE p.until <= below ORDER BY p.until LIMIT 1);
