@@ -4,14 +4,14 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt as _};
 use prost::Message as _;
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 use zta_proto::v1;
 use zta_proto::v1::watch_events_request::Start;
 
-use super::step::step;
+use super::told::{self, Source};
 use super::{
     ID_BYTES_MAX, optional, page_size, page_token_invalid, size_in, time, timestamp, token_of,
 };
@@ -142,34 +142,24 @@ pub(super) async fn watch(
     let from = start(&request, log_id)?;
     let filter = filter(conditions(request))?;
     let follower = operations.watch_events(credential, filter, from).await?;
-    let stream = stream::unfold(Some(follower), move |follower| async move {
-        Some(match next(follower?).await {
-            Ok((follower, told)) => (Ok(wire_told(told, log_id)), Some(follower)),
-            Err(status) => (Err(status), None),
-        })
-    });
-    Ok(Response::new(Box::pin(stream)))
+    let answers = told::stream(follower).map_ok(move |told| wire_told(told, log_id));
+    Ok(Response::new(Box::pin(answers)))
 }
 
-/// The next answer. It may have waited long for a reader to make room: then it is looked
-/// again whether the reader may have it.
-async fn next(mut follower: Follower) -> Result<(Follower, Told), Status> {
-    let (mut follower, told) = step(async move {
-        let told = follower.next().await;
-        (follower, told)
-    })
-    .await?;
-    let told = told?;
-    while follower.is_outdated() {
-        let checked;
-        (follower, checked) = step(async move {
-            let checked = follower.require_reader().await;
-            (follower, checked)
-        })
-        .await?;
-        checked?;
+impl Source for Follower {
+    type Told = Told;
+
+    async fn next(&mut self) -> Result<Told, Status> {
+        Ok(self.next().await?)
     }
-    Ok((follower, told))
+
+    fn is_outdated(&self) -> bool {
+        self.is_outdated()
+    }
+
+    async fn require_reader(&mut self) -> Result<(), Status> {
+        Ok(self.require_reader().await?)
+    }
 }
 
 /// The place that a stream begins at; `None` is now.

@@ -3,13 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, stream};
+use futures_util::Stream;
 use tokio::time::Instant;
 use tonic::{Response, Status};
 use zta_proto::v1;
 
 use super::policies::{candidate, wire_diagnostics, wire_revision};
-use super::step::step;
+use super::told::{self, Source};
 use super::{consistency_token, timestamp};
 use crate::api::status::field;
 use crate::identity::registry::Credential;
@@ -169,37 +169,10 @@ pub(super) async fn watch(
         behind: true,
         first: Some(first),
         states,
-        told: Instant::now(),
+        checked: Instant::now(),
         _place: place,
     };
-    let stream = stream::unfold(Some(watch), |watch| async move {
-        Some(match next(watch?).await {
-            Ok((watch, told)) => (Ok(told), Some(watch)),
-            Err(status) => (Err(status), None),
-        })
-    });
-    Ok(Response::new(Box::pin(stream)))
-}
-
-/// The next answer. It may have waited long for a reader to make room: then it is looked
-/// again whether the reader may have it, and one who may not any more is refused on record.
-async fn next(mut watch: Watch) -> Result<(Watch, v1::WatchRevisionsResponse), Status> {
-    let (mut watch, told) = step(async move {
-        let told = watch.next().await;
-        (watch, told)
-    })
-    .await?;
-    let told = told?;
-    while watch.states.has_changed().unwrap_or(true) || watch.told.elapsed() > FRESH {
-        let checked;
-        (watch, checked) = step(async move {
-            let checked = watch.require_reader().await;
-            (watch, checked)
-        })
-        .await?;
-        checked?;
-    }
-    Ok((watch, told))
+    Ok(Response::new(Box::pin(told::stream(watch))))
 }
 
 /// Where a stream is.
@@ -214,11 +187,13 @@ struct Watch {
     /// The states in which it was looked whether the reader may have what is told.
     states: tokio::sync::watch::Receiver<u64>,
     /// When that was.
-    told: Instant,
+    checked: Instant,
     _place: Place,
 }
 
-impl Watch {
+impl Source for Watch {
+    type Told = v1::WatchRevisionsResponse;
+
     async fn next(&mut self) -> Result<v1::WatchRevisionsResponse, Status> {
         let news = match self.first.take() {
             Some(news) => news,
@@ -228,7 +203,7 @@ impl Watch {
                 }
                 let _ = self.states.borrow_and_update();
                 let news = self.operations.news(&self.credential, self.known).await?;
-                self.told = Instant::now();
+                self.checked = Instant::now();
                 news
             }
         };
@@ -246,17 +221,21 @@ impl Watch {
         })
     }
 
-    /// # Errors
-    /// The reader may not have what is told: on record, and named.
+    fn is_outdated(&self) -> bool {
+        self.states.has_changed().unwrap_or(true) || self.checked.elapsed() > FRESH
+    }
+
     async fn require_reader(&mut self) -> Result<(), Status> {
         let _ = self.states.borrow_and_update();
         if !self.operations.may_watch(&self.credential).await {
             self.operations.news(&self.credential, self.known).await?;
         }
-        self.told = Instant::now();
+        self.checked = Instant::now();
         Ok(())
     }
+}
 
+impl Watch {
     /// Returns when there is something to tell or to refuse, at the latest for a heartbeat.
     ///
     /// # Errors

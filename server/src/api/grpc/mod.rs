@@ -14,7 +14,7 @@ pub(crate) mod policies;
 mod policy_tests;
 mod proposals;
 mod replay;
-mod step;
+mod told;
 pub(crate) mod users;
 
 use prost_types::Timestamp;
