@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::checkpoint::VerifierKey;
-use super::merkle::Hash;
+use super::merkle::{Hash, leaf_hash};
 use super::proof::{Plan, verify_consistency, verify_inclusion};
 use super::tile::subtree_root;
 use super::tiles;
@@ -187,14 +187,23 @@ fn unsaid(pruned: Pruned) -> VerifyError {
 }
 
 /// # Errors
-/// A record that was to go stands still.
+/// A record that was to go stands still, or one that never was in the log stands in its place.
 async fn nothing_below(store: &SharedStore, size: u64) -> Result<(), VerifyError> {
     let first = store.read(0, 1).await?;
-    match first.first().filter(|row| row.sequence < size) {
-        None => Ok(()),
-        Some(row) => Err(VerifyError::Standing {
-            sequence: row.sequence,
-            size,
+    let Some(row) = first.first().filter(|row| row.sequence < size) else {
+        return Ok(());
+    };
+    let sequence = row.sequence;
+    let number = sequence / TILE_WIDTH;
+    let tiles = store.tiles(&[TileId { level: 0, number }]).await?;
+    // Below 256.
+    let place = (sequence % TILE_WIDTH) as usize;
+    let hash = tiles.first().and_then(|tile| tile.hashes.get(place));
+    match hash == Some(&leaf_hash(&row.leaf)) {
+        true => Err(VerifyError::Standing { sequence, size }),
+        false => Err(VerifyError::Record {
+            sequence,
+            what: "was pruned, and stands there with another leaf than was signed".to_owned(),
         }),
     }
 }

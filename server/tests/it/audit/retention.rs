@@ -367,16 +367,22 @@ async fn a_prune_that_was_interrupted_goes_on() {
             assert_ne!(code, 0, "{said}");
             assert!(said.contains("the same again goes on"), "{said}");
         } else {
-            kept.pruned(&[&kept.export], &[]);
             assert!(kept.server.stop().await.success());
             let mut intruder = Intruder::open(&kept.server).await;
-            let back = "INSERT INTO audit_events SELECT 511, log_id, hex(randomblob(16)), time, \
+            kept.pruned(&[&kept.export], &[]);
+            // One that never was there is none that waits to go.
+            let forged = "INSERT INTO audit_events SELECT 511, log_id, hex(randomblob(16)), time, \
                 type, actor_type, actor_id, instance_id, source, action_type, action_id, \
                 resource_type, resource_id, effect, reason, policies, revision, session_id, \
                 task_id, user_id, correlation_id, trace_id, leaf, leaf_hash \
                 FROM audit_events WHERE sequence = 520";
+            intruder.change(forged).await;
+            kept.unproved("a forged one", "record 511: was pruned, and stands there");
+            let forged = "DELETE FROM audit_events WHERE sequence = 511";
+            intruder.change(forged).await;
+            let back = "INSERT INTO audit_events SELECT * FROM before_audit_events \
+                        WHERE sequence = 511";
             intruder.change(back).await;
-            drop(intruder);
         }
         kept.interrupted();
         let said = kept.pruned(&[&kept.export], &["--dry-run"]);
