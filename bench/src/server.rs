@@ -167,9 +167,7 @@ impl RealServer {
     /// # Errors
     /// The credential that the first start wrote cannot be used.
     pub fn admin(&self) -> Result<Client> {
-        let credential = Credential::load(self.data_dir().join("admin"))?;
-        let builder = Client::builder(credential).server(&self.endpoint);
-        Ok(builder.timeout(ADMIN_TIMEOUT).without_renewal().build()?)
+        self.admin_at(self)
     }
 
     /// The same at another replica, which has no credential of its own.

@@ -298,13 +298,7 @@ pub(super) async fn refresh(
         generation: presented + 1,
         recoveries_max: None,
     });
-    let record = Record {
-        event,
-        inputs: None,
-        epoch: None,
-        change: Some(change),
-        rider: None,
-    };
+    let record = Record::change(event, change);
     match pdp.audit.append(record).await {
         Ok(appended) => pdp
             .replica

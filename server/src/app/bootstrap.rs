@@ -67,13 +67,7 @@ pub(super) async fn first_administrator(
 
 /// Another replica may do the same at the same time: then its work stands.
 pub(super) async fn append(audit: &Audit, event: Event, change: Change) -> Result<bool, AppError> {
-    let record = Record {
-        event,
-        inputs: None,
-        epoch: None,
-        change: Some(change),
-        rider: None,
-    };
+    let record = Record::change(event, change);
     match audit.append(record).await {
         Ok(_) => Ok(true),
         Err(AppendError::Conflict(_)) => Ok(false),

@@ -117,7 +117,7 @@ pub(super) async fn open_existing(config: &Config) -> Result<SharedStore, AppErr
     open_store(config).await
 }
 
-pub(super) async fn log_key(
+async fn log_key(
     config: &Config,
     store: &SharedStore,
     vkey: Option<&str>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::log::{log_key, open_existing, own_key};
+use super::log::{open_existing, own_key};
 use super::{AppError, start_error, wall_clock};
 use crate::audit::checkpoint::{VerifierKey, sign_pruned};
 use crate::audit::retention::{Prunable, Wanted, prunable};
@@ -39,10 +39,10 @@ pub async fn prune(
     dry_run: bool,
 ) -> Result<Prunable, AppError> {
     let store = open_existing(config).await?;
-    let key = log_key(config, &store, vkey).await?;
     let (signing, origin) = own_key(config, &store).await?;
-    let spki = signing.public_key_spki_der();
-    if VerifierKey::from_spki(origin.clone(), spki).map_err(start_error)? != key {
+    let key = VerifierKey::from_spki(origin.clone(), signing.public_key_spki_der());
+    let key = key.map_err(start_error)?;
+    if vkey.is_some_and(|vkey| vkey.trim() != key.vkey()) {
         let text = "--vkey is not the key that this server keeps, so it could not sign what it did";
         return Err(AppError::Start(text.to_owned()));
     }
@@ -71,13 +71,7 @@ async fn record(store: &SharedStore, found: &Prunable, statement: String) -> Res
         .with_detail("exported_size", signed.to_string())
         .with_detail("exported_root", hex::encode(root));
     let change = Change::Prune { size, event_id };
-    let record = Record {
-        event,
-        inputs: None,
-        epoch: None,
-        change: Some(change),
-        rider: None,
-    };
+    let record = Record::change(event, change);
     let done = audit.append(record).await;
     drop(audit);
     let _ = writer.await;

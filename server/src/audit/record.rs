@@ -36,6 +36,14 @@ impl Record {
         }
     }
 
+    /// A change of the server's own, with its event: it holds in any epoch.
+    pub fn change(event: Event, change: Change) -> Self {
+        Self {
+            change: Some(change),
+            ..Self::fact(event)
+        }
+    }
+
     /// Its event, ready to be written. Hashing happens here, in the caller's task, and
     /// not in the writer's.
     ///

@@ -38,13 +38,12 @@ pub struct Prunable {
     pub pruned: u64,
     /// The first record that stands although it is pruned, where pruning was interrupted.
     pub standing: Option<u64>,
-    /// Records that the exports hold, from the first one that is kept on.
-    pub exported: u64,
     /// Below which place records can go now; not below `pruned`.
     pub size: u64,
     /// The root of the tree of `size`, where that is more than `pruned`.
     pub root: Hash,
-    /// Records that the checkpoint of the last export signs, and their root.
+    /// Records that the exports hold, as the checkpoint of the last one signs them, and their
+    /// root.
     pub signed: (u64, Hash),
 }
 
@@ -101,7 +100,6 @@ pub async fn prunable(
     let mut found = Prunable {
         pruned,
         standing: first.filter(|first| *first < pruned),
-        exported: last.size,
         size: cut.max(pruned),
         root: Hash::default(),
         signed: (last.size, last.root),

@@ -45,7 +45,7 @@ pub(crate) enum Command {
     },
     /// Drop old records that were exported. Their hashes stay, so every proof still holds. On
     /// Postgres, run it as the role that owns the tables.
-    Prune(prune::Pruned),
+    Prune(prune::Prune),
     /// The receipt of one event (C2SP tlog-proof): what proves offline that it is on record.
     Receipt {
         /// The event's place in the log.

@@ -90,15 +90,13 @@ impl Operations {
         let place = self.watches.place(caller.principal.uid())?;
         let tail = self.pdp.audit.tail();
         tail.saw(size, state.epoch);
-        let followed = tail.follow();
-        let end = *followed.borrow();
         Ok(Follower {
             operations: Arc::clone(self),
             credential,
             filter,
             next,
-            end,
-            tail: followed,
+            end: tail.end(),
+            tail: tail.follow(),
             states: self.pdp.replica.subscribe(),
             checked: Instant::now(),
             stopping: self.watches.stopping.clone(),

@@ -58,10 +58,12 @@ impl Operations {
         };
         let sequence = sequence.ok_or(OperationError::EventNotFound)?;
         let read = async { Ok(self.store.read(sequence, 1).await?) };
-        let kept = self.require_event(sequence);
-        let ((), event, checkpoint) = tokio::try_join!(kept, read, self.signed())?;
+        let (event, checkpoint) = tokio::try_join!(read, self.signed())?;
         let event = event.into_iter().find(|e| e.sequence == sequence);
-        let event = self.unless_pruned(sequence, event).await?;
+        let Some(event) = event else {
+            self.require_event(sequence).await?;
+            return Err(OperationError::EventNotFound);
+        };
         let plan = Plan::inclusion(sequence, checkpoint.size).ok_or(OperationError::NotSigned)?;
         let proof = self.prove(&plan, checkpoint.size).await?;
         // A receipt that proves nothing is worse than none: say that something is wrong.
@@ -103,26 +105,13 @@ impl Operations {
         Ok((hash, proof))
     }
 
-    /// What was found at a place, or why nothing was.
-    async fn unless_pruned<T>(&self, place: u64, found: Option<T>) -> Result<T, OperationError> {
-        match found {
-            Some(found) => Ok(found),
-            None => {
-                self.require_event(place).await?;
-                Err(OperationError::EventNotFound)
-            }
-        }
-    }
-
     /// The hash of a leaf: that of its record, or where this was pruned, of its tile.
     async fn leaf_hash(&self, sequence: u64, size: u64) -> Result<Hash, OperationError> {
+        let hash = self.store.leaf_hashes(sequence, 1).await;
+        // Asked after the look: what is gone by now may have been gone before it.
         if sequence >= self.kept_from().await? {
-            let hash = self.store.leaf_hashes(sequence, 1).await;
-            let pruned = sequence < self.kept_from().await?;
-            if !pruned {
-                let hash = hash.map_err(altered)?.first().copied();
-                return hash.ok_or(OperationError::EventNotFound);
-            }
+            let hash = hash.map_err(altered)?.first().copied();
+            return hash.ok_or(OperationError::EventNotFound);
         }
         let (level, number) = (0, sequence / TILE_WIDTH);
         let ids = [TileId { level, number }].into();
@@ -185,9 +174,8 @@ impl Operations {
             return Ok(Some(hashes.as_flattened().to_vec()));
         }
         let first = path.number * TILE_WIDTH;
-        self.require_event(first).await?;
         let leaves = self.store.leaves(first, path.width.into()).await;
-        // Asked again: what is gone by now may have been gone before it was read.
+        // Asked after the look, likewise.
         self.require_event(first).await?;
         let leaves = leaves.map_err(altered)?;
         let bytes = bundle(&leaves).filter(|_| leaves.len() == usize::from(path.width));

@@ -13,7 +13,7 @@ use super::super::{Failure, Options, line};
 
 /// Which records.
 #[derive(Debug, Args)]
-pub(crate) struct Pruned {
+pub(crate) struct Prune {
     /// A folder that `zta audit export` made. Give as many as hold all that is to go, from the
     /// first record that is kept on.
     #[arg(long = "export", value_name = "DIR", required = true)]
@@ -32,7 +32,7 @@ pub(crate) struct Pruned {
     dry_run: bool,
 }
 
-pub(super) async fn run(options: &Options, pruned: &Pruned) -> Result<(), Failure> {
+pub(super) async fn run(options: &Options, pruned: &Prune) -> Result<(), Failure> {
     let config = options.server_config()?;
     let older_than = pruned.older_than.as_deref();
     let older_than = older_than.map(|text| past("--older-than", text, client_time()));
@@ -52,7 +52,7 @@ pub(super) async fn run(options: &Options, pruned: &Pruned) -> Result<(), Failur
             "pruned": done.size,
             "pruned_before": done.pruned,
             "standing": done.standing,
-            "exported": done.exported,
+            "exported": done.signed.0,
             "dry_run": pruned.dry_run,
         }));
     }
@@ -72,7 +72,7 @@ pub(super) async fn run(options: &Options, pruned: &Pruned) -> Result<(), Failur
         line(format!(
             "nothing to prune: the exports hold the records up to {}, and what can be dropped \
              as a whole ends at record {from} or is to stay",
-            done.exported.saturating_sub(1)
+            done.signed.0.saturating_sub(1)
         ))?;
     } else if pruned.dry_run {
         line(format!("would prune the records {from} to {to}"))?;
