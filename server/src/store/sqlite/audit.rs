@@ -19,10 +19,12 @@ use crate::store::{
 
 /// A transaction, by hand: sqlx's own counts its depth, and where SQLite itself ended
 /// one (a full disk, an I/O error), the count stays wrong and nothing begins any more
-/// on that connection. So whatever is not committed ends with its connection, which
-/// SQLite rolls back; the next one is opened in about a millisecond.
+/// on that connection. So a transaction that failed ends with its connection, which
+/// SQLite rolls back; one that is dropped between statements is rolled back, and the
+/// connection kept, with its pages and statements.
 struct SqliteTx {
-    connection: PoolConnection<Sqlite>,
+    /// `None` once it is given back.
+    connection: Option<PoolConnection<Sqlite>>,
     backfill: Arc<Backfill>,
     head: LogHead,
     state: State,
@@ -38,8 +40,19 @@ enum State {
 
 impl Drop for SqliteTx {
     fn drop(&mut self) {
-        if self.state != State::Committed {
-            self.connection.close_on_drop();
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        match (self.state, tokio::runtime::Handle::try_current()) {
+            (State::Committed, _) => {}
+            // The pool has no other connection: the next user waits, so it never meets the
+            // open transaction.
+            (State::Open, Ok(runtime)) => drop(runtime.spawn(async move {
+                if execute(&mut connection, "ROLLBACK").await.is_err() {
+                    connection.close_on_drop();
+                }
+            })),
+            (State::Open | State::Broken, _) => connection.close_on_drop(),
         }
     }
 }
@@ -113,7 +126,9 @@ impl SqliteTx {
             ));
         }
         self.state = State::Broken;
-        Ok(&mut self.connection)
+        self.connection
+            .as_deref_mut()
+            .ok_or_else(|| StoreError::Unavailable("the connection is gone".to_owned()))
     }
 }
 
@@ -174,7 +189,7 @@ impl AuditStore for SqliteStore {
         let connection = self.writer.acquire().await.map_err(translate)?;
         // Before BEGIN, so that a call that is dropped here leaves no transaction.
         let mut tx = Box::new(SqliteTx {
-            connection,
+            connection: Some(connection),
             backfill: Arc::clone(&self.backfill),
             head: LogHead {
                 log_id: Uuid::nil(),
@@ -226,5 +241,54 @@ impl AuditStore for SqliteStore {
             })
         })
         .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::audit::Record;
+    use crate::model::{Event, EventType};
+    use crate::store::Store as _;
+
+    async fn kept(store: &SqliteStore) -> bool {
+        let sql = "SELECT count(*) FROM sqlite_temp_master WHERE name = 'kept'";
+        let found = sqlx::query_scalar(sql).fetch_one(&store.writer).await;
+        found.map(|found: i64| found == 1).expect("the writer")
+    }
+
+    /// A table that only one connection has tells whether another took its place.
+    #[tokio::test]
+    async fn a_dropped_transaction_keeps_its_connection_and_a_failed_one_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join("zta.db")).await;
+        let store = store.expect("opens");
+        store.migrate().await.expect("migrates");
+        store.ensure_log(Uuid::nil()).await.expect("a log");
+        store.intrude("CREATE TEMP TABLE kept (x)").await;
+
+        let id = Uuid::new_v4();
+        let event = Event::new(EventType::Decision, id, id, OffsetDateTime::UNIX_EPOCH);
+        let event = Record::prepare(event, None).expect("an event");
+        for _ in 0..3 {
+            let (mut tx, _) = store.begin_with(&[], 0).await.expect("begins");
+            let events = std::slice::from_ref(&event);
+            tx.insert(0, events).await.expect("inserts");
+            drop(tx);
+            assert_eq!(store.find(id).await.expect("looks"), None);
+        }
+        assert!(kept(&store).await, "closed, though nothing had failed");
+
+        let (mut tx, _) = store.begin_with(&[], 0).await.expect("begins");
+        let refused = tx.insert(0, &[event.clone(), event]).await;
+        assert!(
+            matches!(refused, Err(StoreError::Refused(_))),
+            "{refused:?}"
+        );
+        drop(tx);
+        assert_eq!(store.find(id).await.expect("looks"), None);
+        assert!(!kept(&store).await, "kept, though SQLite had failed on it");
     }
 }

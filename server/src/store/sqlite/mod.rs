@@ -44,6 +44,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that read.
 const READERS_MAX: u32 = 4;
 
+/// Rows that SQLite's thread hands over before it waits for the one who asked: a tile's leaf
+/// hashes, without a switch of threads for every few of them.
+const ROWS_BUFFERED: usize = 256;
+
 /// The embedded store.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -66,21 +70,13 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            .row_buffer_size(ROWS_BUFFERED)
             .busy_timeout(Duration::from_secs(5));
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A file neither ages nor hangs up.
-            .test_before_acquire(false)
-            .max_lifetime(None)
-            .idle_timeout(None)
+        let writer = pool(1)
             .connect_with(backfill::bounded(options.clone()))
             .await
             .map_err(translate)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options.pragma("query_only", "ON"));
+        let readers = pool(READERS_MAX).connect_lazy_with(options.pragma("query_only", "ON"));
         Ok(Self {
             backfill: Arc::new(Backfill::new(readers.clone())),
             writer,
@@ -94,6 +90,16 @@ impl SqliteStore {
         let done = sqlx::raw_sql(sql).execute(&self.writer).await;
         done.expect("changes the file");
     }
+}
+
+/// Connections to a file, which neither ages nor hangs up: none is tested before its use.
+fn pool(max: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .max_lifetime(None)
+        .idle_timeout(None)
 }
 
 /// Creates the file for its owner alone. SQLite gives its WAL the same mode.
