@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::scan::{Room, SCAN_MAX, Scanned, scan};
 use super::{OperationError, Operations};
 use crate::identity::registry::Credential;
-use crate::store::{EventFilter, StoredCheckpoint};
+use crate::store::{EventFilter, SharedStore, StoredCheckpoint};
 
 /// Bytes of the leaves of a page.
 const PAGE_BYTES_MAX: usize = 4 << 20;
@@ -63,17 +63,13 @@ impl Operations {
 
     /// The oldest place that is kept.
     pub(super) async fn kept_from(&self) -> Result<u64, OperationError> {
-        Ok(self.store.pruned().await?.map_or(0, |pruned| pruned.size))
+        kept_from(&self.store).await
     }
 
     /// # Errors
     /// [`OperationError::EventPruned`]: the record of this place is not kept any more.
     pub(super) async fn require_event(&self, place: u64) -> Result<(), OperationError> {
-        let first = self.kept_from().await?;
-        match place < first {
-            true => Err(OperationError::EventPruned { place, first }),
-            false => Ok(()),
-        }
+        require_event(&self.store, place).await
     }
 
     /// The newest checkpoint.
@@ -83,5 +79,19 @@ impl Operations {
     ) -> Result<Option<StoredCheckpoint>, OperationError> {
         self.read(credential, "read_audit").await?;
         Ok(self.store.latest_checkpoint().await?)
+    }
+}
+
+async fn kept_from(store: &SharedStore) -> Result<u64, OperationError> {
+    Ok(store.pruned().await?.map_or(0, |pruned| pruned.size))
+}
+
+/// # Errors
+/// [`OperationError::EventPruned`]: the record of this place is not kept any more.
+pub(super) async fn require_event(store: &SharedStore, place: u64) -> Result<(), OperationError> {
+    let first = kept_from(store).await?;
+    match place < first {
+        true => Err(OperationError::EventPruned { place, first }),
+        false => Ok(()),
     }
 }

@@ -1,9 +1,11 @@
 //! Replay: decisions of the log, made again under a candidate that is not in force.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::audit::require_event;
 use super::policies::{blocking, source_of};
 use super::submission::{Candidate, gates};
 use super::{OperationError, Operations};
@@ -105,7 +107,7 @@ impl Operations {
             tally: Tally::default(),
         };
         let request = AccessRequest::new(EntityUid::action("replay_policy"), self.zone());
-        let mut reader = Reader::new(&self.store, &selection, end);
+        let mut reader = Reader::new(&self.store, &selection, kept..end);
         let mut page = reader.next().await?;
         while let Some(events) = page {
             // The next page is read while this one is decided.
@@ -117,7 +119,7 @@ impl Operations {
             }
             let told = progress.send(Progress {
                 replayed: run.tally.replayed,
-                sequence: reader.reached,
+                sequence: reader.next.saturating_sub(1),
                 end_sequence: end,
             });
             if told.await.is_err() {
@@ -125,8 +127,6 @@ impl Operations {
                 break;
             }
         }
-        // What was pruned meanwhile may have been passed over.
-        self.require_event(kept).await?;
         Ok(Replayed {
             tally: run.tally,
             truncated: reader.truncated,
@@ -149,16 +149,15 @@ struct Reader<'a> {
     selection: &'a Selection,
     filter: EventFilter,
     end: u64,
-    /// The last place that was read.
-    reached: u64,
-    begun: bool,
+    /// The place after the last one that was read.
+    next: u64,
     ended: bool,
     left: u64,
     truncated: bool,
 }
 
 impl<'a> Reader<'a> {
-    fn new(store: &'a SharedStore, selection: &'a Selection, end: u64) -> Self {
+    fn new(store: &'a SharedStore, selection: &'a Selection, places: Range<u64>) -> Self {
         let filter = EventFilter {
             types: vec![EventType::Decision.as_str().to_owned()],
             with_inputs: true,
@@ -168,28 +167,29 @@ impl<'a> Reader<'a> {
             store,
             selection,
             filter,
-            end,
-            reached: 0,
-            begun: false,
+            end: places.end,
+            next: places.start,
             ended: false,
             left: selection.decisions_max,
             truncated: false,
         }
     }
 
-    async fn next(&mut self) -> Result<Option<Vec<StoredEvent>>, StoreError> {
+    /// # Errors
+    /// [`OperationError::EventPruned`]: records were pruned before they were read.
+    async fn next(&mut self) -> Result<Option<Vec<StoredEvent>>, OperationError> {
         if self.ended {
             return Ok(None);
         }
-        let first = self.reached + u64::from(self.begun);
-        let places = first..u64::MAX;
+        let places = self.next..u64::MAX;
         let events = self.store.list(&self.filter, places, false, PAGE).await;
         let mut events = events?;
-        self.begun = true;
+        // Asked after the look, which may have passed over what was pruned meanwhile.
+        require_event(self.store, self.next).await?;
         let full = events.len() == PAGE as usize;
         let last = events.last().map(|event| event.sequence);
         self.ended = !full || last.is_none_or(|last| last >= self.end);
-        self.reached = last.unwrap_or(self.reached);
+        self.next = last.map_or(self.next, |last| last + 1);
         events.retain(|event| {
             event.sequence < self.end && self.selection.takes(event.columns.event_id)
         });
@@ -352,4 +352,65 @@ pub(crate) fn selection(
             decisions_max
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::audit::{Audit, Record};
+    use crate::model::Event;
+    use crate::store::sqlite::SqliteStore;
+    use crate::store::{AuditStore as _, Store as _};
+
+    /// Three pages of decisions.
+    async fn log(folder: &std::path::Path) -> Arc<SqliteStore> {
+        let store = SqliteStore::open(&folder.join("zta.db")).await;
+        let store = Arc::new(store.expect("opens"));
+        store.migrate().await.expect("migrates");
+        store.ensure_log(Uuid::nil()).await.expect("a log");
+        let (audit, sequencer) = Audit::new(Uuid::nil(), Arc::clone(&store) as _);
+        tokio::spawn(sequencer.run());
+        for _ in 0..3 * PAGE / 256 {
+            let event = || {
+                let (log, id, time) = (Uuid::nil(), Uuid::new_v4(), OffsetDateTime::UNIX_EPOCH);
+                let event = Event::new(EventType::Decision, log, id, time);
+                Record::prepare(event, None).expect("an event")
+            };
+            let events = std::iter::repeat_with(event).take(256).collect();
+            let appended = audit.append_all(events, 0, None).await;
+            appended.expect("on record");
+        }
+        store
+    }
+
+    #[tokio::test]
+    async fn a_page_below_which_records_are_pruned_is_whole_and_one_that_they_were_of_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = log(folder.path()).await;
+        let shared: SharedStore = Arc::clone(&store) as _;
+        let selection = selection(EventFilter::default(), 1.0, DECISIONS_MAX).expect("all");
+        let page = u64::from(PAGE);
+        let mut reader = Reader::new(&shared, &selection, 0..3 * page);
+        let first = reader.next().await.expect("a page").expect("decisions");
+        assert_eq!(first.len(), PAGE as usize);
+
+        store
+            .intrude("INSERT INTO audit_pruned VALUES (2048, '', '00000000-0000-0000-0000-000000000000')")
+            .await;
+        let second = reader.next().await.expect("a page").expect("decisions");
+        assert_eq!(second.first().map(|event| event.sequence), Some(page));
+
+        store
+            .intrude("INSERT INTO audit_pruned VALUES (4352, '', '00000000-0000-0000-0000-000000000000')")
+            .await;
+        let third = reader.next().await.map(|page| page.map(|page| page.len()));
+        let overtaken = matches!(
+            third,
+            Err(OperationError::EventPruned { place, first: 4352 }) if place == 2 * page
+        );
+        assert!(overtaken, "{third:?}");
+    }
 }
