@@ -2,7 +2,8 @@
 //! stands in `zta/v1/error_reason.proto`. The one place that maps them.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -13,6 +14,7 @@ use crate::identity::challenge::ChallengeError;
 use crate::identity::registry::AuthenticationError;
 use crate::identity::token::TokenError;
 use crate::model::proposal::OPEN_MAX;
+use crate::model::repeats::Repeats;
 use crate::model::{AgentState, Conflict, Decision, Standing};
 use crate::operations::OperationError;
 use crate::pdp::PdpError;
@@ -162,10 +164,19 @@ impl From<PdpError> for Status {
             // the writer has put its own.
             PdpError::Append(_) => unrecorded(),
             PdpError::Store(_) => {
-                tracing::error!(error = %message, "the store is not available");
+                say_unavailable(&message);
                 unrecorded()
             }
         }
+    }
+}
+
+/// Puts an outage of the store into the log, not once for each call of it.
+fn say_unavailable(message: &str) {
+    static OUTAGE: Mutex<Repeats> = Mutex::new(Repeats::new());
+    let mut outage = OUTAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(unsaid) = outage.admit(message, 1, Instant::now()) {
+        tracing::error!(unsaid, error = %message, "the store is not available");
     }
 }
 

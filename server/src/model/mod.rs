@@ -14,6 +14,7 @@ pub mod party;
 pub mod principal;
 pub mod proposal;
 pub mod redaction;
+pub mod repeats;
 pub mod replica;
 pub mod request;
 pub mod revision;
