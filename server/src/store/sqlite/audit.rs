@@ -47,12 +47,32 @@ impl Drop for SqliteTx {
             (State::Committed, _) => {}
             // The pool has no other connection: the next user waits, so it never meets the
             // open transaction.
-            (State::Open, Ok(runtime)) => drop(runtime.spawn(async move {
-                if execute(&mut connection, "ROLLBACK").await.is_err() {
-                    connection.close_on_drop();
-                }
-            })),
+            (State::Open, Ok(runtime)) => {
+                let mut unclean = Unclean(Some(connection));
+                runtime.spawn(async move { unclean.roll_back().await });
+            }
             (State::Open | State::Broken, _) => connection.close_on_drop(),
+        }
+    }
+}
+
+/// A connection that does not go back to its pool before its transaction has ended.
+struct Unclean(Option<PoolConnection<Sqlite>>);
+
+impl Unclean {
+    async fn roll_back(&mut self) {
+        if let Some(connection) = &mut self.0
+            && execute(connection, "ROLLBACK").await.is_ok()
+        {
+            drop(self.0.take());
+        }
+    }
+}
+
+impl Drop for Unclean {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.0 {
+            connection.close_on_drop();
         }
     }
 }
@@ -186,6 +206,7 @@ impl AuditStore for SqliteStore {
         event_ids: &[Uuid],
         since: u64,
     ) -> Result<(Box<dyn AuditTx>, Vec<Uuid>), StoreError> {
+        self.file.is_there()?;
         let connection = self.writer.acquire().await.map_err(translate)?;
         // Before BEGIN, so that a call that is dropped here leaves no transaction.
         let mut tx = Box::new(SqliteTx {
@@ -249,7 +270,6 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::audit::Record;
     use crate::model::{Event, EventType};
     use crate::store::Store as _;
 
@@ -271,7 +291,12 @@ mod tests {
 
         let id = Uuid::new_v4();
         let event = Event::new(EventType::Decision, id, id, OffsetDateTime::UNIX_EPOCH);
-        let event = Record::prepare(event, None).expect("an event");
+        let event = PreparedEvent {
+            leaf: event.leaf().expect("a leaf"),
+            leaf_hash: [0; 32],
+            columns: event.into_columns(),
+            inputs: None,
+        };
         for _ in 0..3 {
             let (mut tx, _) = store.begin_with(&[], 0).await.expect("begins");
             let events = std::slice::from_ref(&event);
@@ -290,5 +315,29 @@ mod tests {
         drop(tx);
         assert_eq!(store.find(id).await.expect("looks"), None);
         assert!(!kept(&store).await, "kept, though SQLite had failed on it");
+    }
+
+    /// As SQLite does it by itself where the disk fails, also under a SELECT.
+    #[tokio::test]
+    async fn a_connection_on_which_sqlite_ended_a_transaction_is_used_no_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join("zta.db")).await;
+        let store = store.expect("opens");
+        store.migrate().await.expect("migrates");
+        store.ensure_log(Uuid::nil()).await.expect("a log");
+        for pool in [&store.readers, &store.writer] {
+            let mut tx = pool.begin().await.expect("begins");
+            let ended = sqlx::raw_sql("ROLLBACK").execute(&mut *tx).await;
+            ended.expect("ends");
+            drop(tx);
+            let mut tx = pool.begin().await.expect("begins again");
+            let read = read_head(&mut tx, READ_HEAD).await;
+            assert_eq!(read.expect("the head").epoch, 0);
+            drop(tx);
+        }
+        store.intrude("UPDATE log_head SET epoch = 7").await;
+        for _ in 0..3 {
+            assert_eq!(store.head().await.expect("the head").epoch, 7);
+        }
     }
 }

@@ -8,6 +8,7 @@ mod certificates;
 mod changes;
 mod entities;
 mod events;
+mod file;
 mod instances;
 mod parties;
 mod policy;
@@ -26,11 +27,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row as _, SqlitePool};
+use sqlx::{Connection as _, Row as _, SqlitePool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use backfill::Backfill;
+use file::DatabaseFile;
 
 use super::value::{corrupt, no_head, refuse_nul};
 use super::{BlobStore, Store, StoreError};
@@ -51,6 +53,7 @@ const ROWS_BUFFERED: usize = 256;
 /// The embedded store.
 #[derive(Debug)]
 pub struct SqliteStore {
+    file: DatabaseFile,
     writer: SqlitePool,
     readers: SqlitePool,
     backfill: Arc<Backfill>,
@@ -62,9 +65,7 @@ impl SqliteStore {
     /// # Errors
     /// When the file cannot be opened as a database.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        private_file(path).map_err(|e| {
-            StoreError::Unavailable(format!("cannot open `{}`: {e}", path.display()))
-        })?;
+        let file = DatabaseFile::open(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -78,6 +79,7 @@ impl SqliteStore {
             .map_err(translate)?;
         let readers = pool(READERS_MAX).connect_lazy_with(options.pragma("query_only", "ON"));
         Ok(Self {
+            file,
             backfill: Arc::new(Backfill::new(readers.clone())),
             writer,
             readers,
@@ -100,17 +102,17 @@ fn pool(max: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
         .max_lifetime(None)
         .idle_timeout(None)
-}
-
-/// Creates the file for its owner alone. SQLite gives its WAL the same mode.
-fn private_file(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
+        // Where SQLite itself ended a transaction, sqlx's count of it stays wrong, and all that
+        // is read afterwards would be of one moment, for ever.
+        .after_release(|connection, _| {
+            Box::pin(async {
+                if connection.is_in_transaction() {
+                    // Of a rollback under way this is the end.
+                    connection.ping().await?;
+                }
+                Ok(!connection.is_in_transaction())
+            })
+        })
 }
 
 #[async_trait]

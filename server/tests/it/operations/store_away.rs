@@ -138,3 +138,19 @@ async fn a_full_disk_allows_nothing_and_room_brings_it_back() {
     limit("unlimited");
     recovers(&server, &research).await;
 }
+
+/// With a WAL, SQLite goes on writing into a file that has no name any more.
+#[tokio::test]
+async fn a_database_that_was_moved_or_replaced_takes_no_decision() {
+    let server = Setup::sqlite().start().await;
+    let research = server.agent("research", &["researcher"]).await;
+    allowed(&research, call("web_search")).await;
+    let (file, aside) = (server.data().join("zta.db"), server.data().join("aside"));
+    std::fs::rename(&file, &aside).expect("moves it");
+    nothing_is_allowed(&server, &research).await;
+    // Somebody puts an older state back.
+    std::fs::copy(&aside, &file).expect("replaces it");
+    nothing_is_allowed(&server, &research).await;
+    std::fs::rename(&aside, &file).expect("puts it back");
+    recovers(&server, &research).await;
+}
