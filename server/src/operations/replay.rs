@@ -151,6 +151,7 @@ struct Reader<'a> {
     end: u64,
     /// The place after the last one that was read.
     next: u64,
+    begun: bool,
     ended: bool,
     left: u64,
     truncated: bool,
@@ -169,6 +170,7 @@ impl<'a> Reader<'a> {
             filter,
             end: places.end,
             next: places.start,
+            begun: false,
             ended: false,
             left: selection.decisions_max,
             truncated: false,
@@ -181,11 +183,18 @@ impl<'a> Reader<'a> {
         if self.ended {
             return Ok(None);
         }
-        let places = self.next..u64::MAX;
-        let events = self.store.list(&self.filter, places, false, PAGE).await;
-        let mut events = events?;
-        // Asked after the look, which may have passed over what was pruned meanwhile.
-        require_event(self.store, self.next).await?;
+        let mut events = loop {
+            let places = self.next..u64::MAX;
+            let events = self.store.list(&self.filter, places, false, PAGE).await?;
+            // Asked after the look, which may have passed over what was pruned meanwhile.
+            match require_event(self.store, self.next).await {
+                Ok(()) => break events,
+                // Nothing was decided yet: it begins with what is kept by now.
+                Err(OperationError::EventPruned { first, .. }) if !self.begun => self.next = first,
+                Err(error) => return Err(error),
+            }
+        };
+        self.begun = true;
         let full = events.len() == PAGE as usize;
         let last = events.last().map(|event| event.sequence);
         self.ended = !full || last.is_none_or(|last| last >= self.end);
@@ -412,5 +421,10 @@ mod tests {
             Err(OperationError::EventPruned { place, first: 4352 }) if place == 2 * page
         );
         assert!(overtaken, "{third:?}");
+
+        // One that has not begun begins with what is kept.
+        let mut reader = Reader::new(&shared, &selection, 0..3 * page);
+        let first = reader.next().await.expect("a page").expect("decisions");
+        assert_eq!(first.first().map(|event| event.sequence), Some(4352));
     }
 }
