@@ -174,8 +174,11 @@ impl From<PdpError> for Status {
 /// Puts an outage of the store into the log, not once for each call of it.
 fn say_unavailable(message: &str) {
     static OUTAGE: Mutex<Repeats> = Mutex::new(Repeats::new());
-    let mut outage = OUTAGE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(unsaid) = outage.admit(message, 1, Instant::now()) {
+    let admitted = {
+        let mut outage = OUTAGE.lock().unwrap_or_else(PoisonError::into_inner);
+        outage.admit(message, 1, Instant::now())
+    };
+    if let Some(unsaid) = admitted {
         tracing::error!(unsaid, error = %message, "the store is not available");
     }
 }
