@@ -372,14 +372,10 @@ mod tests {
     use crate::audit::{Audit, Record};
     use crate::model::Event;
     use crate::store::sqlite::SqliteStore;
-    use crate::store::{AuditStore as _, Store as _};
 
     /// Three pages of decisions.
     async fn log(folder: &std::path::Path) -> Arc<SqliteStore> {
-        let store = SqliteStore::open(&folder.join("zta.db")).await;
-        let store = Arc::new(store.expect("opens"));
-        store.migrate().await.expect("migrates");
-        store.ensure_log(Uuid::nil()).await.expect("a log");
+        let store = Arc::new(SqliteStore::with_log(folder).await);
         let (audit, sequencer) = Audit::new(Uuid::nil(), Arc::clone(&store) as _);
         tokio::spawn(sequencer.run());
         for _ in 0..3 * PAGE / 256 {

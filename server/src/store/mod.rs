@@ -156,7 +156,8 @@ pub trait AuditTx: Send {
     /// Moves the head and commits.
     ///
     /// # Errors
-    /// [`StoreError::CommitUnknown`] when the connection died around COMMIT.
+    /// [`StoreError::CommitUnknown`] when the connection died around COMMIT. After any other one
+    /// nothing may be answered, though what was written can stand in the log all the same.
     async fn commit(self: Box<Self>, head: &LogHead) -> Result<(), StoreError>;
 }
 

@@ -21,9 +21,7 @@ struct Log {
 impl Log {
     async fn new(events: u64) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = open(&folder).await;
-        store.migrate().await.expect("migrates");
-        store.ensure_log(Uuid::nil()).await.expect("a log");
+        let store: SharedStore = Arc::new(SqliteStore::with_log(folder.path()).await);
         let (audit, sequencer) = Audit::new(Uuid::nil(), Arc::clone(&store));
         tokio::spawn(sequencer.run());
         let key = SoftwareKey::generate(KeyAlgorithm::Ed25519).expect("a key");

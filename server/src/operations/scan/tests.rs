@@ -32,10 +32,7 @@ fn second(place: u64) -> i64 {
 
 /// A log of 600 events: a rare actor at few places, everybody else elsewhere.
 async fn log(folder: &std::path::Path) -> SharedStore {
-    let store = SqliteStore::open(&folder.join("zta.db")).await;
-    let store: SharedStore = Arc::new(store.expect("opens"));
-    store.migrate().await.expect("migrates");
-    store.ensure_log(Uuid::nil()).await.expect("a log");
+    let store: SharedStore = Arc::new(SqliteStore::with_log(folder).await);
     let (audit, sequencer) = Audit::new(Uuid::nil(), Arc::clone(&store));
     tokio::spawn(sequencer.run());
     for place in 0..600 {

@@ -8,6 +8,7 @@ use sqlx::{Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::backfill::Backfill;
+use super::files::DatabaseFiles;
 use super::{SqliteStore, events, translate};
 use crate::model::{Change, Conflict};
 use crate::store::value::{
@@ -23,40 +24,30 @@ use crate::store::{
 /// SQLite rolls back; one that is dropped between statements is rolled back, and the
 /// connection kept, with its pages and statements.
 struct SqliteTx {
-    /// `None` once it is given back.
-    connection: Option<PoolConnection<Sqlite>>,
+    connection: Unclean,
+    files: Arc<DatabaseFiles>,
     backfill: Arc<Backfill>,
     head: LogHead,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
     /// A statement is under way, or failed.
-    Broken,
-    Committed,
+    busy: bool,
 }
 
 impl Drop for SqliteTx {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else {
+        let mut connection = Unclean(self.connection.0.take());
+        if self.busy || connection.0.is_none() {
             return;
-        };
-        match (self.state, tokio::runtime::Handle::try_current()) {
-            (State::Committed, _) => {}
-            // The pool has no other connection: the next user waits, so it never meets the
-            // open transaction.
-            (State::Open, Ok(runtime)) => {
-                let mut unclean = Unclean(Some(connection));
-                runtime.spawn(async move { unclean.roll_back().await });
-            }
-            (State::Open | State::Broken, _) => connection.close_on_drop(),
+        }
+        // The pool has no other connection: the next user waits, so it never meets the open
+        // transaction.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { connection.roll_back().await });
         }
     }
 }
 
-/// A connection that does not go back to its pool before its transaction has ended.
+/// The connection of a transaction, until that has ended well: `None` from then on. Dropped
+/// before, it is closed.
 struct Unclean(Option<PoolConnection<Sqlite>>);
 
 impl Unclean {
@@ -64,7 +55,7 @@ impl Unclean {
         if let Some(connection) = &mut self.0
             && execute(connection, "ROLLBACK").await.is_ok()
         {
-            drop(self.0.take());
+            self.0 = None;
         }
     }
 }
@@ -97,7 +88,7 @@ impl AuditTx for SqliteTx {
             execute(connection, "ROLLBACK TO change").await?;
         }
         execute(connection, "RELEASE change").await?;
-        self.state = State::Open;
+        self.busy = false;
         Ok(applied)
     }
 
@@ -111,7 +102,7 @@ impl AuditTx for SqliteTx {
         let log_id = self.head.log_id.to_string();
         let connection = self.start()?;
         events::insert(connection, &log_id, first, events).await?;
-        self.state = State::Open;
+        self.busy = false;
         Ok(())
     }
 
@@ -129,24 +120,26 @@ impl AuditTx for SqliteTx {
         .execute(&mut *connection)
         .await
         .map_err(|e| StoreError::CommitUnknown(e.to_string()))?;
-        self.state = State::Committed;
+        self.connection.0 = None;
         let events = head.size.saturating_sub(self.head.size);
         self.backfill.committed(events as usize);
-        Ok(())
+        // Written, but where nobody finds it: then nothing is answered.
+        self.files.require()
     }
 }
 
 impl SqliteTx {
-    /// The connection for some statements. Until the state is set again, by one who
-    /// saw them all end well, the transaction cannot go on.
+    /// The connection for some statements. Until one who saw them all end well says that it
+    /// is not busy any more, the transaction cannot go on.
     fn start(&mut self) -> Result<&mut SqliteConnection, StoreError> {
-        if self.state != State::Open {
+        if self.busy {
             return Err(StoreError::Unavailable(
                 "the transaction failed before".to_owned(),
             ));
         }
-        self.state = State::Broken;
+        self.busy = true;
         self.connection
+            .0
             .as_deref_mut()
             .ok_or_else(|| StoreError::Unavailable("the connection is gone".to_owned()))
     }
@@ -206,11 +199,12 @@ impl AuditStore for SqliteStore {
         event_ids: &[Uuid],
         since: u64,
     ) -> Result<(Box<dyn AuditTx>, Vec<Uuid>), StoreError> {
-        self.file.is_there()?;
+        self.files.require()?;
         let connection = self.writer.acquire().await.map_err(translate)?;
         // Before BEGIN, so that a call that is dropped here leaves no transaction.
         let mut tx = Box::new(SqliteTx {
-            connection: Some(connection),
+            connection: Unclean(Some(connection)),
+            files: Arc::clone(&self.files),
             backfill: Arc::clone(&self.backfill),
             head: LogHead {
                 log_id: Uuid::nil(),
@@ -218,7 +212,7 @@ impl AuditStore for SqliteStore {
                 frontier: Vec::new(),
                 epoch: 0,
             },
-            state: State::Open,
+            busy: false,
         });
         let connection = tx.start()?;
         let head = read_head(connection, BEGIN).await?;
@@ -227,7 +221,7 @@ impl AuditStore for SqliteStore {
             ids => events::present(connection, ids, since).await?,
         };
         tx.head = head;
-        tx.state = State::Open;
+        tx.busy = false;
         Ok((tx, present))
     }
 
@@ -271,7 +265,17 @@ mod tests {
 
     use super::*;
     use crate::model::{Event, EventType};
-    use crate::store::Store as _;
+
+    fn event(id: Uuid) -> PreparedEvent {
+        let (kind, log, time) = (EventType::Decision, Uuid::nil(), OffsetDateTime::UNIX_EPOCH);
+        let event = Event::new(kind, log, id, time);
+        PreparedEvent {
+            leaf: event.leaf().expect("a leaf"),
+            leaf_hash: [0; 32],
+            columns: event.into_columns(),
+            inputs: None,
+        }
+    }
 
     async fn kept(store: &SqliteStore) -> bool {
         let sql = "SELECT count(*) FROM sqlite_temp_master WHERE name = 'kept'";
@@ -283,20 +287,11 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_transaction_keeps_its_connection_and_a_failed_one_does_not() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = SqliteStore::open(&folder.path().join("zta.db")).await;
-        let store = store.expect("opens");
-        store.migrate().await.expect("migrates");
-        store.ensure_log(Uuid::nil()).await.expect("a log");
+        let store = SqliteStore::with_log(folder.path()).await;
         store.intrude("CREATE TEMP TABLE kept (x)").await;
 
         let id = Uuid::new_v4();
-        let event = Event::new(EventType::Decision, id, id, OffsetDateTime::UNIX_EPOCH);
-        let event = PreparedEvent {
-            leaf: event.leaf().expect("a leaf"),
-            leaf_hash: [0; 32],
-            columns: event.into_columns(),
-            inputs: None,
-        };
+        let event = event(id);
         for _ in 0..3 {
             let (mut tx, _) = store.begin_with(&[], 0).await.expect("begins");
             let events = std::slice::from_ref(&event);
@@ -317,14 +312,36 @@ mod tests {
         assert!(!kept(&store).await, "kept, though SQLite had failed on it");
     }
 
+    #[tokio::test]
+    async fn a_commit_to_a_file_that_is_gone_is_no_answer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::with_log(folder.path()).await;
+        let id = Uuid::new_v4();
+        let (mut tx, _) = store.begin_with(&[], 0).await.expect("begins");
+        tx.insert(0, &[event(id)]).await.expect("inserts");
+        let head = LogHead {
+            size: 1,
+            ..tx.head().clone()
+        };
+        let (file, aside) = ("zta.db-wal", "aside");
+        let rename = |from, to| std::fs::rename(folder.path().join(from), folder.path().join(to));
+        rename(file, aside).expect("moves it");
+        let done = tx.commit(&head).await;
+        assert!(matches!(done, Err(StoreError::Unavailable(_))), "{done:?}");
+        let begun = store.begin_with(&[], 0).await.map(|_| ());
+        assert!(
+            matches!(begun, Err(StoreError::Unavailable(_))),
+            "{begun:?}"
+        );
+        rename(aside, file).expect("puts it back");
+        assert_eq!(store.find(id).await.expect("looks"), Some(0));
+    }
+
     /// As SQLite does it by itself where the disk fails, also under a SELECT.
     #[tokio::test]
     async fn a_connection_on_which_sqlite_ended_a_transaction_is_used_no_more() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = SqliteStore::open(&folder.path().join("zta.db")).await;
-        let store = store.expect("opens");
-        store.migrate().await.expect("migrates");
-        store.ensure_log(Uuid::nil()).await.expect("a log");
+        let store = SqliteStore::with_log(folder.path()).await;
         for pool in [&store.readers, &store.writer] {
             let mut tx = pool.begin().await.expect("begins");
             let ended = sqlx::raw_sql("ROLLBACK").execute(&mut *tx).await;

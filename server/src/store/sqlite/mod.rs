@@ -8,7 +8,7 @@ mod certificates;
 mod changes;
 mod entities;
 mod events;
-mod file;
+mod files;
 mod instances;
 mod parties;
 mod policy;
@@ -27,15 +27,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection as _, Row as _, SqlitePool};
+use sqlx::{Connection as _, Executor as _, Row as _, SqlitePool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use backfill::Backfill;
-use file::DatabaseFile;
+use files::DatabaseFiles;
 
 use super::value::{corrupt, no_head, refuse_nul};
-use super::{BlobStore, Store, StoreError};
+use super::{BlobStore, Store, StoreError, TILE_WIDTH};
 use crate::model::canonical::list_text;
 use crate::model::event::time_text;
 
@@ -48,12 +48,12 @@ const READERS_MAX: u32 = 4;
 
 /// Rows that SQLite's thread hands over before it waits for the one who asked: a tile's leaf
 /// hashes, without a switch of threads for every few of them.
-const ROWS_BUFFERED: usize = 256;
+const ROWS_BUFFERED: usize = TILE_WIDTH as usize;
 
 /// The embedded store.
 #[derive(Debug)]
 pub struct SqliteStore {
-    file: DatabaseFile,
+    files: Arc<DatabaseFiles>,
     writer: SqlitePool,
     readers: SqlitePool,
     backfill: Arc<Backfill>,
@@ -65,7 +65,7 @@ impl SqliteStore {
     /// # Errors
     /// When the file cannot be opened as a database.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = DatabaseFile::open(path)?;
+        let files = Arc::new(DatabaseFiles::create(path)?);
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -73,17 +73,39 @@ impl SqliteStore {
             .foreign_keys(true)
             .row_buffer_size(ROWS_BUFFERED)
             .busy_timeout(Duration::from_secs(5));
+        let opened = Arc::clone(&files);
         let writer = pool(1)
+            .after_connect(move |connection, _| {
+                let opened = Arc::clone(&opened);
+                Box::pin(async move {
+                    // What is read first opens the WAL.
+                    connection.execute("SELECT 1 FROM sqlite_schema").await?;
+                    opened.were_opened();
+                    Ok(())
+                })
+            })
             .connect_with(backfill::bounded(options.clone()))
             .await
             .map_err(translate)?;
         let readers = pool(READERS_MAX).connect_lazy_with(options.pragma("query_only", "ON"));
         Ok(Self {
-            file,
+            files,
             backfill: Arc::new(Backfill::new(readers.clone())),
             writer,
             readers,
         })
+    }
+
+    /// An empty log in a folder.
+    #[cfg(test)]
+    pub(crate) async fn with_log(folder: &Path) -> Self {
+        let store = Self::open(&folder.join("zta.db")).await.expect("opens");
+        store.migrate().await.expect("migrates");
+        let log_id = uuid::Uuid::nil();
+        super::AuditStore::ensure_log(&store, log_id)
+            .await
+            .expect("a log");
+        store
     }
 
     /// Somebody with the file in their hands.

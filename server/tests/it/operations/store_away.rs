@@ -11,7 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 use zta_client::{Client, Guard};
 
 use crate::support::http::{anonymous, get};
-use crate::support::rpc::{allowed, authorize, call};
+use crate::support::rpc::{allowed, authorize, call, event};
 use crate::support::{Database, Server, Setup, eventually};
 
 /// With the store away every door says so, and no tool runs.
@@ -139,18 +139,35 @@ async fn a_full_disk_allows_nothing_and_room_brings_it_back() {
     recovers(&server, &research).await;
 }
 
-/// With a WAL, SQLite goes on writing into a file that has no name any more.
+/// With a WAL, SQLite goes on writing into files that have no name any more.
 #[tokio::test]
 async fn a_database_that_was_moved_or_replaced_takes_no_decision() {
     let server = Setup::sqlite().start().await;
     let research = server.agent("research", &["researcher"]).await;
     allowed(&research, call("web_search")).await;
-    let (file, aside) = (server.data().join("zta.db"), server.data().join("aside"));
-    std::fs::rename(&file, &aside).expect("moves it");
+    for name in ["zta.db", "zta.db-wal", "zta.db-shm"] {
+        let (file, aside) = (server.data().join(name), server.data().join("aside"));
+        std::fs::rename(&file, &aside).expect("moves it");
+        nothing_is_allowed(&server, &research).await;
+        // Somebody puts an older state back.
+        std::fs::copy(&aside, &file).expect("replaces it");
+        nothing_is_allowed(&server, &research).await;
+        std::fs::rename(&aside, &file).expect("puts it back");
+        recovers(&server, &research).await;
+    }
+}
+
+/// As the error says: whoever ends the server in order loses nothing.
+#[tokio::test]
+async fn a_deleted_wal_loses_nothing_that_was_answered() {
+    let mut server = Setup::sqlite().start().await;
+    let research = server.agent("research", &["researcher"]).await;
+    let answered = allowed(&research, call("web_search")).await;
+    std::fs::remove_file(server.data().join("zta.db-wal")).expect("deletes it");
     nothing_is_allowed(&server, &research).await;
-    // Somebody puts an older state back.
-    std::fs::copy(&aside, &file).expect("replaces it");
-    nothing_is_allowed(&server, &research).await;
-    std::fs::rename(&aside, &file).expect("puts it back");
-    recovers(&server, &research).await;
+    assert!(server.stop().await.success());
+    server.start().await;
+    let kept = event(&server.admin(), answered.sequence).await;
+    assert_eq!(kept["id"], answered.decision_id);
+    server.assert_verifies();
 }
