@@ -226,6 +226,8 @@ impl AuditStore for SqliteStore {
     }
 
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError> {
+        // It decides whether something is answered, as a commit does.
+        self.files.require()?;
         // On the writer connection: whatever it was doing has ended when we get it.
         let row = sqlx::query("SELECT sequence FROM audit_events WHERE event_id = $1")
             .bind(event_id.to_string())
@@ -332,6 +334,11 @@ mod tests {
         assert!(
             matches!(begun, Err(StoreError::Unavailable(_))),
             "{begun:?}"
+        );
+        let found = store.find(id).await;
+        assert!(
+            matches!(found, Err(StoreError::Unavailable(_))),
+            "{found:?}"
         );
         rename(aside, file).expect("puts it back");
         assert_eq!(store.find(id).await.expect("looks"), Some(0));
