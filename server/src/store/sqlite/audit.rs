@@ -7,7 +7,6 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use super::backfill::Backfill;
 use super::files::DatabaseFiles;
 use super::{SqliteStore, events, translate};
 use crate::model::{Change, Conflict};
@@ -26,7 +25,6 @@ use crate::store::{
 struct SqliteTx {
     connection: Unclean,
     files: Arc<DatabaseFiles>,
-    backfill: Arc<Backfill>,
     head: LogHead,
     /// A statement is under way, or failed.
     busy: bool,
@@ -121,8 +119,6 @@ impl AuditTx for SqliteTx {
         .await
         .map_err(|e| StoreError::CommitUnknown(e.to_string()))?;
         self.connection.0 = None;
-        let events = head.size.saturating_sub(self.head.size);
-        self.backfill.committed(events as usize);
         // Written, but where nobody finds it: then nothing is answered.
         self.files.require()
     }
@@ -183,7 +179,7 @@ impl AuditStore for SqliteStore {
              ON CONFLICT (one) DO NOTHING",
         )
         .bind(log_id.to_string())
-        .execute(&self.writer)
+        .execute(&mut *self.writer().await?)
         .await
         .map_err(translate)?;
         self.head().await
@@ -199,13 +195,11 @@ impl AuditStore for SqliteStore {
         event_ids: &[Uuid],
         since: u64,
     ) -> Result<(Box<dyn AuditTx>, Vec<Uuid>), StoreError> {
-        self.files.require()?;
-        let connection = self.writer.acquire().await.map_err(translate)?;
+        let connection = self.writer().await?;
         // Before BEGIN, so that a call that is dropped here leaves no transaction.
         let mut tx = Box::new(SqliteTx {
             connection: Unclean(Some(connection)),
             files: Arc::clone(&self.files),
-            backfill: Arc::clone(&self.backfill),
             head: LogHead {
                 log_id: Uuid::nil(),
                 size: 0,
@@ -226,14 +220,14 @@ impl AuditStore for SqliteStore {
     }
 
     async fn find(&self, event_id: Uuid) -> Result<Option<u64>, StoreError> {
-        // It decides whether something is answered, as a commit does.
-        self.files.require()?;
         // On the writer connection: whatever it was doing has ended when we get it.
         let row = sqlx::query("SELECT sequence FROM audit_events WHERE event_id = $1")
             .bind(event_id.to_string())
-            .fetch_optional(&self.writer)
+            .fetch_optional(&mut *self.writer().await?)
             .await
             .map_err(translate)?;
+        // It decides whether something is answered, as a commit does.
+        self.files.require()?;
         row.map(|r| unsigned(r.try_get(0).map_err(translate)?))
             .transpose()
     }

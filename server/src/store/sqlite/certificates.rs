@@ -41,7 +41,7 @@ impl CertificateStore for SqliteStore {
     async fn forget_certificates(&self, time: OffsetDateTime) -> Result<u64, StoreError> {
         let done = sqlx::query("DELETE FROM certificates WHERE not_after < $1")
             .bind(time_text(time))
-            .execute(&self.writer)
+            .execute(&mut *self.writer().await?)
             .await
             .map_err(translate)?;
         Ok(done.rows_affected())

@@ -6,7 +6,6 @@
 
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use crate::store::StoreError;
 
@@ -16,12 +15,11 @@ type Id = Option<(u64, u64)>;
 /// What SQLite appends to a database's path: itself, its WAL, the index of that.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
-/// Which files the writer has open. The database itself is the same as long as the process
-/// lives.
+/// Which files are open: the same as long as the store is, because a connection always is.
 #[derive(Debug)]
 pub(super) struct DatabaseFiles {
     paths: [PathBuf; SUFFIXES.len()],
-    opened: Mutex<[Id; SUFFIXES.len()]>,
+    opened: [Id; SUFFIXES.len()],
 }
 
 impl DatabaseFiles {
@@ -43,25 +41,21 @@ impl DatabaseFiles {
         };
         Ok(Self {
             paths: SUFFIXES.map(beside),
-            opened: Mutex::new([Some((found.dev(), found.ino())), None, None]),
+            opened: [Some((found.dev(), found.ino())), None, None],
         })
     }
 
-    /// The writer has just opened what stands beside the database. The last connection that
-    /// closes takes both with it, so they may be others than before; such as do not belong
-    /// together SQLite refuses by itself.
-    pub(super) fn were_opened(&self) {
+    /// The first connection has opened what stands beside the database.
+    pub(super) fn were_opened(&mut self) {
         let found = self.found();
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened[1..].copy_from_slice(&found[1..]);
+        self.opened[1..].copy_from_slice(&found[1..]);
     }
 
     /// # Errors
     /// [`StoreError::Unavailable`]: one of the files that were opened is not there any more.
     pub(super) fn require(&self) -> Result<(), StoreError> {
         let found = self.found();
-        let opened = *self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut files = self.paths.iter().zip(opened.iter().zip(&found));
+        let mut files = self.paths.iter().zip(self.opened.iter().zip(&found));
         match files.find(|(_, (opened, found))| opened.is_none() || opened != found) {
             None => Ok(()),
             Some((path, _)) => Err(StoreError::Unavailable(format!(

@@ -26,10 +26,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection as _, Executor as _, Row as _, SqlitePool};
+use sqlx::{Connection as _, Executor as _, Row as _, Sqlite, SqliteConnection, SqlitePool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
 
 use backfill::Backfill;
 use files::DatabaseFiles;
@@ -56,7 +58,7 @@ pub struct SqliteStore {
     files: Arc<DatabaseFiles>,
     writer: SqlitePool,
     readers: SqlitePool,
-    backfill: Arc<Backfill>,
+    backfill: Backfill,
 }
 
 impl SqliteStore {
@@ -65,7 +67,7 @@ impl SqliteStore {
     /// # Errors
     /// When the file cannot be opened as a database.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let files = Arc::new(DatabaseFiles::create(path)?);
+        let mut files = DatabaseFiles::create(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -73,26 +75,36 @@ impl SqliteStore {
             .foreign_keys(true)
             .row_buffer_size(ROWS_BUFFERED)
             .busy_timeout(Duration::from_secs(5));
-        let opened = Arc::clone(&files);
+        let written = Arc::new(Notify::new());
+        let given_back = Arc::clone(&written);
         let writer = pool(1)
-            .after_connect(move |connection, _| {
-                let opened = Arc::clone(&opened);
-                Box::pin(async move {
-                    // What is read first opens the WAL.
-                    connection.execute("SELECT 1 FROM sqlite_schema").await?;
-                    opened.were_opened();
-                    Ok(())
-                })
+            .after_release(move |connection, _| {
+                given_back.notify_one();
+                Box::pin(is_clean(connection))
             })
-            .connect_with(backfill::bounded(options.clone()))
+            .connect_with(backfill::copied_by_another(options.clone()))
             .await
             .map_err(translate)?;
-        let readers = pool(READERS_MAX).connect_lazy_with(options.pragma("query_only", "ON"));
+        // What is read first opens the WAL.
+        let looked = writer.execute("SELECT 1 FROM sqlite_schema").await;
+        looked.map_err(translate)?;
+        files.were_opened();
+        let files = Arc::new(files);
+        let options = options.pragma("query_only", "ON");
+        let backfill =
+            Backfill::start(options.clone(), writer.clone(), Arc::clone(&files), written).await?;
+        let readers = pool(READERS_MAX).connect_lazy_with(options);
+        // All are opened now: later, one may find other files.
+        let mut opened = Vec::new();
+        for _ in 0..READERS_MAX {
+            opened.push(readers.acquire().await.map_err(translate)?);
+        }
+        drop(opened);
         Ok(Self {
             files,
-            backfill: Arc::new(Backfill::new(readers.clone())),
             writer,
             readers,
+            backfill,
         })
     }
 
@@ -106,6 +118,13 @@ impl SqliteStore {
             .await
             .expect("a log");
         store
+    }
+
+    /// The one connection that writes, whose turn this is then. None is opened while other files
+    /// stand at the paths: closing it could take the WAL with it.
+    async fn writer(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        self.files.require()?;
+        self.writer.acquire().await.map_err(translate)
     }
 
     /// Somebody with the file in their hands.
@@ -124,22 +143,23 @@ fn pool(max: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
         .max_lifetime(None)
         .idle_timeout(None)
-        // Where SQLite itself ended a transaction, sqlx's count of it stays wrong, and all that
-        // is read afterwards would be of one moment, for ever.
-        .after_release(|connection, _| {
-            Box::pin(async {
-                if connection.is_in_transaction() {
-                    // Of a rollback under way this is the end.
-                    connection.ping().await?;
-                }
-                Ok(!connection.is_in_transaction())
-            })
-        })
+        .after_release(|connection, _| Box::pin(is_clean(connection)))
+}
+
+/// Whether a connection may be used again. Where SQLite itself ended a transaction, sqlx's count
+/// of it stays wrong, and all that is read afterwards would be of one moment, for ever.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // Of a rollback under way this is the end.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn migrate(&self) -> Result<(), StoreError> {
+        self.files.require()?;
         MIGRATIONS
             .run(&self.writer)
             .await
@@ -154,6 +174,7 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.readers.close().await;
+        self.backfill.close().await;
         self.writer.close().await;
     }
 }
@@ -178,7 +199,7 @@ impl BlobStore for SqliteStore {
         )
         .bind(name)
         .bind(value)
-        .execute(&self.writer)
+        .execute(&mut *self.writer().await?)
         .await
         .map_err(translate)?;
         self.get_blob(name).await?.ok_or_else(no_head)

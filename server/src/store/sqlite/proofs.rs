@@ -35,7 +35,7 @@ impl ProofStore for SqliteStore {
         let term: Option<i64> = sqlx::query_scalar(CLAIM)
             .bind(holder.to_string())
             .bind(lifetime_ms(lifetime)?)
-            .fetch_optional(&self.writer)
+            .fetch_optional(&mut *self.writer().await?)
             .await
             .map_err(translate)?;
         let term = term.map(unsigned).transpose()?;
@@ -46,7 +46,7 @@ impl ProofStore for SqliteStore {
         sqlx::query("UPDATE log_signer SET expire_time_ms = 0 WHERE holder = $1 AND term = $2")
             .bind(turn.holder.to_string())
             .bind(stored_number(turn.term)?)
-            .execute(&self.writer)
+            .execute(&mut *self.writer().await?)
             .await
             .map(drop)
             .map_err(translate)
@@ -68,9 +68,11 @@ impl ProofStore for SqliteStore {
         .bind(&checkpoint.note)
         .bind(turn.holder.to_string())
         .bind(stored_number(turn.term)?)
-        .execute(&self.writer)
+        .execute(&mut *self.writer().await?)
         .await
         .map_err(translate)?;
+        // What is published must not be gone after a crash.
+        self.files.require()?;
         if done.rows_affected() == 1 {
             return Ok(true);
         }
@@ -180,7 +182,7 @@ impl ProofStore for SqliteStore {
                 .push_bind(tile.hashes.as_flattened().to_vec());
         });
         sql.push(") WHERE true ON CONFLICT (level, number) DO NOTHING");
-        let done = sql.build().execute(&self.writer).await;
+        let done = sql.build().execute(&mut *self.writer().await?).await;
         done.map(drop).map_err(translate)
     }
 

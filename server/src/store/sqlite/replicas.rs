@@ -31,7 +31,7 @@ impl ReplicaStore for SqliteStore {
             .bind(time_text(replica.start_time))
             .bind(time_text(replica.seen_time))
             .bind(replica.stopped)
-            .execute(&self.writer)
+            .execute(&mut *self.writer().await?)
             .await
             .map_err(translate)?;
         Ok(())
@@ -59,7 +59,7 @@ impl ReplicaStore for SqliteStore {
     async fn forget_replicas(&self, time: OffsetDateTime) -> Result<u64, StoreError> {
         let done = sqlx::query("DELETE FROM replicas WHERE seen_time < $1")
             .bind(time_text(time))
-            .execute(&self.writer)
+            .execute(&mut *self.writer().await?)
             .await
             .map_err(translate)?;
         Ok(done.rows_affected())

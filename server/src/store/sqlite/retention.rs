@@ -2,7 +2,7 @@
 //! `audit_pruned` says. Their pages are used again for new rows; the file does not shrink.
 
 use async_trait::async_trait;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::changes::{Applied, At};
@@ -35,11 +35,9 @@ impl RetentionStore for SqliteStore {
     }
 
     async fn drop_pruned(&self) -> Result<bool, StoreError> {
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(translate)?;
+        let mut writer = self.writer().await?;
+        let tx = writer.begin_with("BEGIN IMMEDIATE").await;
+        let mut tx = tx.map_err(translate)?;
         for table in ["audit_inputs", "audit_events"] {
             let sql = format!(
                 "DELETE FROM {table} WHERE sequence < (SELECT min(\
