@@ -261,6 +261,8 @@ async fn load(
 
 /// The background work of a server that has its state.
 fn keep_up(signer: &Arc<Mutex<Signer>>, store: &SharedStore, pdp: &Arc<Pdp>, tasks: &mut Tasks) {
+    let own = Arc::clone(store);
+    tasks.spawn("the store", async move { own.ended().await });
     tasks.spawn("the change feed", Arc::clone(&pdp.replica).follow());
     tasks.sign_checkpoints(Arc::clone(signer), Arc::clone(pdp));
     tasks.follow_tail(store, pdp);

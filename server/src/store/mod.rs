@@ -330,6 +330,11 @@ pub trait Store:
     /// second or so. A hint that makes catching up early: exactness comes from the
     /// epoch. One caller at a time.
     async fn wait_for_change(&self);
+    /// Completes when a part of the store that works in the background has ended: never, unless
+    /// it failed or the store was closed.
+    async fn ended(&self) {
+        std::future::pending().await
+    }
     /// Closes connections; used at the end of a drain.
     async fn close(&self);
 }

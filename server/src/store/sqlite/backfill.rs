@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -35,6 +35,8 @@ const WAL_BYTES: &str = "33554432";
 #[derive(Debug)]
 pub(super) struct Backfill {
     task: AbortHandle,
+    /// Closed when the task ends, however it does.
+    alive: watch::Receiver<()>,
     copier: SqlitePool,
 }
 
@@ -58,8 +60,21 @@ impl Backfill {
             restart_at: RESTART_PAGES,
             begins_anew: false,
         };
-        let task = tokio::spawn(copying.run(written)).abort_handle();
-        Ok(Self { task, copier })
+        let (own, alive) = watch::channel(());
+        let task = tokio::spawn(async move {
+            let _own = own;
+            copying.run(written).await;
+        });
+        Ok(Self {
+            task: task.abort_handle(),
+            alive,
+            copier,
+        })
+    }
+
+    pub(super) async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        while alive.changed().await.is_ok() {}
     }
 
     pub(super) async fn close(&self) {
@@ -184,4 +199,23 @@ pub(super) fn copied_by_another(options: SqliteConnectOptions) -> SqliteConnectO
     options
         .pragma("wal_autocheckpoint", "0")
         .pragma("journal_size_limit", WAL_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store as _;
+    use crate::store::sqlite::SqliteStore;
+
+    /// Nothing else copies the WAL back, so the server must hear of it, and stops then.
+    #[tokio::test]
+    async fn a_task_that_ended_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::with_log(folder.path()).await;
+        let soon = Duration::from_millis(50);
+        let ended = tokio::time::timeout(soon, store.ended()).await;
+        assert!(ended.is_err(), "though it goes on");
+        store.backfill.task.abort();
+        store.ended().await;
+    }
 }

@@ -172,6 +172,10 @@ impl Store for SqliteStore {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
+    async fn ended(&self) {
+        self.backfill.ended().await;
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         self.backfill.close().await;
