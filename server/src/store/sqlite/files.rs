@@ -30,17 +30,19 @@ impl DatabaseFiles {
             .append(true)
             .mode(0o600)
             .open(path)
-            .and_then(|file| file.metadata());
-        let found = file.map_err(|e| {
+            .and_then(|file| Ok((file.metadata()?, path.canonicalize()?)));
+        let (found, real) = file.map_err(|e| {
             StoreError::Unavailable(format!("cannot open `{}`: {e}", path.display()))
         })?;
-        let beside = |suffix| {
-            let mut path = path.as_os_str().to_owned();
+        // Beside the file that a link leads to, as SQLite has it.
+        let mut paths = SUFFIXES.map(|suffix| {
+            let mut path = real.as_os_str().to_owned();
             path.push(suffix);
             PathBuf::from(path)
-        };
+        });
+        path.clone_into(&mut paths[0]);
         Ok(Self {
-            paths: SUFFIXES.map(beside),
+            paths,
             opened: [Some((found.dev(), found.ino())), None, None],
         })
     }
@@ -73,5 +75,26 @@ impl DatabaseFiles {
             Some((found.dev(), found.ino()))
         };
         self.paths.each_ref().map(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::StoreError;
+    use crate::store::sqlite::SqliteStore;
+
+    /// SQLite puts the WAL beside the file that a link leads to.
+    #[tokio::test]
+    async fn a_linked_database_is_one_until_the_link_leads_elsewhere() {
+        let (folder, disk) = (tempfile::tempdir(), tempfile::tempdir());
+        let (folder, disk) = (folder.expect("a folder"), disk.expect("another"));
+        let link = folder.path().join("zta.db");
+        std::os::unix::fs::symlink(disk.path().join("data.db"), &link).expect("links");
+        let store = SqliteStore::with_log(folder.path()).await;
+        store.files.require().expect("the files that were opened");
+        std::fs::remove_file(&link).expect("unlinks");
+        std::fs::write(&link, "").expect("another file");
+        let refused = store.files.require();
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))));
     }
 }
